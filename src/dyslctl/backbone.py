@@ -1,0 +1,178 @@
+"""What a backbone plugin implements: a frozen VLA whose decoder layers run one at a time.
+
+Register the class under the entry-point group ``dyslctl.backbones``::
+
+    [project.entry-points."dyslctl.backbones"]
+    openvla-oft = "dyslctl_openvla_oft:OpenVLAOFT"
+
+``dyslctl.testing.check_backbone`` proves the contract below; ``examples/custom_backbone`` is the tutorial.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from dyslctl.types import ActionChunk, LayerInputs, LayerState, Observation
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """The numbers the toolkit needs to know about a loaded backbone.
+
+    Attributes:
+        num_layers: ``L``, decoder layers that can be skipped.
+        hidden_size: ``H``.
+        chunk_length: ``N``, actions predicted per inference.
+        action_dim: ``A``.
+        last_live_layer: The last layer whose output the head reads; later ones run for nothing.
+        gripper_dim: Index of the gripper in an action, or ``None``.
+        fingerprint: Hash of the weights and files this backbone was loaded from.
+    """
+
+    num_layers: int
+    hidden_size: int
+    chunk_length: int
+    action_dim: int
+    last_live_layer: int
+    gripper_dim: int | None
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One inference as the roofline model sees it (``devices/roofline.py``).
+
+    Attributes:
+        num_layers: Decoder layers.
+        tokens: ``T`` at batch 1.
+        hidden_size: ``H``.
+        layer_params: Parameters of one decoder layer.
+        encode_gflop: Everything before the layers (vision, projectors), GFLOP (1 MAC = 2 FLOP).
+        encode_params: Parameters read for it.
+        head_gflop: The action head, GFLOP.
+        head_params: Parameters read for it.
+    """
+
+    num_layers: int
+    tokens: int
+    hidden_size: int
+    layer_params: int
+    encode_gflop: float
+    encode_params: int
+    head_gflop: float
+    head_params: int
+
+
+class BackboneOptions(BaseModel):
+    """Plugin settings that ``--set backbone.KEY=VALUE`` accepts. Plugins subclass it; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Backbone(ABC):
+    """A vision-language-action model, frozen and in eval mode.
+
+    One control step is ``encode -> run_layer (L times) -> decode_action``; only the middle may be skipped.
+    """
+
+    Options: ClassVar[type[BackboneOptions]] = BackboneOptions
+    default_suite: ClassVar[str]
+    """The task suite to use when the user names none."""
+
+    spec: BackboneSpec
+
+    @classmethod
+    @abstractmethod
+    def default_checkpoint(cls) -> Path | str:
+        """The checkpoint to use when the user names none: an embedded folder, or a Hub id."""
+
+    @classmethod
+    @abstractmethod
+    def load(
+        cls,
+        checkpoint: str | Path,
+        *,
+        revision: str | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        options: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Load published weights, frozen, in eval mode. Never writes to the checkpoint.
+
+        Raises:
+            ArtifactError: If a file is missing or damaged, or any tensor is missing, unexpected, misshapen or not
+                finite (all listed at once).
+            ConfigError: If an option is unknown or has the wrong type.
+        """
+
+    @classmethod
+    def workloads(cls) -> Mapping[str, Workload]:
+        """Published sizes of this architecture, for ``bench --as NAME``. The first is the default."""
+        return {}
+
+    @abstractmethod
+    def workload(self) -> Workload:
+        """This loaded model's own size."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The dtype of the hidden state."""
+
+    @abstractmethod
+    def encode(self, observations: Sequence[Observation]) -> LayerInputs:
+        """Vision encoder, tokenizer, embeddings. Pure: may be called, and its result used, any number of times.
+
+        Raises:
+            ConfigError: If an observation lacks what the model needs or an image is not finite or of a wrong shape.
+        """
+
+    @abstractmethod
+    def run_layer(self, layer: int, state: LayerState) -> Tensor:
+        """One decoder layer on ``state.hidden`` ``[B, T, H]``; the same bits as the upstream model.
+
+        Must not write to ``state``'s tensors. May keep derived tables in ``state.context``.
+        """
+
+    @abstractmethod
+    def predict(self, state: LayerState) -> Tensor:
+        """Final norm and head: ``[B, N, A]`` normalised actions, differentiable in ``state.hidden``.
+
+        The only method that may change the head's memory.
+        """
+
+    @abstractmethod
+    def decode_action(self, predicted: Tensor) -> list[ActionChunk]:
+        """Un-normalise ``predict``'s ``[B, N, A]`` and decide the gripper: one chunk an observation. Pure."""
+
+    @abstractmethod
+    def normalize(self, actions: np.ndarray) -> np.ndarray:
+        """Executed actions ``[..., A]`` (the suite's units) -> the space of ``predict``, for training targets."""
+
+    @abstractmethod
+    def task_loss(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """The loss this model was trained with, between normalised ``[B, N, A]``s: ``[B]``, one value a sample."""
+
+    def snapshot(self) -> object:
+        """A copy of the head's memory; stateless heads have none."""
+        return None
+
+    def restore(self, memory: object) -> None:  # noqa: B027 - stateless heads have nothing to restore
+        """Bring the head back to ``snapshot``."""
+
+    def reset(self) -> None:  # noqa: B027 - stateless heads have nothing to forget
+        """Forget the past: a new episode or instruction begins."""

@@ -1,0 +1,135 @@
+"""What a task-suite plugin implements: tasks, fixed initial states, a simulator, and scripted demonstrations.
+
+Register the class under the entry-point group ``dyslctl.suites``. ``dyslctl.testing.check_suite`` proves the contract.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from dyslctl.types import Observation
+
+Split = Literal["train", "tune", "test"]
+"""Initial states to learn from, to choose thresholds on, and to report on. They never overlap."""
+
+
+@dataclass(frozen=True)
+class EpisodeSpec:
+    """One initial state: equal specs give equal episodes, whatever policy runs them.
+
+    Attributes:
+        index: Position in its split; the pairing key of paired comparisons.
+        task: Task id, e.g. ``"red_to_purple"``.
+        seed: What the initial state and any randomness of the episode derive from.
+    """
+
+    suite: str
+    split: Split
+    index: int
+    task: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one executed action led to.
+
+    Attributes:
+        observation: What the robot sees now.
+        done: The episode is over (solved, failed for good, or out of time).
+        score: Subtasks solved so far (0 or 1 for a single task, up to 5 for a chain).
+        new_instruction: A subtask was solved and the next instruction begins: policies forget their past.
+    """
+
+    observation: Observation
+    done: bool
+    score: int
+    new_instruction: bool = False
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One expert episode, every step of it.
+
+    Attributes:
+        observations: ``steps`` observations.
+        actions: ``[steps, A]`` executed actions in the suite's units.
+        score: Subtasks the expert solved.
+    """
+
+    spec: EpisodeSpec
+    observations: list[Observation] = field(repr=False)
+    actions: np.ndarray = field(repr=False)
+    score: int = 0
+
+    def chunk(self, step: int, length: int) -> np.ndarray:
+        """``[length, A]`` actions from ``step`` on; past the end the last action is repeated."""
+        index = np.minimum(np.arange(step, step + length), len(self.actions) - 1)
+        return self.actions[index]
+
+
+class Environment(ABC):
+    """One simulator. Not thread-safe; workers each make their own."""
+
+    @abstractmethod
+    def reset(self, spec: EpisodeSpec) -> Observation:
+        """Begin the episode ``spec``."""
+
+    @abstractmethod
+    def step(self, action: np.ndarray) -> StepResult:
+        """Execute one action ``[A]`` in the suite's units.
+
+        Raises:
+            PluginError: If the action is not finite or of another shape.
+        """
+
+    @abstractmethod
+    def render(self) -> np.ndarray:
+        """The scene for a person, ``[height, width, 3]`` uint8."""
+
+    def close(self) -> None:  # noqa: B027 - most simulators hold nothing
+        """Free the simulator."""
+
+
+class TaskSuite(ABC):
+    """A set of tasks with fixed initial states.
+
+    Attributes:
+        name: Entry-point name.
+        max_score: Subtasks in an episode: 1, or the length of the chain.
+        max_steps: Longest episode, in actions.
+        execute_horizon: Actions of a chunk executed before the next inference, always explicit.
+        action_dim: ``A``.
+    """
+
+    name: str
+    max_score: int
+    max_steps: int
+    execute_horizon: int
+    action_dim: int
+
+    @property
+    @abstractmethod
+    def tasks(self) -> Sequence[str]:
+        """Task ids, in the order episodes go through them."""
+
+    @abstractmethod
+    def episodes(self, split: Split, count: int) -> list[EpisodeSpec]:
+        """The first ``count`` initial states of ``split``, tasks in turn. Always the same ones."""
+
+    @abstractmethod
+    def make(self) -> Environment:
+        """A new simulator."""
+
+    @abstractmethod
+    def demonstrate(self, spec: EpisodeSpec) -> Demonstration:
+        """The scripted expert's episode from ``spec``.
+
+        Raises:
+            PluginError: If the suite has no expert.
+        """

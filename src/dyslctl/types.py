@@ -1,0 +1,125 @@
+"""Run-time values that every room shares.
+
+Shape letters, fixed once: ``B`` batch, ``T`` tokens, ``H`` hidden size, ``L`` layers, ``N`` actions in a chunk,
+``A`` action dimensions, ``K`` kept tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the robot knows before one action.
+
+    Attributes:
+        images: View name -> ``[height, width, 3]`` uint8, upright. The order is the model's view order.
+        instruction: The task in words.
+        proprio: ``[P]`` float32 in the suite's units, or ``None`` if the robot reports none.
+    """
+
+    images: Mapping[str, np.ndarray]
+    instruction: str
+    proprio: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class ActionChunk:
+    """``N`` consecutive actions predicted from one observation.
+
+    Attributes:
+        actions: ``[N, A]`` float32, what the robot executes (the suite's units, gripper already decided).
+        normalized: ``[N, A]`` float32, the same actions in the model's normalised space; the gripper column
+            holds the executed decision (+1 or -1). Continuity (Eq. 1) is measured on these.
+    """
+
+    actions: np.ndarray
+    normalized: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def head(self, length: int) -> ActionChunk:
+        """The first ``length`` actions, the ones that will be executed."""
+        return ActionChunk(self.actions[:length], self.normalized[:length])
+
+
+class TokenKind(IntEnum):
+    """What a token stands for. View ``v`` of the cameras is ``VISION + v``."""
+
+    PAD = 0
+    BOS = 1
+    PROPRIO = 2
+    TEXT = 3
+    ACTION = 4
+    STOP = 5
+    VISION = 16
+
+
+@dataclass(frozen=True)
+class LayerInputs:
+    """What enters the first decoder layer. Read-only: a second pass starts from the same object.
+
+    Attributes:
+        hidden: ``[B, T, H]`` embeddings, in the model's dtype.
+        positions: ``[B, T]`` int64, the original position of each token.
+        kinds: ``[B, T]`` int64, :class:`TokenKind` of each token.
+        mask: ``[B, T]`` bool, true for real tokens; ``None`` if no token is padding.
+        conditioning: Anything else the layers read (RoboFlamingo: visual latents). Opaque to the core.
+    """
+
+    hidden: Tensor
+    positions: Tensor
+    kinds: Tensor
+    mask: Tensor | None = None
+    conditioning: Any = None
+
+    @property
+    def batch_size(self) -> int:
+        """``B``."""
+        return self.hidden.shape[0]
+
+
+@dataclass
+class LayerState:
+    """The residual stream between two decoder layers, with what belongs to each of its tokens.
+
+    ``context`` is the plugin's own: what it derives from positions and mask (rotary tables, attention mask) and
+    wants to keep from layer to layer. It is dropped whenever tokens are gathered.
+    """
+
+    hidden: Tensor
+    positions: Tensor
+    kinds: Tensor
+    mask: Tensor | None = None
+    conditioning: Any = None
+    context: Any = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, inputs: LayerInputs) -> LayerState:
+        """The state before layer 0."""
+        return cls(inputs.hidden, inputs.positions, inputs.kinds, inputs.mask, inputs.conditioning)
+
+    def fork(self) -> LayerState:
+        """A second state at the same point. Cheap: layers never write into the tensors they are given."""
+        return LayerState(self.hidden, self.positions, self.kinds, self.mask, self.conditioning, self.context)
+
+    def select(self, keep: Tensor) -> None:
+        """Go on with a subset of the tokens, each with its original position.
+
+        Args:
+            keep: ``[B, K]`` int64, indices into the current ``T`` tokens, ascending.
+        """
+        self.hidden = torch.gather(self.hidden, 1, keep[..., None].expand(-1, -1, self.hidden.shape[-1]))
+        self.positions = torch.gather(self.positions, 1, keep)
+        self.kinds = torch.gather(self.kinds, 1, keep)
+        self.mask = None if self.mask is None else torch.gather(self.mask, 1, keep)
+        self.context = None

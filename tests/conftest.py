@@ -1,0 +1,42 @@
+"""Fixtures that every test directory shares: the tiny backbone and the tiny task suite."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.tiny import TinyBackbone, TinyReach
+
+settings.register_profile("dyslctl", deadline=None)  # a busy machine is not a failing test
+settings.load_profile("dyslctl")
+
+
+def _load_tiny() -> ModuleType:
+    """``tiny.py`` by its path: under ``--import-mode=importlib`` no test folder is on ``sys.path``."""
+    if "tiny" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("tiny.py"))
+        assert spec is not None and spec.loader is not None
+        sys.modules["tiny"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["tiny"])
+    return sys.modules["tiny"]
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone() -> type[TinyBackbone]:
+    """The class: ``tiny_backbone(num_layers=8, hidden_size=16, chunk_length=4, memory=False, seed=0)``."""
+    backbone: type[TinyBackbone] = _load_tiny().TinyBackbone
+    return backbone
+
+
+@pytest.fixture(scope="session")
+def tiny_suite() -> type[TinyReach]:
+    """The class: ``tiny_suite(chain=1)``."""
+    suite: type[TinyReach] = _load_tiny().TinyReach
+    return suite

@@ -1,0 +1,157 @@
+"""The loop serves every kind of method: each is proved with the smallest schedule that needs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from dyslctl.engine import EXIT, RUN, FullSchedule, Jump, LayerSchedule, Step, forward
+from dyslctl.types import LayerInputs, LayerState, Observation, TokenKind
+
+if TYPE_CHECKING:
+    from tests.tiny import TinyBackbone
+
+
+class At(LayerSchedule):
+    """One chosen step before one layer."""
+
+    def __init__(self, layer: int, step: Step) -> None:
+        self.layer, self.step = layer, step
+
+    def before(self, layer: int, state: LayerState) -> Step:
+        return self.step if layer == self.layer else RUN
+
+
+class KeepTokens(LayerSchedule):
+    """Goes on with some tokens after one layer."""
+
+    def __init__(self, layer: int, keep: torch.Tensor) -> None:
+        self.layer, self.keep = layer, keep
+
+    def after(self, layer: int, state: LayerState) -> None:
+        if layer == self.layer:
+            state.select(self.keep)
+
+
+@pytest.fixture
+def backbone(tiny_backbone: type[TinyBackbone]) -> TinyBackbone:
+    return tiny_backbone()
+
+
+@pytest.fixture
+def inputs(backbone: TinyBackbone) -> LayerInputs:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    words = ("reach red", "go and reach blue")
+    return backbone.encode(
+        [
+            Observation({"agent": image}, text, rng.random(2, np.float32))
+            for image, text in zip(images, words, strict=True)
+        ]
+    )
+
+
+def by_hand(backbone: TinyBackbone, inputs: LayerInputs, layers: range) -> torch.Tensor:
+    state = LayerState.of(inputs)
+    for layer in layers:
+        state.hidden = backbone.run_layer(layer, state)
+    return state.hidden
+
+
+def test_the_full_schedule_is_the_model_bit_for_bit(backbone: TinyBackbone, inputs: LayerInputs) -> None:
+    state = LayerState.of(inputs)
+    trace = forward(backbone, state, FullSchedule())
+    assert torch.equal(state.hidden, by_hand(backbone, inputs, range(8)))
+    assert trace.layers_run == list(range(8))
+    assert trace.tokens == [inputs.hidden.shape[1]] * 8
+    assert (trace.jumps, trace.exited_at, trace.resume_layer, trace.resume_state) == ([], None, None, None)
+
+
+def test_a_pass_leaves_its_inputs_alone(backbone: TinyBackbone, inputs: LayerInputs) -> None:
+    before = inputs.hidden.clone()
+    forward(backbone, LayerState.of(inputs), At(2, Jump(5, lambda hidden: hidden * 2)))
+    assert torch.equal(inputs.hidden, before)
+
+
+def test_a_jump_goes_through_its_adapter(backbone: TinyBackbone, inputs: LayerInputs) -> None:
+    state = LayerState.of(inputs)
+    trace = forward(backbone, state, At(2, Jump(6, lambda hidden: 0.5 * hidden)))
+    expected = LayerState.of(inputs)
+    expected.hidden = 0.5 * by_hand(backbone, inputs, range(2))
+    for layer in (6, 7):
+        expected.hidden = backbone.run_layer(layer, expected)
+    assert torch.equal(state.hidden, expected.hidden)
+    assert trace.layers_run == [0, 1, 6, 7]
+    assert trace.jumps == [(2, 6)]
+
+
+def test_a_plain_jump_to_the_head_is_an_early_exit(backbone: TinyBackbone, inputs: LayerInputs) -> None:
+    jumped, left = LayerState.of(inputs), LayerState.of(inputs)
+    forward(backbone, jumped, At(5, Jump(8)))
+    trace = forward(backbone, left, At(5, EXIT))
+    assert torch.equal(jumped.hidden, left.hidden)
+    assert torch.equal(left.hidden, by_hand(backbone, inputs, range(5)))
+    assert (trace.exited_at, trace.layers_run) == (5, [0, 1, 2, 3, 4])
+
+
+@pytest.mark.parametrize("step", [Jump(4, lambda hidden: hidden + 1), EXIT])
+@pytest.mark.parametrize("layer", [0, 3])
+def test_resuming_completes_the_full_pass_bit_for_bit(
+    backbone: TinyBackbone, inputs: LayerInputs, layer: int, step: Step
+) -> None:
+    trace = forward(backbone, LayerState.of(inputs), At(layer, step))
+    assert trace.resume_layer == layer and trace.resume_state is not None
+    rest = forward(backbone, trace.resume_state, FullSchedule(), first=layer)
+    assert rest.layers_run == list(range(layer, 8))
+    assert torch.equal(trace.resume_state.hidden, by_hand(backbone, inputs, range(8)))
+
+
+def test_resume_is_the_first_of_several_jumps(backbone: TinyBackbone, inputs: LayerInputs) -> None:
+    class Twice(LayerSchedule):
+        def before(self, layer: int, state: LayerState) -> Step:
+            return {1: Jump(3), 5: Jump(7)}.get(layer, RUN)
+
+    trace = forward(backbone, LayerState.of(inputs), Twice())
+    assert trace.jumps == [(1, 3), (5, 7)]
+    assert trace.resume_layer == 1
+
+
+def test_gathered_tokens_keep_their_original_positions(backbone: TinyBackbone, inputs: LayerInputs) -> None:
+    """Dropping tokens must equal masking them out, which it does only if positions and masks travel along."""
+    tokens = inputs.hidden.shape[1]
+    kept = [t for t in range(tokens) if t not in (2, 3)]
+    state = LayerState.of(inputs)
+    trace = forward(backbone, state, KeepTokens(3, torch.tensor([kept, kept])))
+    masked = LayerState.of(inputs)
+    for layer in range(8):
+        if layer == 4:
+            masked.mask = (
+                torch.ones_like(inputs.kinds, dtype=torch.bool) if inputs.mask is None else inputs.mask.clone()
+            )
+            masked.mask[:, [2, 3]] = False
+            masked.context = None
+        masked.hidden = backbone.run_layer(layer, masked)
+    assert state.positions.tolist() == [kept, kept]
+    assert trace.tokens == [tokens] * 4 + [tokens - 2] * 4
+    torch.testing.assert_close(state.hidden, masked.hidden[:, kept])
+    assert bool((state.kinds == TokenKind.ACTION).sum(1).eq(backbone.spec.chunk_length).all())
+
+
+@pytest.mark.parametrize("to", [3, 9])
+def test_a_jump_backwards_or_past_the_head_is_refused(backbone: TinyBackbone, inputs: LayerInputs, to: int) -> None:
+    with pytest.raises(ValueError, match=f"from layer 3 to {to}"):
+        forward(backbone, LayerState.of(inputs), At(3, Jump(to)))
+
+
+def test_padding_does_not_change_the_real_tokens(backbone: TinyBackbone, inputs: LayerInputs) -> None:
+    """The fixture's first instruction is padded; garbage in its padding must not reach the action."""
+    assert inputs.mask is not None and not bool(inputs.mask.all())
+    dirty = inputs.hidden.masked_fill(~inputs.mask[..., None], 7.0)
+    clean_state = LayerState.of(inputs)
+    dirty_state = LayerState.of(LayerInputs(dirty, inputs.positions, inputs.kinds, inputs.mask))
+    forward(backbone, clean_state, FullSchedule())
+    forward(backbone, dirty_state, FullSchedule())
+    torch.testing.assert_close(backbone.predict(clean_state), backbone.predict(dirty_state))

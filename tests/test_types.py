@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from dyslctl.types import ActionChunk, LayerInputs, LayerState, TokenKind
+
+
+def make_state(mask: torch.Tensor | None = None) -> LayerState:
+    hidden = torch.arange(2 * 4 * 3, dtype=torch.float32).view(2, 4, 3)
+    positions = torch.tensor([[10, 11, 12, 13], [20, 21, 22, 23]])
+    kinds = torch.full((2, 4), TokenKind.TEXT)
+    return LayerState.of(LayerInputs(hidden, positions, kinds, mask))
+
+
+def test_head_of_a_chunk_keeps_both_spaces() -> None:
+    chunk = ActionChunk(np.arange(8.0).reshape(4, 2), -np.arange(8.0).reshape(4, 2))
+    head = chunk.head(3)
+    assert (len(chunk), len(head)) == (4, 3)
+    assert head.actions[-1].tolist() == [4, 5]
+    assert head.normalized[-1].tolist() == [-4, -5]
+
+
+def test_view_v_of_the_cameras_counts_up_from_vision() -> None:
+    assert max(kind for kind in TokenKind if kind != TokenKind.VISION) < TokenKind.VISION
+
+
+def test_select_keeps_each_rows_own_tokens_with_their_positions() -> None:
+    mask = torch.tensor([[True, True, False, True], [True, True, True, True]])
+    state = make_state(mask)
+    state.context = "stale"
+    state.select(torch.tensor([[0, 2], [1, 3]]))
+    assert state.positions.tolist() == [[10, 12], [21, 23]]
+    assert state.hidden[0, 1].tolist() == [6, 7, 8]
+    assert state.hidden[1, 0].tolist() == [15, 16, 17]
+    assert state.mask is not None and state.mask.tolist() == [[True, False], [True, True]]
+    assert state.context is None
+
+
+def test_a_fork_stays_where_it_was() -> None:
+    state = make_state()
+    fork = state.fork()
+    state.select(torch.tensor([[0], [0]]))
+    state.hidden = state.hidden + 1
+    assert fork.hidden.shape == (2, 4, 3)
+    assert fork.hidden[0, 0].tolist() == [0, 1, 2]
