@@ -1,0 +1,1 @@
+"""What DySL-VLA is compared with. One method, one file."""

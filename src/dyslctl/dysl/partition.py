@@ -1,0 +1,266 @@
+"""Static and dynamic layers (section 3.2): which layers always run, and the segments between them.
+
+Layers are 0-based and ``h_i`` is the input of layer ``i``; ``h_L`` is what the head reads. ``L`` itself acts as a
+virtual static layer after the last one, so every dynamic layer has a next static layer to jump to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from dyslctl.errors import ConfigError
+
+if TYPE_CHECKING:  # the guidance imports this file, and needs no torch
+    from dyslctl.dysl.similarity import SimilarityResult
+
+Criterion = Literal["similarity", "path-cost", "uniform"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive dynamic layers ``start .. stop - 1``; ``stop`` is the next static layer, or ``L``."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def layers(self) -> range:
+        """The dynamic layers, ascending."""
+        return range(self.start, self.stop)
+
+
+@dataclass(frozen=True)
+class LayerPartition:
+    """Every layer is static (always runs) or dynamic (may be skipped).
+
+    Attributes:
+        num_layers: ``L``.
+        static_layers: Ascending ids.
+
+    Raises:
+        ConfigError: If an id is out of range, repeated or out of order.
+    """
+
+    num_layers: int
+    static_layers: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        ids = self.static_layers
+        if list(ids) != sorted(set(ids)) or any(not 0 <= i < self.num_layers for i in ids):
+            raise ConfigError(f"static layers must be ascending ids in 0..{self.num_layers - 1}, found {list(ids)}")
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """The runs of dynamic layers, first to last; two adjacent static layers have none between them."""
+        borders = [-1, *self.static_layers, self.num_layers]
+        return tuple(Segment(a + 1, b) for a, b in pairwise(borders) if b > a + 1)
+
+    @property
+    def dynamic_layers(self) -> tuple[int, ...]:
+        """Every layer that is not static, ascending."""
+        return tuple(layer for segment in self.segments for layer in segment.layers)
+
+    def segment_of(self, layer: int) -> int | None:
+        """Index into ``segments``, or ``None`` for a static layer."""
+        return next((g for g, segment in enumerate(self.segments) if layer in segment.layers), None)
+
+    def next_static(self, layer: int) -> int:
+        """``min{s in S + {L}: s > layer}``: where a skip at ``layer`` lands."""
+        return min((s for s in self.static_layers if s > layer), default=self.num_layers)
+
+
+def static_count(num_layers: int, ratio: float) -> int:
+    """Static layers at a ratio ``r``: ``floor(r L + 0.5)``.
+
+    Raises:
+        ConfigError: If ``ratio`` is not in (0, 1).
+    """
+    if not 0 < ratio < 1:
+        raise ConfigError(f"the static ratio must lie between 0 and 1, found {ratio}")
+    return math.floor(ratio * num_layers + 0.5)
+
+
+@dataclass(frozen=True)
+class StaticBudget:
+    """How many static layers to choose, and under which constraints.
+
+    Attributes:
+        num_layers: ``L``.
+        count: Static layers in total, the forced ones included.
+        forced: Ids that are static whatever the criterion says, ascending.
+        last_live: The last layer the head depends on; later ones are never chosen.
+        min_gap: Smallest distance between a chosen layer and any other static one.
+        max_segment_len: Longest allowed run of dynamic layers, ``None`` for any.
+    """
+
+    num_layers: int
+    count: int
+    forced: tuple[int, ...]
+    last_live: int
+    min_gap: int = 1
+    max_segment_len: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        num_layers: int,
+        *,
+        ratio: float = 0.2,
+        count: int | None = None,
+        force_first: bool = True,
+        force_last_live: bool = True,
+        last_live: int | None = None,
+        min_gap: int = 1,
+        max_segment_len: int | None = None,
+    ) -> StaticBudget:
+        """``count``, if given, overrides ``ratio``.
+
+        The first and the last live layer are forced by default: without them a skip could replace everything before
+        the first static layer, or hand the head an adapter's output.
+
+        Raises:
+            ConfigError: If the count cannot hold the forced layers or exceeds the live layers.
+        """
+        live = num_layers - 1 if last_live is None else last_live
+        total = static_count(num_layers, ratio) if count is None else count
+        forced = tuple(sorted(({0} if force_first else set()) | ({live} if force_last_live else set())))
+        if not max(1, len(forced)) <= total <= live + 1:
+            raise ConfigError(
+                f"{total} static layers of {num_layers}: expected {max(1, len(forced))} (forced: {list(forced)}) "
+                f"to {live + 1} (live)",
+                hint="choose a larger --ratio" if total <= live else "choose a smaller --ratio",
+            )
+        return cls(num_layers, total, forced, live, min_gap, max_segment_len)
+
+    def allows(self, layer: int, chosen: Sequence[int]) -> bool:
+        """Whether ``layer`` may join ``chosen`` without making the constraints unreachable."""
+        if layer > self.last_live or any(abs(layer - other) < self.min_gap for other in chosen):
+            return False
+        return self._breaks_needed([*chosen, layer]) <= self.count - len(chosen) - 1
+
+    def _breaks_needed(self, chosen: Sequence[int]) -> int:
+        """How many more static layers ``max_segment_len`` asks for."""
+        if self.max_segment_len is None:
+            return 0
+        segments = LayerPartition(self.num_layers, tuple(sorted(chosen))).segments
+        return sum(len(segment) // (self.max_segment_len + 1) for segment in segments)
+
+
+def choose_static(criterion: Criterion, budget: StaticBudget, result: SimilarityResult) -> LayerPartition:
+    """The static layers that ``criterion`` picks from a profile. A given list needs no criterion: ``LayerPartition``.
+
+    Raises:
+        ConfigError: If the criterion is unknown or the budget's constraints cannot be met.
+    """
+    if criterion == "similarity":
+        ties = [result.relative_update]
+        return by_similarity(result.importance, budget, standard_error=result.standard_error, tie_breakers=ties)
+    if criterion == "path-cost":
+        return by_path_cost(result.cosines, budget)
+    if criterion == "uniform":
+        return uniform(budget)
+    raise ConfigError(f"criterion: expected one of {get_args(Criterion)}, found '{criterion}'")
+
+
+def by_similarity(
+    importance: Sequence[float] | np.ndarray,
+    budget: StaticBudget,
+    *,
+    standard_error: Sequence[float] | np.ndarray | None = None,
+    tie_breakers: Sequence[Sequence[float] | np.ndarray] = (),
+) -> LayerPartition:
+    """The layers that change the residual stream most: forced ones first, then by falling importance.
+
+    Args:
+        importance: ``[L]``, ``I_i = 1 - E cos(h_i, h_{i+1})``.
+        budget: How many, under which constraints.
+        standard_error: ``[L]``; layers closer to the best candidate than its standard error tie with it.
+        tie_breakers: ``[L]`` each, larger wins, first to last (skip sensitivity, relative update); then the lower id.
+
+    Raises:
+        ConfigError: If the constraints leave too few layers to choose from.
+    """
+    error = np.zeros(budget.num_layers) if standard_error is None else np.asarray(standard_error)
+    chosen = list(budget.forced)
+    while len(chosen) < budget.count:
+        candidates = [i for i in range(budget.num_layers) if i not in chosen and budget.allows(i, chosen)]
+        if not candidates:
+            raise ConfigError(
+                f"only {len(chosen)} of {budget.count} static layers can be placed with min_gap={budget.min_gap}, "
+                f"max_segment_len={budget.max_segment_len}"
+            )
+        best = max(candidates, key=lambda i: importance[i])
+        ties = [i for i in candidates if importance[best] - importance[i] < error[best] or i == best]
+        chosen.append(max(ties, key=lambda i: (*(breaker[i] for breaker in tie_breakers), -i)))
+    return LayerPartition(budget.num_layers, tuple(sorted(chosen)))
+
+
+def harmonic_law(length: int) -> np.ndarray:
+    """``P(offset j) = (1/j) / H_m`` for ``j = 1..m``: ``[length]``, sums to 1 (section 3.4)."""
+    weights = 1 / np.arange(1, length + 1)
+    return np.asarray(weights / weights.sum())
+
+
+def jump_cost(cosines: np.ndarray, start: int, stop: int) -> float:
+    """Expected ``1 - cos(h_i, h_stop)`` of one jump out of layers ``start .. stop - 1``, harmonic in the offset."""
+    return float(harmonic_law(stop - start) @ (1 - cosines[start:stop, stop])) if stop > start else 0.0
+
+
+def by_path_cost(cosines: np.ndarray, budget: StaticBudget) -> LayerPartition:
+    """The static set whose jumps land nearest to where they left: exact dynamic programme, ``O(n L^2)``.
+
+    DySL replaces ``h_i`` by an estimate of ``h_s``, so this minimises the sum over segments of :func:`jump_cost`.
+
+    Args:
+        cosines: ``[L+1, L+1]``, ``E cos(h_a, h_b)``.
+        budget: How many. ``min_gap`` and ``max_segment_len`` hold too.
+
+    Raises:
+        ConfigError: If no set satisfies the constraints.
+    """
+    end = budget.num_layers
+    best: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {(0, -1): (0.0, ())}
+    for placed in range(1, budget.count + 2):
+        stops = [end] if placed == budget.count + 1 else range(budget.last_live + 1)
+        for stop in stops:
+            options = [
+                (cost + jump_cost(cosines, previous + 1, stop), chosen)
+                for (n, previous), (cost, chosen) in best.items()
+                if n == placed - 1 and previous < stop and _may_follow(previous, stop, budget)
+            ]
+            if options:
+                cost, chosen = min(options)
+                best[placed, stop] = (cost, chosen if stop == end else (*chosen, stop))
+    if (budget.count + 1, end) not in best:
+        raise ConfigError(f"no {budget.count} static layers satisfy {budget}")
+    return LayerPartition(end, best[budget.count + 1, end][1])
+
+
+def _may_follow(previous: int, stop: int, budget: StaticBudget) -> bool:
+    """Whether ``stop`` may be the static layer (or ``L``) right after ``previous`` (or -1)."""
+    jumped = range(previous + 1, stop)
+    if any(layer in budget.forced for layer in jumped):
+        return False
+    if budget.max_segment_len is not None and len(jumped) > budget.max_segment_len:
+        return False
+    both_forced = previous in budget.forced and stop in budget.forced
+    real = previous >= 0 and stop < budget.num_layers
+    return not real or both_forced or stop - previous >= budget.min_gap
+
+
+def uniform(budget: StaticBudget) -> LayerPartition:
+    """Evenly spaced from layer 0 to the last live one: a control that looks at no activation."""
+    if budget.count == 1:
+        return LayerPartition(budget.num_layers, budget.forced or (0,))
+    places = np.floor(np.linspace(0, budget.last_live, budget.count) + 0.5).astype(int)
+    return LayerPartition(budget.num_layers, tuple(int(place) for place in places))

@@ -1,0 +1,54 @@
+"""DySL's forward pass (section 3.2): static layers run, dynamic layers past their allow point may be jumped over."""
+
+from __future__ import annotations
+
+import math
+
+from dyslctl.dysl.guidance import GuidanceSettings, SkippingAllowPoints
+from dyslctl.dysl.skip_modules import SkipModules, TokenPool
+from dyslctl.engine import RUN, Jump, LayerSchedule, Step
+from dyslctl.policy import Consultation
+from dyslctl.types import LayerState
+
+
+class DySLSchedule(LayerSchedule):
+    """One skip at most per segment: a jump lands on the next static layer; after a "no" the next controller is asked.
+
+    Batch size 1: the decision is for the whole sequence. ``consulted`` holds the last inference's decisions.
+    """
+
+    def __init__(
+        self, modules: SkipModules, settings: GuidanceSettings, allow_points: SkippingAllowPoints | None = None
+    ) -> None:
+        """``allow_points`` as they stand when a layer is reached; ``None`` lets every controller decide."""
+        partition = modules.partition
+        self._modules = modules
+        self._allow_points = allow_points
+        self._tau = {layer: settings.threshold(layer) for layer in partition.dynamic_layers}
+        self._jumps = {
+            layer: Jump(partition.next_static(layer), modules.adapter(layer)) for layer in partition.dynamic_layers
+        }
+        self._pool: TokenPool | None = None
+        self._pooled_tokens = 0
+        self.consulted: list[Consultation] = []
+
+    def start(self, state: LayerState) -> None:
+        """A new inference: no tokens known yet, nobody consulted."""
+        self._pool, self.consulted = None, []
+
+    def before(self, layer: int, state: LayerState) -> Step:
+        """Run, or jump to the next static layer if the controller's probability exceeds ``tau``."""
+        jump = self._jumps.get(layer)
+        if jump is None or not (self._allow_points is None or self._allow_points.allows(layer)):
+            return RUN
+        probability = self._skip_probability(layer, state)
+        self.consulted.append(Consultation(layer, probability))
+        return jump if probability > self._tau[layer] else RUN
+
+    def _skip_probability(self, layer: int, state: LayerState) -> float:
+        """The one place where the device is waited for."""
+        if self._pool is None or self._pooled_tokens != state.hidden.shape[1]:
+            self._pool = TokenPool.of(self._modules.sizes.pool, state)
+            self._pooled_tokens = state.hidden.shape[1]
+        logit = self._modules.controller(layer)(self._pool(state.hidden)).item()
+        return 1 / (1 + math.exp(-max(logit, -700.0)))

@@ -1,0 +1,164 @@
+"""The trained parts (section 3.2): one adapter and one skipping controller before every dynamic layer.
+
+A skip at layer ``i`` replaces layers ``i .. s - 1`` by ``adapter_i``, an estimate of ``h_s`` from ``h_i``, where ``s``
+is the next static layer. The paper gives no sizes; the presets reproduce its parameter counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dyslctl.dysl.partition import LayerPartition
+from dyslctl.errors import ConfigError
+from dyslctl.types import LayerState, TokenKind
+
+Pool = Literal["query_tokens", "mean", "last", "max"]
+QUERY_KINDS = (TokenKind.PROPRIO, TokenKind.TEXT, TokenKind.ACTION)
+"""What asks for an action: few tokens, task-bearing, and untouched by visual token pruning."""
+KEEP_BIAS = -2.0
+"""First bias of a controller's output, a skip probability of 0.12: training starts from the full model."""
+
+
+@dataclass(frozen=True)
+class SkipSizes:
+    """Sizes of the skip modules.
+
+    Attributes:
+        hidden_size: ``H``.
+        adapter_rank: ``r``, inner width of an adapter.
+        controller_width: ``h``, inner width of a controller.
+        pool: Which tokens a controller reads, and how they become one vector.
+    """
+
+    hidden_size: int
+    adapter_rank: int
+    controller_width: int
+    pool: Pool = "query_tokens"
+
+    def __post_init__(self) -> None:
+        if min(self.hidden_size, self.adapter_rank, self.controller_width) < 1:
+            raise ConfigError(f"skip module sizes must be at least 1, found {self}")
+
+    @classmethod
+    def mini(cls, hidden_size: int) -> SkipSizes:
+        """For backbones far below a billion parameters: ``r = H / 4``, ``h`` between 16 and 32."""
+        return cls(hidden_size, max(hidden_size // 4, 1), min(max(hidden_size // 4, 16), 32))
+
+    def parameters(self, dynamic_layers: int) -> int:
+        """Adapter ``2Hr + r + H + 2H``, controller ``2H + Hh + h + h + 1``, for each dynamic layer."""
+        size, rank, width = self.hidden_size, self.adapter_rank, self.controller_width
+        adapter = 2 * size * rank + rank + size + 2 * size
+        controller = 2 * size + size * width + width + width + 1
+        return dynamic_layers * (adapter + controller)
+
+
+@dataclass(frozen=True)
+class SkipPreset:
+    """Sizes that give a published parameter count with ``dynamic_layers`` dynamic layers."""
+
+    sizes: SkipSizes
+    dynamic_layers: int
+
+
+PRESETS: Mapping[str, SkipPreset] = {
+    "dysl_rf3b": SkipPreset(SkipSizes(2048, 160, 32), 19),
+    "dysl_oft7b": SkipPreset(SkipSizes(4096, 1024, 72), 26),
+    "flexi_rf3b": SkipPreset(SkipSizes(2048, 160, 64), 24),
+    "flexi_oft7b": SkipPreset(SkipSizes(4096, 1472, 28), 32),
+}
+"""14M and 226M for DySL-VLA, 19M and 390M for FlexiDepth, as the paper's tables print them."""
+
+
+class Adapter(nn.Module):
+    """``x + scale * (W2 silu(W1 LN(x) + b1) + b2)``, token by token.
+
+    ``W2`` and ``b2`` start at zero, so an untrained adapter is the plain skip. ``scale`` is measured, not trained: the
+    RMS of what the skipped layers add, so that the learning rate means the same at every depth.
+    """
+
+    scale: Tensor
+
+    def __init__(self, hidden_size: int, rank: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size)
+        self.down = nn.Linear(hidden_size, rank)
+        self.up = nn.Linear(rank, hidden_size)
+        self.register_buffer("scale", torch.ones(()))
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, T, H]`` -> ``[B, T, H]``."""
+        return torch.addcmul(x, self.scale, self.up(F.silu(self.down(self.norm(x)))))
+
+
+class SkippingController(nn.Module):
+    """``logit c = W2 silu(W1 LN(pooled) + b1) + b2``; ``sigmoid`` of it is the probability of skipping."""
+
+    def __init__(self, hidden_size: int, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size)
+        self.down = nn.Linear(hidden_size, width)
+        self.out = nn.Linear(width, 1)
+        nn.init.constant_(self.out.bias, KEEP_BIAS)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """``[B, H]`` -> logits ``[B]``."""
+        logits: Tensor = self.out(F.silu(self.down(self.norm(pooled))))
+        return logits[:, 0]
+
+
+class SkipModules(nn.Module):
+    """All adapters and controllers of one partition; everything that the two training stages change."""
+
+    def __init__(self, partition: LayerPartition, sizes: SkipSizes) -> None:
+        super().__init__()
+        self.partition = partition
+        self.sizes = sizes
+        layers = [str(layer) for layer in partition.dynamic_layers]
+        self.adapters = nn.ModuleDict({i: Adapter(sizes.hidden_size, sizes.adapter_rank) for i in layers})
+        self.controllers = nn.ModuleDict(
+            {i: SkippingController(sizes.hidden_size, sizes.controller_width) for i in layers}
+        )
+
+    def adapter(self, layer: int) -> Adapter:
+        """The adapter that a skip at dynamic ``layer`` goes through."""
+        return cast(Adapter, self.adapters[str(layer)])
+
+    def controller(self, layer: int) -> SkippingController:
+        """The controller that is asked before dynamic ``layer``."""
+        return cast(SkippingController, self.controllers[str(layer)])
+
+
+class TokenPool:
+    """Turns ``[B, T, H]`` into the ``[B, H]`` a controller reads. Prepared once an inference, used at every layer.
+
+    Means are a product with fixed weights: one small kernel a controller, and no wait for the device.
+    """
+
+    def __init__(self, members: Tensor, *, use_max: bool = False) -> None:
+        """``members``: ``[B, T]`` bool, the tokens to read."""
+        self._outside = ~members[..., None] if use_max else None
+        self._weights = (members / members.sum(1, keepdim=True).clamp_min(1))[:, None]
+
+    @classmethod
+    def of(cls, pool: Pool, state: LayerState) -> TokenPool:
+        """The pool over the tokens that ``state`` holds now."""
+        members = torch.ones_like(state.kinds, dtype=torch.bool) if state.mask is None else state.mask
+        if pool == "query_tokens":
+            members = members & torch.stack([state.kinds == kind for kind in QUERY_KINDS]).any(0)
+        elif pool == "last":
+            members = members & (members.cumsum(1) == members.sum(1, keepdim=True))
+        return cls(members, use_max=pool == "max")
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """``[B, T, H]`` -> ``[B, H]``, in the same dtype."""
+        if self._outside is not None:
+            return hidden.masked_fill(self._outside, -torch.inf).amax(1)
+        return torch.bmm(self._weights.to(hidden.dtype), hidden)[:, 0]

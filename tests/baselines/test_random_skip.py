@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dyslctl.baselines.random_skip import RandomSkipSchedule, expected_layers, skip_probability
+from dyslctl.dysl.partition import LayerPartition
+from dyslctl.engine import forward
+from dyslctl.errors import ConfigError
+from dyslctl.types import LayerState
+
+if TYPE_CHECKING:
+    from tests.tiny import TinyBackbone, TinyReach
+
+PARTITION = LayerPartition(8, (0, 3, 7))
+
+
+def test_expected_layers_by_hand() -> None:
+    """Segments of 2 and 3 at p = 1/2: 3 + (1/2 + 1/4) + (1/2 + 1/4 + 1/8) = 4.625."""
+    assert expected_layers(PARTITION, 0.5) == 4.625
+    assert (expected_layers(PARTITION, 0.0), expected_layers(PARTITION, 1.0)) == (8, 3)
+
+
+@given(st.sets(st.integers(0, 23), min_size=1, max_size=20), st.floats(0, 1))
+def test_the_probability_meets_the_target(static: set[int], where: float) -> None:
+    partition = LayerPartition(24, tuple(sorted(static)))
+    target = len(static) + where * (24 - len(static))
+    assert expected_layers(partition, skip_probability(partition, target)) == pytest.approx(target, abs=1e-6)
+
+
+def test_targets_out_of_reach() -> None:
+    assert skip_probability(PARTITION, 9.5) == 0.0
+    assert skip_probability(PARTITION, 3.0) == pytest.approx(1.0)
+    with pytest.raises(ConfigError, match="at least the 3 static"):
+        skip_probability(PARTITION, 2.9)
+
+
+def plans(backbone: TinyBackbone, suite: TinyReach, seed: int, episode: int, count: int = 6) -> list[list[int]]:
+    observation = suite.make().reset(suite.episodes("test", 1)[0])
+    inputs, schedule = backbone.encode([observation]), RandomSkipSchedule(PARTITION, 0.5, seed=seed)
+    schedule.begin_episode(episode)
+    with torch.inference_mode():
+        return [forward(backbone, LayerState.of(inputs), schedule).layers_run for _ in range(count)]
+
+
+def test_coins_depend_on_both_seeds(tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach]) -> None:
+    backbone, suite = tiny_backbone(), tiny_suite()
+    assert plans(backbone, suite, 1, 5) == plans(backbone, suite, 1, 5)
+    assert plans(backbone, suite, 1, 5) != plans(backbone, suite, 2, 5)
+    assert plans(backbone, suite, 1, 5) != plans(backbone, suite, 1, 6)
+
+
+def test_the_realised_mean_is_the_target(tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach]) -> None:
+    ran = plans(tiny_backbone(), tiny_suite(), 0, 0, count=600)
+    assert np.mean([len(layers) for layers in ran]) == pytest.approx(4.625, abs=0.2)
+    assert all({0, 3, 7} <= set(layers) for layers in ran)
+    assert [0, 2, 3, 7] not in ran, "a skip jumps to the next static layer, never over a single one"

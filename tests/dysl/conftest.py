@@ -1,0 +1,47 @@
+"""What the tests of the method share: observations, a small partition, and adapters that really change something."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from dyslctl.dysl.partition import LayerPartition
+from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
+from dyslctl.types import Observation
+
+if TYPE_CHECKING:
+    from tests.tiny import TinyBackbone
+
+
+@pytest.fixture
+def backbone(tiny_backbone: type[TinyBackbone]) -> TinyBackbone:
+    return tiny_backbone()
+
+
+@pytest.fixture
+def observations() -> list[Observation]:
+    """Forty, with instructions of different lengths."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    return [
+        Observation({"agent": image}, "reach red" if n % 2 else "go and reach blue", rng.random(2, np.float32))
+        for n, image in enumerate(images)
+    ]
+
+
+@pytest.fixture
+def partition() -> LayerPartition:
+    """Static 0, 3, 7; segments [1, 2] and [4, 5, 6]."""
+    return LayerPartition(8, (0, 3, 7))
+
+
+@pytest.fixture
+def modules(partition: LayerPartition) -> SkipModules:
+    torch.manual_seed(0)
+    skip_modules = SkipModules(partition, SkipSizes.mini(16))
+    for layer in partition.dynamic_layers:
+        torch.nn.init.normal_(skip_modules.adapter(layer).up.weight, std=0.5)
+    return skip_modules.eval()

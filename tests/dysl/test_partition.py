@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dyslctl.dysl.partition import (
+    LayerPartition,
+    Segment,
+    StaticBudget,
+    by_path_cost,
+    by_similarity,
+    choose_static,
+    harmonic_law,
+    jump_cost,
+    static_count,
+    uniform,
+)
+from dyslctl.dysl.similarity import SimilarityResult
+from dyslctl.errors import ConfigError
+
+
+def test_segments_lie_between_static_layers_and_before_the_head() -> None:
+    partition = LayerPartition(10, (0, 1, 4, 7))
+    assert partition.segments == (Segment(2, 4), Segment(5, 7), Segment(8, 10))
+    assert partition.dynamic_layers == (2, 3, 5, 6, 8, 9)
+    assert [partition.next_static(i) for i in (2, 3, 5, 8, 9)] == [4, 4, 7, 10, 10]
+    assert [partition.segment_of(i) for i in (0, 2, 6, 9)] == [None, 0, 1, 2]
+
+
+def test_a_leading_segment_is_allowed_when_layer_0_is_not_forced() -> None:
+    assert LayerPartition(4, (2,)).segments == (Segment(0, 2), Segment(3, 4))
+    assert LayerPartition(3, ()).segments == (Segment(0, 3),)
+
+
+@pytest.mark.parametrize("static", [(3, 1), (1, 1), (-1,), (8,)])
+def test_impossible_static_layers_are_refused(static: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"ascending ids in 0\.\.7"):
+        LayerPartition(8, static)
+
+
+@given(st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1)))))
+def test_every_layer_is_static_or_in_exactly_one_segment(case: tuple[int, set[int]]) -> None:
+    num_layers, static = case
+    partition = LayerPartition(num_layers, tuple(sorted(static)))
+    covered = [layer for segment in partition.segments for layer in segment.layers]
+    assert sorted([*covered, *static]) == list(range(num_layers))
+    assert all(len(segment) > 0 for segment in partition.segments)
+    assert all(partition.next_static(i) == partition.segments[partition.segment_of(i) or 0].stop for i in covered)
+
+
+def test_counts_round_half_up() -> None:
+    assert [static_count(24, r) for r in (0.10, 0.15, 0.20, 0.25, 0.30)] == [2, 4, 5, 6, 7]
+    assert static_count(32, 0.20) == 6
+    assert static_count(10, 0.25) == 3
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, -0.2])
+def test_a_ratio_outside_the_open_interval_is_refused(ratio: float) -> None:
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        static_count(12, ratio)
+
+
+def test_forced_layers_count_and_dead_layers_are_never_chosen() -> None:
+    budget = StaticBudget.of(8, count=3, last_live=6)
+    assert budget.forced == (0, 6)
+    importance = [0.1, 0.2, 0.3, 0.9, 0.1, 0.1, 0.1, 5.0]
+    assert by_similarity(importance, budget).static_layers == (0, 3, 6)
+
+
+@pytest.mark.parametrize(("count", "hint"), [(1, "larger"), (9, "smaller")])
+def test_a_budget_that_cannot_hold_is_refused(count: int, hint: str) -> None:
+    with pytest.raises(ConfigError, match="static layers of 8") as caught:
+        StaticBudget.of(8, count=count)
+    assert caught.value.hint is not None and hint in caught.value.hint
+
+
+def test_importance_decides_the_rest() -> None:
+    importance = [0.0, 0.1, 0.7, 0.2, 0.6, 0.1, 0.1, 0.0]
+    assert by_similarity(importance, StaticBudget.of(8, count=4)).static_layers == (0, 2, 4, 7)
+    free = StaticBudget.of(8, count=2, force_first=False, force_last_live=False)
+    assert by_similarity(importance, free).static_layers == (2, 4)
+
+
+def test_ties_fall_to_the_tie_breaker_and_then_to_the_lower_layer() -> None:
+    importance = [0.0, 0.50, 0.49, 0.48, 0.0]
+    budget = StaticBudget.of(5, count=3)
+    error = [0.0, 0.015, 0.0, 0.0, 0.0]
+    update = [0.0, 0.1, 0.3, 0.9, 0.0]
+    assert by_similarity(importance, budget).static_layers == (0, 1, 4)
+    assert by_similarity(importance, budget, standard_error=error).static_layers == (0, 1, 4)
+    chosen = by_similarity(importance, budget, standard_error=error, tie_breakers=[update])
+    assert chosen.static_layers == (0, 2, 4), "layer 3 is further away than one standard error"
+
+
+def test_constraints_hold() -> None:
+    importance = np.linspace(1, 0, 12)
+    spaced = by_similarity(importance, StaticBudget.of(12, count=4, min_gap=3))
+    assert min(b - a for a, b in itertools.pairwise(spaced.static_layers)) >= 3
+    short = by_similarity(importance, StaticBudget.of(12, count=4, max_segment_len=3))
+    assert max(len(segment) for segment in short.segments) <= 3
+
+
+def test_constraints_that_cannot_be_met_are_an_error() -> None:
+    with pytest.raises(ConfigError, match="max_segment_len=1"):
+        by_similarity(np.ones(12), StaticBudget.of(12, count=3, max_segment_len=1))
+    with pytest.raises(ConfigError, match="satisfy"):
+        by_path_cost(np.eye(13), StaticBudget.of(12, count=3, max_segment_len=1))
+
+
+def test_the_harmonic_law_of_four_layers() -> None:
+    assert harmonic_law(4) == pytest.approx([12 / 25, 6 / 25, 4 / 25, 3 / 25])
+
+
+def brute_force(cosines: np.ndarray, budget: StaticBudget) -> float | None:
+    """The least cost over every admissible static set, ``None`` if there is none."""
+    costs = []
+    for static in itertools.combinations(range(budget.last_live + 1), budget.count):
+        segments = LayerPartition(budget.num_layers, static).segments
+        long = budget.max_segment_len is not None and any(len(s) > budget.max_segment_len for s in segments)
+        if set(budget.forced) <= set(static) and not long:
+            costs.append(sum(jump_cost(cosines, s.start, s.stop) for s in segments))
+    return min(costs, default=None)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    num_layers=st.integers(3, 8),
+    forced=st.booleans(),
+    max_len=st.sampled_from([None, 4]),
+    data=st.data(),
+)
+def test_path_cost_is_the_optimum(
+    seed: int, num_layers: int, forced: bool, max_len: int | None, data: st.DataObject
+) -> None:
+    count = data.draw(st.integers(2, num_layers))
+    cosines = np.random.default_rng(seed).uniform(-1, 1, (num_layers + 1, num_layers + 1))
+    options: dict[str, Any] = {"force_first": forced, "force_last_live": forced, "max_segment_len": max_len}
+    budget = StaticBudget.of(num_layers, count=count, **options)
+    optimum = brute_force(cosines, budget)
+    if optimum is None:
+        with pytest.raises(ConfigError):
+            by_path_cost(cosines, budget)
+        return
+    partition = by_path_cost(cosines, budget)
+    cost = sum(jump_cost(cosines, s.start, s.stop) for s in partition.segments)
+    assert len(partition.static_layers) == count
+    assert cost == pytest.approx(optimum)
+
+
+def test_uniform_spreads_evenly_over_the_live_layers() -> None:
+    assert uniform(StaticBudget.of(13, count=4)).static_layers == (0, 4, 8, 12)
+    assert uniform(StaticBudget.of(13, count=3, last_live=10)).static_layers == (0, 5, 10)
+    assert uniform(StaticBudget.of(4, count=1, force_last_live=False)).static_layers == (0,)
+
+
+def test_choose_static_dispatches_and_names_the_criteria() -> None:
+    cosines = np.ones((6, 6))
+    cosines[2, 3] = 0.5
+    zeros = np.zeros(5)
+    result = SimilarityResult(cosines, {}, zeros, zeros, zeros, samples=1, episodes=1)
+    budget = StaticBudget.of(5, count=3)
+    assert choose_static("similarity", budget, result).static_layers == (0, 2, 4)
+    assert choose_static("uniform", budget, result).static_layers == (0, 2, 4)
+    assert choose_static("path-cost", budget, result).num_layers == 5
+    with pytest.raises(ConfigError, match="path-cost"):
+        choose_static("magic", budget, result)  # type: ignore[arg-type]
