@@ -1,0 +1,1 @@
+"""Everything written to disk: skip profile, bundle, run directory. Strict to read, atomic to write."""

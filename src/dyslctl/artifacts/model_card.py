@@ -1,0 +1,77 @@
+"""The model card of a bundle: what it is, where it comes from, what it reached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dyslctl.artifacts.bundle import Bundle
+
+
+@dataclass(frozen=True)
+class CardMetric:
+    """One measured success rate.
+
+    Attributes:
+        rate: Successes / episodes.
+        low, high: 95 % Wilson interval.
+        episodes: ``n``.
+        mean_layers_run: Executed layers an inference, re-predictions included.
+    """
+
+    rate: float
+    low: float
+    high: float
+    episodes: int
+    mean_layers_run: float
+
+
+def model_card(bundle: Bundle, suite: str, metrics: Mapping[str, CardMetric] | None = None) -> str:
+    """Markdown with the front matter of the Hugging Face Hub."""
+    header, training = bundle.header, bundle.header.training
+    return f"""---
+library_name: dyslctl
+base_model: {header.checkpoint}
+tags: [robotics, vision-language-action, layer-skipping]
+---
+
+# Skip modules for {header.plugin}
+
+Adapters and skipping controllers (DySL-VLA) for `{header.checkpoint}`. The backbone itself is unchanged and not
+included.
+
+| | |
+| --- | --- |
+| backbone fingerprint | `{header.backbone_fingerprint}` |
+| skip profile | `{header.profile_hash}` |
+| static layers | {", ".join(map(str, header.static_layers))} |
+| adapter / controller width | {header.modules.adapter_width} / {header.modules.controller_width} |
+| trained with | `{training.method}`, stage {training.stage}, {training.steps} steps, seed {training.seed} |
+| data | demonstrations of `{suite}`{_samples(training.samples)} |
+| thresholds | {_thresholds(bundle)} |
+| made by | dyslctl {header.made_with.dyslctl}: `{header.made_with.command}` |
+
+## Results
+
+{_results(metrics)}"""
+
+
+def _samples(samples: int | None) -> str:
+    return "" if samples is None else f", {samples} observations"
+
+
+def _thresholds(bundle: Bundle) -> str:
+    guidance = bundle.guidance
+    if guidance.eta_1 is None or guidance.eta_2 is None:
+        return "not calibrated yet"
+    return f"eta_1 = {guidance.eta_1:.4g}, eta_2 = {guidance.eta_2:.4g}, tau = {guidance.tau:.4g}, k = {guidance.k}"
+
+
+def _results(metrics: Mapping[str, CardMetric] | None) -> str:
+    if not metrics:
+        return "Not evaluated yet: `dyslctl eval` does.\n"
+    rows = "".join(
+        f"| {name} | {m.rate:.1%} [{m.low:.1%}, {m.high:.1%}] | {m.episodes} | {m.mean_layers_run:.2f} |\n"
+        for name, m in metrics.items()
+    )
+    return f"| method | success (95 % Wilson interval) | n | layers run |\n| --- | --- | --- | --- |\n{rows}"

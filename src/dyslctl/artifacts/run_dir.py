@@ -1,0 +1,152 @@
+"""The run directory: where the commands of one piece of work keep their files.
+
+``runs/<name>/`` holds a run, ``runs/current`` is a text file with the name of the one to continue.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import ClassVar
+
+import dyslctl
+from dyslctl.artifacts.document import Document
+from dyslctl.artifacts.files import atomic_write, make_folder, read_json, read_text, write_json
+from dyslctl.errors import ConfigError
+from dyslctl.plugins import did_you_mean
+
+RUNS = Path("runs")
+START_HINT = "dyslctl profile openvla-oft starts a run"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+
+
+class RunManifest(Document):
+    """What a run works on; the content of ``manifest.json``."""
+
+    SCHEMA: ClassVar[str] = "dyslctl.run/1"
+
+    backbone: str
+    checkpoint: str
+    revision: str | None = None
+    suite: str
+    created: str
+    dyslctl: str
+
+    @classmethod
+    def now(cls, backbone: str, checkpoint: str, suite: str, revision: str | None = None) -> RunManifest:
+        """A manifest created at this moment by this version."""
+        return cls(
+            backbone=backbone,
+            checkpoint=checkpoint,
+            revision=revision,
+            suite=suite,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            dyslctl=dyslctl.__version__,
+        )
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The paths of one run."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """What ``--run`` calls it."""
+        return self.path.name
+
+    @property
+    def manifest_path(self) -> Path:
+        """The file behind :meth:`manifest`."""
+        return self.path / "manifest.json"
+
+    @property
+    def skip_profile(self) -> Path:
+        """The skip profile, ``dyslctl profile``'s result."""
+        return self.path / "skip_profile.yaml"
+
+    def bundle(self, stage: int = 2) -> Path:
+        """Folder of the bundle that stage ``stage`` writes; stage 2 is the one to deploy."""
+        return self.path / ("bundle" if stage == 2 else f"bundle_stage{stage}")
+
+    def distill(self, stage: int) -> Path:
+        """Folder of a stage's training state: checkpoints and loss curve."""
+        return self.path / "distill" / f"stage{stage}"
+
+    def eval(self, suite: str) -> Path:
+        """Folder of the episodes evaluated on ``suite``."""
+        return self.path / "eval" / suite
+
+    def bench(self, device: str) -> Path:
+        """Folder of the latency rows of ``device``."""
+        return self.path / "bench" / device
+
+    @property
+    def report(self) -> Path:
+        """Folder of reports and plots."""
+        return self.path / "report"
+
+    def manifest(self) -> RunManifest:
+        """What the run works on.
+
+        Raises:
+            ArtifactError: If the manifest is missing, damaged or of another schema.
+        """
+        return RunManifest.parse(read_json(self.manifest_path, hint=START_HINT), str(self.manifest_path))
+
+
+def start_run(manifest: RunManifest, name: str | None = None, root: Path = RUNS) -> RunDirectory:
+    """Create or re-enter a run, named after its backbone unless ``name`` is given, and make it the current one.
+
+    Raises:
+        ConfigError: If ``name`` is not a usable folder name.
+        EnvironmentMismatch: If the folder cannot be written.
+    """
+    run = RunDirectory(_locate(name or manifest.backbone, root))
+    make_folder(run.path)
+    write_json(run.manifest_path, manifest.dump())
+    atomic_write(root / "current", f"{run.name if run.path.parent == root else run.path.resolve()}\n")
+    return run
+
+
+def open_run(name: str | None = None, root: Path = RUNS) -> RunDirectory:
+    """The run called ``name`` (or at that path); without a name, the current one.
+
+    Raises:
+        ConfigError: If there is no such run, or no current one.
+        ArtifactError: If its manifest is damaged or of another schema.
+    """
+    run = RunDirectory(_locate(name or current_run(root), root))
+    if not run.path.is_dir():
+        known = sorted(path.parent.name for path in root.glob("*/manifest.json"))
+        raise ConfigError(
+            f"no run at {run.path}.{did_you_mean(run.name, known)}\n  runs: {', '.join(known) or 'none'}", START_HINT
+        )
+    run.manifest()
+    return run
+
+
+def current_run(root: Path = RUNS) -> str:
+    """The content of ``runs/current``.
+
+    Raises:
+        ConfigError: If no run has been started.
+    """
+    if not (root / "current").exists():
+        raise ConfigError(f"no current run: {root / 'current'} does not exist", START_HINT)
+    return read_text(root / "current", START_HINT).strip()
+
+
+def _locate(name: str, root: Path) -> Path:
+    """``name`` is a plain name below ``root``, or a path if it holds a separator."""
+    if "/" in name:
+        return Path(name)
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"'{name}' is not a run name: expected up to 64 letters, digits and . _ + -, a letter or digit first",
+            hint="use such a name, or a path with a / in it",
+        )
+    return root / name
