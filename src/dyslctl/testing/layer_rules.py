@@ -1,0 +1,151 @@
+"""Rules about a backbone's numbers, its encoder and its decoder layers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from dyslctl.engine import EXIT, Jump
+from dyslctl.errors import ConfigError
+from dyslctl.testing.case import TOLERANCE, At, Case, Keep, check_shape, kept, relative_error
+from dyslctl.testing.report import Findings
+from dyslctl.types import LayerState, TokenKind
+
+
+def spec(case: Case) -> Findings:
+    """Spec and workload describe one model."""
+    spec, workload = case.backbone.spec, case.backbone.workload()
+    for name in ("num_layers", "hidden_size", "chunk_length", "action_dim"):
+        if getattr(spec, name) < 1:
+            yield f"spec.{name} is {getattr(spec, name)}"
+    if not 0 <= spec.last_live_layer < spec.num_layers:
+        yield f"spec.last_live_layer is {spec.last_live_layer}, outside 0..{spec.num_layers - 1}"
+    if spec.gripper_dim is not None and not 0 <= spec.gripper_dim < spec.action_dim:
+        yield f"spec.gripper_dim is {spec.gripper_dim}, outside 0..{spec.action_dim - 1}"
+    if not spec.fingerprint:
+        yield "spec.fingerprint is empty"
+    if (workload.num_layers, workload.hidden_size) != (spec.num_layers, spec.hidden_size):
+        yield f"workload() has {workload.num_layers} layers of {workload.hidden_size}, spec says otherwise"
+
+
+def encoded(case: Case) -> Findings:
+    """Encode returns hidden states, positions and kinds of one shape."""
+    spec, inputs = case.backbone.spec, case.inputs()
+    batch, tokens, hidden = inputs.hidden.shape
+    if (batch, hidden) != (1, spec.hidden_size):
+        yield f"hidden is {tuple(inputs.hidden.shape)} for one observation, expected (1, T, {spec.hidden_size})"
+    if inputs.hidden.dtype != case.backbone.dtype or inputs.hidden.device != case.backbone.device:
+        yield f"hidden is {inputs.hidden.dtype} on {inputs.hidden.device}, the backbone says otherwise"
+    for name in ("positions", "kinds"):
+        value = getattr(inputs, name)
+        if value.dtype != torch.int64 or value.shape != (batch, tokens):
+            yield f"{name} is {value.dtype} {tuple(value.shape)}, expected int64 {(batch, tokens)}"
+    known = {int(kind) for kind in TokenKind} | {TokenKind.VISION + v for v in range(len(case.observations[0].images))}
+    if unknown := set(inputs.kinds.flatten().tolist()) - known:
+        yield f"kinds has {sorted(unknown)}, which no TokenKind and no view stands for"
+    real = inputs.positions[0] if inputs.mask is None else inputs.positions[0][inputs.mask[0]]
+    if not (real.diff() > 0).all() or (real < 0).any():
+        yield f"positions of the real tokens do not ascend: {real.tolist()}"
+
+
+def encode_pure(case: Case) -> Findings:
+    """Encode is pure."""
+    first, second = case.inputs(), case.inputs()
+    for name in ("hidden", "positions", "kinds"):
+        if not torch.equal(getattr(first, name), getattr(second, name)):
+            yield f"{name} differs between two calls on one observation"
+    kept = replace(first, hidden=first.hidden.clone(), positions=first.positions.clone(), kinds=first.kinds.clone())
+    case.predict(case.run(LayerState.of(first)))
+    for name in ("hidden", "positions", "kinds"):
+        if not torch.equal(getattr(first, name), getattr(kept, name)):
+            yield f"running the layers wrote into the encoded {name}"
+
+
+def bad_observation(case: Case) -> Findings:
+    """Encode refuses a bad observation with ConfigError."""
+    good = case.observations[0]
+    view, image = next(iter(good.images.items()))
+    bad = {
+        "an image of NaN": replace(good, images={**good.images, view: np.full(image.shape, np.nan, np.float32)}),
+        "a grey image": replace(good, images={**good.images, view: image[..., 0]}),
+        "no image": replace(good, images={}),
+    }
+    for what, observation in bad.items():
+        try:
+            case.backbone.encode([observation])
+        except ConfigError:
+            continue
+        except Exception as error:
+            yield f"{what} raises {type(error).__name__}, expected ConfigError"
+        else:
+            yield f"{what} is accepted"
+
+
+def run_layer(case: Case) -> Findings:
+    """Each layer takes [B,T,H] to [B,T,H] and writes nothing into its input."""
+    state = LayerState.of(case.inputs())
+    for layer in range(case.backbone.spec.num_layers):
+        before = state.hidden.clone()
+        output = case.backbone.run_layer(layer, state)
+        if not torch.equal(state.hidden, before):
+            yield f"run_layer({layer}) writes into its input"
+        if (output.shape, output.dtype, output.device) != (before.shape, before.dtype, before.device):
+            yield f"run_layer({layer}) returns {output.dtype} {tuple(output.shape)}, given {tuple(before.shape)}"
+        state.hidden = output
+    if not state.hidden.isfinite().all():
+        yield "the last layer's output is not finite"
+
+
+def resume(case: Case) -> Findings:
+    """The layers are deterministic and resume bit for bit."""
+    keep = Keep()
+    whole = case.run(LayerState.of(case.inputs()), keep).hidden
+    if not torch.equal(case.full().hidden, whole):
+        yield "two full passes over one observation differ"
+    for layer, state in enumerate(keep.before_layer):
+        if not torch.equal(case.run(state, first=layer).hidden, whole):
+            yield f"resuming at layer {layer} differs from the full pass"
+
+
+def fork(case: Case) -> Findings:
+    """Forks of one state are independent."""
+    middle, keep = case.backbone.spec.num_layers // 2, Keep()
+    whole = case.run(LayerState.of(case.inputs()), keep).hidden
+    state = keep.before_layer[middle]
+    other = state.fork()
+    other.select(kept(other))
+    case.run(other, first=middle)
+    if not torch.equal(case.run(state, first=middle).hidden, whole):
+        yield "a fork that went on with fewer tokens changed the state it was forked from"
+
+
+def select(case: Case) -> Findings:
+    """Tokens can be gathered between two layers."""
+    inputs = case.inputs()
+    everything, subset = LayerState.of(inputs), LayerState.of(inputs)
+    everything.select(torch.arange(inputs.hidden.shape[1], device=inputs.hidden.device)[None])
+    if not torch.equal(case.run(everything).hidden, case.full().hidden):
+        yield "selecting every token, in order, changes the output"
+    keep = kept(subset)
+    subset.select(keep)
+    masked = LayerState.of(inputs)
+    masked.mask = torch.zeros(inputs.kinds.shape, dtype=torch.bool, device=keep.device).scatter(1, keep, True)
+    reference = case.run(masked).hidden.gather(1, keep[..., None].expand(-1, -1, inputs.hidden.shape[-1]))
+    error = relative_error(case.run(subset).hidden, reference)
+    if error > TOLERANCE[case.backbone.dtype]:
+        yield f"keeping {keep.shape[1]} tokens differs from masking out the others (relative error {error:.1e})"
+    yield from check_shape(case, case.predict(subset), batch=1)
+
+
+def last_live(case: Case) -> Findings:
+    """The head reads last_live_layer's output, and no later layer's."""
+    last, expected = case.backbone.spec.last_live_layer, case.predict(case.full())
+    if last + 1 < case.backbone.spec.num_layers:
+        early = case.predict(case.run(LayerState.of(case.inputs()), At(last + 1, EXIT)))
+        if not torch.equal(early, expected):
+            yield f"leaving after layer {last} changes the prediction, so a later layer lives"
+    without = case.predict(case.run(LayerState.of(case.inputs()), At(last, Jump(last + 1))))
+    if torch.equal(without, expected):
+        yield f"leaving out layer {last} does not change the prediction, so it is not live"
