@@ -15,6 +15,7 @@ from dyslctl.dysl.partition import (
     by_path_cost,
     by_similarity,
     choose_static,
+    default_static_count,
     harmonic_law,
     jump_cost,
     static_count,
@@ -169,3 +170,8 @@ def test_choose_static_dispatches_and_names_the_criteria() -> None:
     assert choose_static("path-cost", budget, result).num_layers == 5
     with pytest.raises(ConfigError, match="path-cost"):
         choose_static("magic", budget, result)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("layers", "count"), [(2, 2), (8, 4), (12, 4), (22, 4), (24, 5), (32, 6)])
+def test_default_count_leaves_the_profile_something_to_choose(layers: int, count: int) -> None:
+    assert default_static_count(layers) == count

@@ -111,3 +111,15 @@ def test_query_tokens_do_not_see_pruned_vision_tokens() -> None:
     before = TokenPool.of("query_tokens", state)(state.hidden)
     state.select(torch.tensor([[0, 2, 3, 4, 5]] * 2))
     torch.testing.assert_close(TokenPool.of("query_tokens", state)(state.hidden), before)
+
+
+def test_bound_modules_are_the_same_functions_of_the_weights() -> None:
+    torch.manual_seed(0)
+    adapter, controller = Adapter(16, 4), SkippingController(16, 8)
+    with torch.no_grad():
+        for parameter in [*adapter.parameters(), *controller.parameters()]:
+            parameter.copy_(torch.randn_like(parameter))
+        adapter.scale.fill_(3.0)
+        hidden, pooled = torch.randn(2, 5, 16), torch.randn(2, 16)
+        torch.testing.assert_close(adapter.bind()(hidden), adapter(hidden), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(controller.bind()(pooled), controller(pooled), rtol=1e-5, atol=1e-5)

@@ -56,7 +56,7 @@ class RandomSkipSchedule(LayerSchedule):
         self._seed = seed
         self._column = {layer: column for column, layer in enumerate(partition.dynamic_layers)}
         self._jumps = {
-            layer: Jump(partition.next_static(layer), None if adapters is None else adapters.adapter(layer))
+            layer: Jump(partition.next_static(layer), None if adapters is None else adapters.adapter(layer).bind())
             for layer in partition.dynamic_layers
         }
         self.begin_episode(0)

@@ -90,6 +90,15 @@ def static_count(num_layers: int, ratio: float) -> int:
     return math.floor(ratio * num_layers + 0.5)
 
 
+def default_static_count(num_layers: int) -> int:
+    """The paper's 20 %, but never fewer than two layers besides the first and the last.
+
+    At the published depths, 24 and 32, this is the 20 % alone; in a shallow model the two forced layers would leave
+    nothing for the profile to choose.
+    """
+    return min(num_layers, max(static_count(num_layers, 0.2), 4))
+
+
 @dataclass(frozen=True)
 class StaticBudget:
     """How many static layers to choose, and under which constraints.

@@ -22,12 +22,14 @@ class DySLSchedule(LayerSchedule):
     ) -> None:
         """``allow_points`` as they stand when a layer is reached; ``None`` lets every controller decide."""
         partition = modules.partition
-        self._modules = modules
+        self._pool_mode = modules.sizes.pool
         self._allow_points = allow_points
         self._tau = {layer: settings.threshold(layer) for layer in partition.dynamic_layers}
         self._jumps = {
-            layer: Jump(partition.next_static(layer), modules.adapter(layer)) for layer in partition.dynamic_layers
+            layer: Jump(partition.next_static(layer), modules.adapter(layer).bind())
+            for layer in partition.dynamic_layers
         }
+        self._controllers = {layer: modules.controller(layer).bind() for layer in partition.dynamic_layers}
         self._pool: TokenPool | None = None
         self._pooled_tokens = 0
         self.consulted: list[Consultation] = []
@@ -48,7 +50,7 @@ class DySLSchedule(LayerSchedule):
     def _skip_probability(self, layer: int, state: LayerState) -> float:
         """The one place where the device is waited for."""
         if self._pool is None or self._pooled_tokens != state.hidden.shape[1]:
-            self._pool = TokenPool.of(self._modules.sizes.pool, state)
+            self._pool = TokenPool.of(self._pool_mode, state)
             self._pooled_tokens = state.hidden.shape[1]
-        logit = self._modules.controller(layer)(self._pool(state.hidden)).item()
+        logit = self._controllers[layer](self._pool(state.hidden)).item()
         return 1 / (1 + math.exp(-max(logit, -700.0)))

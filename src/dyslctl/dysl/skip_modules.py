@@ -6,7 +6,7 @@ is the next static layer. The paper gives no sizes; the presets reproduce its pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -97,6 +97,17 @@ class Adapter(nn.Module):
         """``[B, T, H]`` -> ``[B, T, H]``."""
         return torch.addcmul(x, self.scale, self.up(F.silu(self.down(self.norm(x)))))
 
+    @torch.no_grad()
+    def bind(self) -> Callable[[Tensor], Tensor]:
+        """The same function of the weights as they are now, for inference.
+
+        The norm's affine part is folded into ``W1`` and the scale into ``W2``, and no module is called: a controller
+        or an adapter of a small model costs as much Python as arithmetic.
+        """
+        size, (weight, bias) = (self.down.in_features,), _fold(self.norm, self.down)
+        up, up_bias = self.up.weight * self.scale, self.up.bias * self.scale
+        return lambda x: x + F.linear(F.silu(F.linear(F.layer_norm(x, size), weight, bias)), up, up_bias)
+
 
 class SkippingController(nn.Module):
     """``logit c = W2 silu(W1 LN(pooled) + b1) + b2``; ``sigmoid`` of it is the probability of skipping."""
@@ -112,6 +123,18 @@ class SkippingController(nn.Module):
         """``[B, H]`` -> logits ``[B]``."""
         logits: Tensor = self.out(F.silu(self.down(self.norm(pooled))))
         return logits[:, 0]
+
+    @torch.no_grad()
+    def bind(self) -> Callable[[Tensor], Tensor]:
+        """The same function of the weights as they are now, for inference; see :meth:`Adapter.bind`."""
+        size, (weight, bias) = (self.down.in_features,), _fold(self.norm, self.down)
+        out, out_bias = self.out.weight.clone(), self.out.bias.clone()
+        return lambda pooled: F.linear(F.silu(F.linear(F.layer_norm(pooled, size), weight, bias)), out, out_bias)[:, 0]
+
+
+def _fold(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight and bias that give ``linear(norm(x))`` from ``x`` normalised without affine part."""
+    return linear.weight * norm.weight, linear.bias + linear.weight @ norm.bias
 
 
 class SkipModules(nn.Module):
