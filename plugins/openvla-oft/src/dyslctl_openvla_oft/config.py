@@ -1,0 +1,144 @@
+"""``config.json`` of an OpenVLA-OFT checkpoint, and the sizes that follow from it.
+
+A published file names its towers by id and says nothing about the action head; those sizes are constants of the
+released code and are the defaults here. Two optional keys, ``vision_config`` and ``oft``, describe other sizes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from transformers import LlamaConfig
+
+AttentionImplementation = Literal["sdpa", "eager"]
+
+
+class TowerConfig(BaseModel):
+    """Sizes of one vision transformer.
+
+    Attributes:
+        depth: Blocks in the checkpoint. The feature is the output of the one before the last.
+        registers: Learned tokens between the class token and the patches; ``None``: no class token either.
+        layer_scale: Each residual branch is scaled by a learned vector (DINOv2).
+        attention_pool: The checkpoint carries a pooling head (SigLIP), which a VLA never reads.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: int
+    depth: int = Field(ge=2)
+    heads: int
+    patch: int = 14
+    mlp: int
+    registers: int | None = None
+    layer_scale: bool = False
+    attention_pool: bool = False
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before the first patch: the class token and the registers."""
+        return 0 if self.registers is None else 1 + self.registers
+
+
+class DinoConfig(TowerConfig):
+    """DINOv2 ViT-L/14 with four registers (timm ``vit_large_patch14_reg4_dinov2``), or a smaller one."""
+
+    width: int = 1024
+    depth: int = Field(default=24, ge=2)
+    heads: int = 16
+    mlp: int = 4096
+    registers: int | None = 4
+    layer_scale: bool = True
+
+
+class SiglipConfig(TowerConfig):
+    """SigLIP so400m/14 (timm ``vit_so400m_patch14_siglip_224``), or a smaller one."""
+
+    width: int = 1152
+    depth: int = Field(default=27, ge=2)
+    heads: int = 16
+    mlp: int = 4304
+    attention_pool: bool = True
+
+
+class VisionConfig(BaseModel):
+    """Both towers, in the order their features are concatenated."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dino: DinoConfig = DinoConfig()
+    siglip: SiglipConfig = SiglipConfig()
+
+
+class ActionConfig(BaseModel):
+    """What the released code takes from its command line: chunk, proprioception, views. Defaults: LIBERO.
+
+    Attributes:
+        chunk_length: ``N``.
+        action_dim: ``A``.
+        proprio_dim: ``P``.
+        num_images: Camera views.
+        center_crop: Crop 90 % of the area before the towers (the model was trained with random crops).
+        gripper: How the last action dimension is executed. ``libero``: 1 is open, 0 is closed in the model's space;
+            -1 opens and +1 closes the robot's. ``none``: it is an ordinary dimension.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    chunk_length: int = 8
+    action_dim: int = 7
+    proprio_dim: int = 8
+    num_images: int = 2
+    center_crop: bool = True
+    gripper: Literal["libero", "none"] = "libero"
+
+    @property
+    def num_action_tokens(self) -> int:
+        """One token for each dimension of each action, ``N * A``."""
+        return self.chunk_length * self.action_dim
+
+
+class OFTConfig(BaseModel):
+    """``config.json``. Keys that only the released code reads are kept as they are.
+
+    Attributes:
+        image_sizes: Input size of each tower in pixels; both are equal.
+        text_config: What differs from ``LlamaConfig()``, which is LLaMA-2-7B.
+        pad_token_id: Checked against the tokenizer's.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    model_type: Literal["openvla"] = "openvla"
+    vision_backbone_id: Literal["dinosiglip-vit-so-224px"] = "dinosiglip-vit-so-224px"
+    llm_backbone_id: str = "llama2-7b-pure"
+    image_sizes: tuple[int, int] = (224, 224)
+    pad_token_id: int = 32000
+    text_config: dict[str, Any] = Field(default_factory=dict)
+    vision_config: VisionConfig = VisionConfig()
+    oft: ActionConfig = ActionConfig()
+
+    @model_validator(mode="after")
+    def _one_grid(self) -> Self:
+        towers = (self.vision_config.dino, self.vision_config.siglip)
+        grids = {size // tower.patch for size, tower in zip(self.image_sizes, towers, strict=True)}
+        if len(set(self.image_sizes)) != 1 or len(grids) != 1:
+            raise ValueError(f"both towers need one image size and one patch grid, found {self.image_sizes}")
+        return self
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of an input image, pixels."""
+        return self.image_sizes[0]
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of one view."""
+        return (self.image_size // self.vision_config.dino.patch) ** 2
+
+    def llama(self, attn_implementation: AttentionImplementation = "sdpa") -> LlamaConfig:
+        """The language model's configuration."""
+        config = LlamaConfig.from_dict({**self.text_config, "use_cache": False})
+        config._attn_implementation = attn_implementation
+        return config

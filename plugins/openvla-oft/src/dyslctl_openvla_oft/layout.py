@@ -1,0 +1,65 @@
+"""Names and shapes of the tensors in a published checkpoint, against those of :class:`OFTModel`.
+
+==================================== ====================================================
+file                                 tensors
+==================================== ====================================================
+``model-*-of-*.safetensors``         ``vision_backbone.*``, ``projector.*``, ``language_model.model.*``,
+                                     ``language_model.lm_head.weight``
+``action_head--STEP_checkpoint.pt``  ``module.model.*``
+``proprio_projector--STEP_...pt``    ``module.*``, always float32
+==================================== ====================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dyslctl_openvla_oft.config import OFTConfig
+from dyslctl_openvla_oft.vision import unused_tensors
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+STATISTICS_FILE = "dataset_statistics.json"
+PREPROCESSOR = "preprocessor_config.json"
+COMPONENTS = ("action_head", "proprio_projector")
+"""Parts of the model that have a ``.pt`` file of their own."""
+
+_LLAMA, _PUBLISHED_LLAMA = "language_model.", "language_model.model."
+
+
+def published_name(name: str) -> str:
+    """Parameter of :class:`OFTModel` -> key in the safetensors files."""
+    return _PUBLISHED_LLAMA + name.removeprefix(_LLAMA) if name.startswith(_LLAMA) else name
+
+
+def component_of(name: str) -> str | None:
+    """Which ``.pt`` file a parameter of :class:`OFTModel` is in; ``None``: the safetensors files."""
+    first = name.partition(".")[0]
+    return first if first in COMPONENTS else None
+
+
+def component_name(name: str) -> str:
+    """Parameter of :class:`OFTModel` -> key in its ``.pt`` file, with the prefix its distributed training left."""
+    return "module." + name.partition(".")[2]
+
+
+def backbone_names(names: Iterable[str]) -> list[str]:
+    """Those parameters of :class:`OFTModel` that are in the safetensors files."""
+    return [name for name in names if component_of(name) is None]
+
+
+def known_unused(config: OFTConfig) -> dict[str, tuple[int, ...]]:
+    """Published tensors that no inference reads: last blocks, final norms, pooling head, language-model head."""
+    llama, vision = config.llama(), config.vision_config
+    shapes = {f"vision_backbone.featurizer.{name}": shape for name, shape in unused_tensors(vision.dino).items()}
+    shapes |= {f"vision_backbone.fused_featurizer.{name}": s for name, s in unused_tensors(vision.siglip).items()}
+    shapes["language_model.lm_head.weight"] = (llama.vocab_size, llama.hidden_size)
+    return shapes
+
+
+def describe(name: str) -> str:
+    """A parameter of :class:`OFTModel` as its file knows it."""
+    component = component_of(name)
+    if component is None:
+        return f"{published_name(name)} in the safetensors files"
+    return f"{component_name(name)} in {component}--*_checkpoint.pt"

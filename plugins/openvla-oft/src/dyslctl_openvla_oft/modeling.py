@@ -1,0 +1,265 @@
+"""OpenVLA-OFT: two vision towers, a projector, stock LLaMA layers run without causal mask, and an L1 action head.
+
+The sequence, with ``V`` views of ``p`` patches and a prompt of ``T`` tokens whose last one is the lone space ``▁``::
+
+    BOS | view 0 (p) | ... | view V-1 (p) | proprio | prompt (T) | N * A zero vectors | stop
+
+The head reads one token early: the hidden states of the last prompt token and of all placeholders but the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import LlamaModel
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from dyslctl.types import LayerInputs, TokenKind
+from dyslctl_openvla_oft.config import AttentionImplementation, OFTConfig
+from dyslctl_openvla_oft.vision import FusedVisionBackbone
+
+
+class Projector(nn.Module):
+    """Patch features to the language model's width: three linear layers, GELU between."""
+
+    def __init__(self, vision_width: int, hidden_size: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(vision_width, 4 * vision_width)
+        self.fc2 = nn.Linear(4 * vision_width, hidden_size)
+        self.fc3 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``[B, T, vision width]`` -> ``[B, T, H]``."""
+        projected: Tensor = self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(features)))))
+        return projected
+
+
+class ProprioProjector(nn.Module):
+    """``[B, P]`` normalised proprioception to one token ``[B, H]``."""
+
+    def __init__(self, proprio_dim: int, hidden_size: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(proprio_dim, hidden_size)
+        self.fc2 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, proprio: Tensor) -> Tensor:
+        """``[B, P]`` -> ``[B, H]``."""
+        projected: Tensor = self.fc2(F.gelu(self.fc1(proprio)))
+        return projected
+
+
+class ResidualBlock(nn.Module):
+    """``x + ReLU(Linear(LN(x)))``."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ffn = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU())
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Same shape out as in."""
+        branch: Tensor = self.ffn(hidden)
+        return hidden + branch
+
+
+class MLPResNet(nn.Module):
+    """LN -> Linear -> ReLU -> two residual blocks -> LN -> Linear; no bound on the output."""
+
+    def __init__(self, input_size: int, width: int, output_size: int) -> None:
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(input_size)
+        self.fc1 = nn.Linear(input_size, width)
+        self.mlp_resnet_blocks = nn.ModuleList(ResidualBlock(width) for _ in range(2))
+        self.layer_norm2 = nn.LayerNorm(width)
+        self.fc2 = nn.Linear(width, output_size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``[..., input_size]`` -> ``[..., output_size]``."""
+        hidden = F.relu(self.fc1(self.layer_norm1(features)))
+        for block in self.mlp_resnet_blocks:
+            hidden = block(hidden)
+        output: Tensor = self.fc2(self.layer_norm2(hidden))
+        return output
+
+
+class ActionHead(nn.Module):
+    """One action from the ``A`` hidden states of its dimensions, by L1 regression."""
+
+    def __init__(self, hidden_size: int, chunk_length: int, action_dim: int) -> None:
+        super().__init__()
+        self.chunk_length = chunk_length
+        self.model = MLPResNet(action_dim * hidden_size, hidden_size, action_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``[B, N * A, H]`` -> ``[B, N, A]`` normalised actions."""
+        actions: Tensor = self.model(features.reshape(len(features), self.chunk_length, -1))
+        return actions
+
+
+@dataclass(frozen=True)
+class LayerContext:
+    """What every decoder layer derives from positions and padding, computed once.
+
+    Attributes:
+        rotary: Cosines and sines at the original positions, each ``[B, T, head_dim]``.
+        attention_mask: ``[B, 1, T, T]`` added to the scores, or ``None`` without padding.
+    """
+
+    rotary: tuple[Tensor, Tensor]
+    attention_mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class OFTOutput:
+    """A full forward pass.
+
+    Attributes:
+        actions: ``[B, N, A]`` normalised.
+        taps: Layer -> its output ``[B, T, H]``, for the layers asked for.
+        inputs: What entered layer 0.
+    """
+
+    actions: Tensor
+    taps: Mapping[int, Tensor] = field(repr=False)
+    inputs: LayerInputs = field(repr=False)
+
+
+class OFTModel(nn.Module):
+    """The parts of the checkpoint that an inference reads, under their published names.
+
+    Args:
+        config: Sizes, ids.
+        attn_implementation: ``sdpa``: the fused kernel, the upstream bits. ``eager``: the softmax written out, much
+            faster to train in bfloat16 on a CPU. Both are bidirectional.
+    """
+
+    def __init__(self, config: OFTConfig, attn_implementation: AttentionImplementation = "sdpa") -> None:
+        super().__init__()
+        llama = config.llama(attn_implementation)
+        vision, oft, hidden = config.vision_config, config.oft, int(llama.hidden_size)
+        self.config = config
+        self.stop_id = int(llama.eos_token_id)
+        self.vision_backbone = FusedVisionBackbone(vision, config.image_size, attn_implementation)
+        self.projector = Projector(vision.dino.width + vision.siglip.width, hidden)
+        self.proprio_projector = ProprioProjector(oft.proprio_dim, hidden)
+        self.language_model = LlamaModel(llama)
+        self.action_head = ActionHead(hidden, oft.chunk_length, oft.action_dim)
+        self._restore_rotary("cpu")
+
+    @property
+    def num_layers(self) -> int:
+        """``L``."""
+        return len(self.language_model.layers)
+
+    def _restore_rotary(self, device: torch.device | str) -> None:
+        """Rotary frequencies in float32, on a real device even where the parameters are ``meta``."""
+        with torch.device("cpu"):
+            rotary = LlamaRotaryEmbedding(self.language_model.config)
+        self.language_model.rotary_emb = rotary.to(device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # ``model.to(bfloat16)`` would round the rotary frequencies too: angles are then off by up to 0.6 rad at
+        # distance 500. They are not weights; build them anew on the parameters' device.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._restore_rotary(self.projector.fc1.weight.device)
+        return self
+
+    def embed(self, pixel_values: Tensor, proprio: Tensor, input_ids: Tensor, lengths: Tensor) -> LayerInputs:
+        """Lay out the sequence. Shorter prompts are padded at the very end, after the stop token.
+
+        Args:
+            pixel_values: ``[B, 6 * V, s, s]``, see :class:`FusedVisionBackbone`.
+            proprio: ``[B, P]`` normalised.
+            input_ids: ``[B, 1 + T]`` int64: BOS, prompt, the lone space; whatever follows it in a row is ignored.
+            lengths: ``[B]`` int64, ids of each row that count, BOS included. On the CPU: its values decide shapes.
+        """
+        prompt = int(lengths.max()) - 1
+        ids, kinds = self._tail(input_ids[:, 1 : 1 + prompt], (lengths - 1).to(input_ids.device))
+        tail = self.language_model.embed_tokens(ids)
+        tail = tail.masked_fill((kinds == TokenKind.ACTION)[..., None], 0)
+        bos = self.language_model.embed_tokens(input_ids[:, :1])
+        patches = self.projector(self.vision_backbone(pixel_values))
+        hidden = torch.cat([bos, patches, self.proprio_projector(proprio)[:, None], tail], dim=1)
+        kinds = torch.cat([self._prefix_kinds(kinds), kinds], dim=1)
+        positions = torch.arange(hidden.shape[1], device=hidden.device).expand(len(hidden), -1)
+        padded = bool((lengths != lengths[0]).any())
+        return LayerInputs(hidden, positions, kinds, kinds != TokenKind.PAD if padded else None)
+
+    def _tail(self, prompt_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids and kinds after the proprioception token, both ``[B, T + N * A + 1]``."""
+        actions = self.config.oft.num_action_tokens
+        ids = F.pad(prompt_ids, (0, actions + 1), value=self.stop_id)
+        index, text = torch.arange(ids.shape[1], device=ids.device), lengths[:, None]
+        kinds = torch.full_like(ids, TokenKind.PAD)
+        kinds[index <= text + actions] = TokenKind.STOP
+        kinds[index < text + actions] = TokenKind.ACTION
+        kinds[index < text] = TokenKind.TEXT
+        return ids.masked_fill(kinds != TokenKind.TEXT, self.stop_id), kinds
+
+    def _prefix_kinds(self, like: Tensor) -> Tensor:
+        views = torch.arange(self.config.oft.num_images, device=like.device) + int(TokenKind.VISION)
+        patches = views.repeat_interleave(self.config.num_patches)
+        kinds = F.pad(F.pad(patches, (1, 0), value=TokenKind.BOS), (0, 1), value=TokenKind.PROPRIO)
+        return kinds.expand(len(like), -1)
+
+    def layers(self, index: int) -> nn.Module:
+        """Decoder layer ``index``."""
+        layer: nn.Module = self.language_model.layers[index]
+        return layer
+
+    def context(self, hidden: Tensor, positions: Tensor, mask: Tensor | None) -> LayerContext:
+        """Tables for tokens ``[B, T, H]`` at ``positions`` ``[B, T]``; ``mask`` ``[B, T]`` is true for real tokens."""
+        rotary = self.language_model.rotary_emb(hidden, positions)
+        if mask is None:
+            return LayerContext(rotary, None)
+        lowest = torch.finfo(hidden.dtype).min
+        keys = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, lowest)
+        return LayerContext(rotary, keys[:, None, None].expand(-1, 1, mask.shape[1], -1))
+
+    def run_layer(self, index: int, hidden: Tensor, context: LayerContext) -> Tensor:
+        """``[B, T, H]`` through decoder layer ``index``; every token attends to every real token."""
+        # Without a mask SDPA would fall back to the module's ``is_causal=True``.
+        output: Tensor = self.layers(index)(
+            hidden,
+            attention_mask=context.attention_mask,
+            position_embeddings=context.rotary,
+            is_causal=False,
+        )
+        return output
+
+    def read_out(self, hidden: Tensor, kinds: Tensor) -> Tensor:
+        """The ``[B, N * A, H]`` hidden states the head reads: one token before each placeholder.
+
+        Args:
+            hidden: ``[B, T, H]``.
+            kinds: ``[B, T]``; tokens may have been dropped, but neither the last prompt token nor a placeholder.
+        """
+        first = (kinds == TokenKind.ACTION).int().argmax(dim=1, keepdim=True) - 1
+        index = first + torch.arange(self.config.oft.num_action_tokens, device=hidden.device)
+        return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
+
+    def predict(self, hidden: Tensor, kinds: Tensor) -> Tensor:
+        """Final norm and head on the last layer's output: ``[B, N, A]`` normalised actions."""
+        actions: Tensor = self.action_head(self.language_model.norm(self.read_out(hidden, kinds)))
+        return actions
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        proprio: Tensor,
+        input_ids: Tensor,
+        lengths: Tensor,
+        taps: Collection[int] = (),
+    ) -> OFTOutput:
+        """The whole model, differentiable; arguments as in :meth:`embed`. ``taps``: layers whose output to keep."""
+        inputs = self.embed(pixel_values, proprio, input_ids, lengths)
+        context, hidden, kept = self.context(inputs.hidden, inputs.positions, inputs.mask), inputs.hidden, {}
+        for index in range(self.num_layers):
+            hidden = self.run_layer(index, hidden, context)
+            if index in taps:
+                kept[index] = hidden
+        return OFTOutput(self.predict(hidden, inputs.kinds), kept, inputs)

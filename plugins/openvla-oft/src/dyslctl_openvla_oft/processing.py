@@ -1,0 +1,130 @@
+"""Camera images to the pixels both towers read, as in the released evaluation code but without TensorFlow."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from dyslctl.errors import ConfigError
+from dyslctl.types import Observation
+from dyslctl_openvla_oft.config import OFTConfig
+
+CROP_AREA = 0.9
+
+Triple = tuple[float, float, float]
+
+
+class PreprocessorConfig(BaseModel):
+    """``preprocessor_config.json``: pixel statistics of each tower, DINOv2 first.
+
+    The defaults are the published values; DINOv2's are ImageNet's, rounded to bfloat16 by the original conversion.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    image_processor_type: str = "PrismaticImageProcessor"
+    use_fused_vision_backbone: bool = True
+    image_resize_strategy: str = "resize-naive"
+    input_sizes: tuple[tuple[int, int, int], ...] = ((3, 224, 224), (3, 224, 224))
+    means: tuple[Triple, Triple] = ((0.484375, 0.455078125, 0.40625), (0.5, 0.5, 0.5))
+    stds: tuple[Triple, Triple] = ((0.228515625, 0.2236328125, 0.224609375), (0.5, 0.5, 0.5))
+
+    @classmethod
+    def of(cls, config: OFTConfig) -> PreprocessorConfig:
+        """The published statistics at ``config``'s image size."""
+        size = (3, config.image_size, config.image_size)
+        return cls(input_sizes=(size, size))
+
+    @property
+    def size(self) -> int:
+        """Height and width of an input image, pixels."""
+        return self.input_sizes[0][1]
+
+
+def pixels(images: np.ndarray, config: PreprocessorConfig, center_crop: bool) -> Tensor:
+    """Images of the right size to the towers' input.
+
+    Args:
+        images: ``[B, V, s, s, 3]`` uint8.
+        config: Pixel statistics.
+        center_crop: Zoom into the central 90 % of the area first.
+
+    Returns:
+        ``[B, 6 * V, s, s]`` float32: for each view three channels for DINOv2, then three for SigLIP.
+    """
+    batch, views, height, width, _ = images.shape
+    values = torch.from_numpy(images).reshape(-1, height, width, 3).permute(0, 3, 1, 2).float() / 255
+    if center_crop:
+        values = crop_center(values)
+    towers = [
+        (values - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+        for mean, std in zip(config.means, config.stds, strict=True)
+    ]
+    return torch.cat(towers, dim=1).reshape(batch, 6 * views, height, width)
+
+
+def crop_center(values: Tensor, area: float = CROP_AREA) -> Tensor:
+    """``[B, 3, s, s]`` in [0, 1]: crop the central ``area``, scale back bilinearly, round to 8 bits.
+
+    Equals ``tf.image.crop_and_resize`` on the box ``[o, o, o + sqrt(area), o + sqrt(area)]`` and TensorFlow's
+    conversion to uint8, which truncates ``255.5 x``.
+    """
+    side = math.sqrt(area)
+    theta = torch.tensor([[[side, 0, 0], [0, side, 0]]], dtype=values.dtype).expand(len(values), -1, -1)
+    grid = F.affine_grid(theta, list(values.shape), align_corners=True)
+    zoomed = F.grid_sample(values, grid, mode="bilinear", align_corners=True)
+    return (zoomed.clamp(0, 1) * 255.5).floor().clamp(max=255) / 255
+
+
+def views_of(observation: Observation, num_images: int, size: int) -> np.ndarray:
+    """The camera views as ``[V, s, s, 3]`` uint8, resized (Lanczos) only if they are not that large.
+
+    Raises:
+        ConfigError: If the number of views, an image's shape, its dtype or a value is wrong.
+    """
+    images = observation.images
+    if len(images) != num_images:
+        raise ConfigError(
+            f"the model reads {num_images} camera views, the observation has {len(images)}: "
+            f"{', '.join(images) or 'none'}"
+        )
+    return np.stack([_resize(_checked_image(name, image), size) for name, image in images.items()])
+
+
+def proprio_of(observation: Observation, proprio_dim: int) -> np.ndarray:
+    """The robot's state ``[P]``.
+
+    Raises:
+        ConfigError: If it is missing, of another size, or not finite.
+    """
+    proprio = observation.proprio
+    if proprio is None:
+        raise ConfigError(f"the model reads {proprio_dim} proprioceptive values, the observation has none")
+    if proprio.shape != (proprio_dim,):
+        raise ConfigError(f"proprio: expected shape ({proprio_dim},), found {proprio.shape}")
+    if not np.isfinite(proprio).all():
+        raise ConfigError(f"proprio: not finite at index {np.flatnonzero(~np.isfinite(proprio)).tolist()}")
+    return proprio
+
+
+def _checked_image(name: str, image: np.ndarray) -> np.ndarray:
+    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+        raise ConfigError(f"image '{name}': expected shape [height, width, 3], found {list(image.shape)}")
+    if image.dtype != np.uint8:
+        broken = image.dtype.kind == "f" and not np.isfinite(image).all()
+        raise ConfigError(
+            f"image '{name}': expected uint8, found {image.dtype}{' with NaN or infinite values' if broken else ''}"
+        )
+    return image
+
+
+def _resize(image: np.ndarray, size: int) -> np.ndarray:
+    if image.shape[:2] == (size, size):
+        return image
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
