@@ -1,0 +1,163 @@
+"""``calibrate``: the thresholds of the guidance, fitted to how the full model moves (methods 1.9 a, b).
+
+``eta_1`` and ``eta_2`` are not published and depend on the suite, on the horizon and on ``k``. They are chosen on the
+``tune`` initial states, never on the ones that results are reported on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from dyslctl.artifacts.bundle import Calibration, check_belongs, load_bundle, save_guidance
+from dyslctl.artifacts.skip_profile import Guidance, SkipProfile
+from dyslctl.backbone import Backbone
+from dyslctl.dysl.calibration import CalibrationData, EtaCalibration, occupancy_etas, quantile_etas
+from dyslctl.dysl.partition import LayerPartition
+from dyslctl.jobs.progress import NO_PROGRESS, Progress
+from dyslctl.jobs.trained import guidance_settings, partition_of
+from dyslctl.jobs.trajectories import Trajectory, roll_out
+from dyslctl.suite import Split, TaskSuite
+
+Rule = Literal["occupancy", "quantile"]
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """How the thresholds are chosen.
+
+    Attributes:
+        rule: ``quantile`` takes ``p1`` and ``p2`` as they are; ``occupancy`` searches the ``p1`` that protects
+            ``protected`` of the dynamic layers on average.
+        p1: ``eta_1`` is this quantile of ``delta C``.
+        p2: ``eta_2`` is the ``1 - p2`` quantile.
+        protected: Target of ``occupancy``.
+    """
+
+    rule: Rule = "occupancy"
+    p1: float = 0.1
+    p2: float = 0.5
+    protected: float = 0.3
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """The fitted settings, as they now stand in the bundle.
+
+    Attributes:
+        guidance: All guidance settings.
+        calibration: Where the thresholds come from.
+        seconds: Wall-clock time, rollouts included.
+    """
+
+    guidance: Guidance
+    calibration: Calibration
+    seconds: float
+
+
+def record(
+    backbone: Backbone,
+    suite: TaskSuite,
+    *,
+    episodes: int,
+    split: Split = "tune",
+    lanes: int = 32,
+    progress: Progress = NO_PROGRESS,
+) -> list[Trajectory]:
+    """The full model's own episodes, in the order of their initial states."""
+    trajectories: list[Trajectory] = []
+    progress.start(episodes, "full-model episodes")
+    for trajectory in roll_out(backbone, suite, suite.episodes(split, episodes), lanes):
+        trajectories.append(trajectory)
+        progress.advance()
+    progress.close()
+    return sorted(trajectories, key=lambda trajectory: trajectory.spec.index)
+
+
+def fit(
+    trajectories: Sequence[Trajectory],
+    guidance: Guidance,
+    partition: LayerPartition,
+    gripper_dim: int | None,
+    how: CalibrationSettings,
+) -> EtaCalibration:
+    """Thresholds for the executed chunks of ``trajectories``, with ``guidance``'s other settings."""
+    recordings = [recording for trajectory in trajectories for recording in trajectory.recordings()]
+    # The fit reads k, chunk policy, stride and weights; the thresholds here only satisfy the type.
+    settings = guidance_settings(guidance.model_copy(update={"eta_1": -1.0, "eta_2": 0.0}))
+    data = CalibrationData(recordings, partition.segments, settings, gripper_dim)
+    if how.rule == "quantile":
+        return quantile_etas(data, how.p1, how.p2)
+    return occupancy_etas(data, how.protected, how.p2)
+
+
+def calibrate(
+    backbone: Backbone,
+    suite: TaskSuite,
+    profile: SkipProfile,
+    bundle: Path,
+    *,
+    episodes: int = 50,
+    split: Split = "tune",
+    how: CalibrationSettings = CalibrationSettings(),
+    lanes: int = 32,
+    progress: Progress = NO_PROGRESS,
+) -> CalibrationResult:
+    """Fit the thresholds and write them into the settings of ``bundle``; its weights stay as they are.
+
+    Args:
+        backbone: The frozen model; all its layers run.
+        suite: Where it acts.
+        profile: Which layers are dynamic.
+        bundle: Folder of the bundle.
+        episodes: Episodes to record.
+        split: Their initial states.
+        how: The rule.
+        lanes: Environments that run side by side.
+        progress: Told about each episode.
+
+    Raises:
+        ArtifactError: If there is no bundle, or it belongs to another profile or backbone.
+        ConfigError: If the episodes are too short for a continuity.
+    """
+    begin = time.perf_counter()
+    profile.check_backbone(backbone.spec)
+    saved = load_bundle(bundle)
+    check_belongs(saved.header, profile, bundle)
+    trajectories = record(backbone, suite, episodes=episodes, split=split, lanes=lanes, progress=progress)
+    etas = fit(trajectories, saved.guidance, partition_of(profile), backbone.spec.gripper_dim, how)
+    guidance = saved.guidance.model_copy(update={"eta_1": etas.eta_1, "eta_2": etas.eta_2})
+    calibration = Calibration(
+        rule=how.rule,
+        suite=suite.name,
+        split=split,
+        episodes=episodes,
+        numbers=_numbers(etas, trajectories),
+        data_hash=_digest(trajectories),
+    )
+    save_guidance(bundle, guidance, calibration)
+    return CalibrationResult(guidance, calibration, time.perf_counter() - begin)
+
+
+def _numbers(etas: EtaCalibration, trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    return {
+        "p1": etas.p1,
+        "p2": etas.p2,
+        "protected_fraction": etas.protected_fraction,
+        "fully_protected": etas.fully_protected,
+        "mean_score": float(np.mean([trajectory.score for trajectory in trajectories])),
+    }
+
+
+def _digest(trajectories: Sequence[Trajectory]) -> str:
+    digest = hashlib.sha256()
+    for trajectory in trajectories:
+        for chunk in trajectory.executed_chunks():
+            digest.update(chunk.tobytes())
+    return digest.hexdigest()

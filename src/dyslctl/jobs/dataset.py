@@ -1,0 +1,138 @@
+"""Encoded samples in main memory, grouped so that no batch needs padding."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dyslctl.errors import PluginError
+from dyslctl.types import LayerInputs, LayerState
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples that share one forward pass.
+
+    Attributes:
+        inputs: What enters the first layer, ``B`` rows.
+        target: ``[B, N, A]`` float32 normalised, the chunk to learn.
+        episodes: ``[B]`` int64, the episode each sample is from.
+    """
+
+    inputs: LayerInputs
+    target: Tensor
+    episodes: Tensor
+
+    def __len__(self) -> int:
+        return self.inputs.batch_size
+
+    def rows(self, index: Tensor) -> Batch:
+        """The samples ``index`` ``[n]`` int64."""
+        return self._map(lambda tensor: tensor[index])
+
+    def to(self, device: torch.device) -> Batch:
+        """The same samples on ``device``."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def without_padding(self) -> list[Batch]:
+        """The same samples, their padding taken out: one batch for each token count, none with a mask."""
+        mask = self.inputs.mask
+        if mask is None:
+            return [self]
+        lengths = mask.sum(1)
+        return [self.rows((lengths == n).nonzero()[:, 0])._strip(n) for n in sorted(set(lengths.tolist()))]
+
+    def _strip(self, length: int) -> Batch:
+        state = LayerState.of(self.inputs)
+        if state.mask is not None:
+            # A stable sort brings the real tokens to the front without changing their order.
+            state.select(state.mask.int().argsort(dim=1, descending=True, stable=True)[:, :length])
+        tokens = {"hidden": state.hidden, "positions": state.positions, "kinds": state.kinds}
+        return replace(self, inputs=replace(self.inputs, **tokens, mask=None))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        old = self.inputs
+        mask = None if old.mask is None else function(old.mask)
+        conditioning = _map_tree([old.conditioning], lambda tensors: function(tensors[0]))
+        inputs = LayerInputs(function(old.hidden), function(old.positions), function(old.kinds), mask, conditioning)
+        return Batch(inputs, function(self.target), function(self.episodes))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples to learn from: one group for each token count, without padding."""
+
+    groups: tuple[Batch, ...]
+
+    @classmethod
+    def of(cls, parts: Sequence[Batch]) -> Dataset:
+        """Group ``parts``, none of which has a mask, by their token count."""
+        lengths = sorted({part.inputs.hidden.shape[1] for part in parts})
+        return cls(tuple(_join([p for p in parts if p.inputs.hidden.shape[1] == length]) for length in lengths))
+
+    def __len__(self) -> int:
+        return sum(len(group) for group in self.groups)
+
+    def batch(self, seed: int, step: int, size: int) -> Batch:
+        """``size`` random samples of one group, drawn for ``step``.
+
+        Depends on the arguments alone, not on what was drawn before: an interrupted run resumes exactly.
+        """
+        rng = np.random.default_rng((seed, step))
+        sizes = np.array([len(group) for group in self.groups])
+        group = self.groups[int(rng.choice(len(sizes), p=sizes / sizes.sum()))]
+        return group.rows(torch.from_numpy(rng.choice(len(group), size, replace=len(group) < size)))
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Every sample once, at most ``size`` at a time."""
+        for group in self.groups:
+            for first in range(0, len(group), size):
+                yield group.rows(torch.arange(first, min(first + size, len(group))))
+
+    def digest(self) -> str:
+        """Hash of the labels: tells whether a training that goes on sees the data it began with."""
+        digest = hashlib.sha256()
+        for group in self.groups:
+            digest.update(group.target.numpy().tobytes() + group.episodes.numpy().tobytes())
+        return digest.hexdigest()
+
+    def merge(self, other: Dataset) -> Dataset:
+        """The samples of both."""
+        return Dataset.of([*self.groups, *other.groups])
+
+
+def _join(parts: Sequence[Batch]) -> Batch:
+    inputs = [part.inputs for part in parts]
+    joined = LayerInputs(
+        hidden=torch.cat([each.hidden for each in inputs]),
+        positions=torch.cat([each.positions for each in inputs]),
+        kinds=torch.cat([each.kinds for each in inputs]),
+        conditioning=_map_tree([each.conditioning for each in inputs], torch.cat),
+    )
+    return Batch(joined, torch.cat([part.target for part in parts]), torch.cat([part.episodes for part in parts]))
+
+
+def _map_tree(trees: Sequence[Any], function: Callable[[list[Tensor]], Tensor]) -> Any:
+    """Apply ``function`` to the corresponding tensors of equally built ``trees``.
+
+    Conditioning belongs to the plugin; all the core asks is that it is ``None``, or tensors with ``B`` rows, alone or
+    in mappings and sequences.
+    """
+    first = trees[0]
+    if first is None:
+        return None
+    if isinstance(first, Tensor):
+        return function(list(trees))
+    if isinstance(first, Mapping):
+        return {key: _map_tree([tree[key] for tree in trees], function) for key in first}
+    if isinstance(first, tuple | list):
+        return tuple(_map_tree([tree[i] for tree in trees], function) for i in range(len(first)))
+    raise PluginError(
+        f"LayerInputs.conditioning: expected tensors, mappings or sequences, found {type(first).__name__}"
+    )

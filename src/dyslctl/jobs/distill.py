@@ -1,0 +1,256 @@
+"""``distill``: the two-stage training of adapters and controllers (section 3.4). Backbone and head stay frozen."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dyslctl.artifacts.bundle import TrainingInfo
+from dyslctl.artifacts.files import make_folder, write_json
+from dyslctl.artifacts.skip_profile import SkipProfile
+from dyslctl.backbone import Backbone
+from dyslctl.dysl.distillation import (
+    Norm,
+    SamplingLaw,
+    Stage2Settings,
+    calibrate_scales,
+    sample_exits,
+    stage1_loss,
+    stage2_loss,
+)
+from dyslctl.dysl.skip_modules import SkipModules
+from dyslctl.dysl.states import residual_states
+from dyslctl.errors import ConfigError
+from dyslctl.jobs.dataset import Dataset
+from dyslctl.jobs.progress import NO_PROGRESS, Progress
+from dyslctl.jobs.trained import load_modules, new_modules, save_modules
+from dyslctl.jobs.training import Optimization, StepLoss, Trainee, train
+from dyslctl.plugins import did_you_mean
+
+Stage = Literal[1, 2]
+CHECKPOINT, CURVE = "checkpoint.safetensors", "curve.json"
+CURVE_SCHEMA = "dyslctl.curve/1"
+SCALE_BATCHES = 2
+"""Batches on which the adapters' output scales are measured."""
+EXITS = 1
+"""Sets the draw of a step's exits apart from the draw of its samples."""
+PUBLISHED_WIDTH = 1024
+"""Backbones this wide or wider get the paper's hyper-parameters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillSettings(Optimization):
+    """Everything that decides what a stage learns. The defaults are the paper's for OpenVLA-OFT (Table 10).
+
+    Attributes:
+        stage: 1 = adapters alone (Eq. 4), 2 = adapters and controllers (Eq. 5-6).
+        batch_size: Samples of a step.
+        adapter_lr: Learning rate of the adapters.
+        controller_lr: Learning rate of the controllers, stage 2.
+        norm: How stage 1 measures the distance of hidden states.
+        law: How stage 2 draws the layer at which a segment is left.
+        penalty_weight: The paper's lambda: the weight of executed layers against the task loss, Eq. 6.
+        kd_weight: Weight of the distance to the full model's action; the paper has no such term.
+        hard: Decide as inference does, straight-through, instead of mixing softly (Eq. 5).
+        seed: Of initial weights, sample order and sampled layers.
+    """
+
+    stage: Stage
+    batch_size: int = 32
+    adapter_lr: float = 1e-4
+    controller_lr: float = 1e-4
+    norm: Norm = "fro_rms"
+    law: SamplingLaw = "harmonic"
+    penalty_weight: float = 1e-2
+    kd_weight: float = 0.0
+    hard: bool = False
+    seed: int = 0
+
+    @classmethod
+    def default(cls, stage: Stage, hidden_size: int) -> DistillSettings:
+        """The paper's settings, or, for a model far below the published sizes, ours."""
+        if hidden_size >= PUBLISHED_WIDTH:
+            return cls(stage=stage, steps=7_693 if stage == 1 else 29_307)
+        return cls(
+            stage=stage,
+            steps=500 if stage == 1 else 600,
+            batch_size=64,
+            warmup=30,
+            decay="linear",
+            adapter_lr=2e-3 if stage == 1 else 1e-3,
+            controller_lr=3e-3,
+            penalty_weight=2e-3,
+        )
+
+    def override(self, values: Mapping[str, Any]) -> DistillSettings:
+        """A copy with ``values``, as ``--set distill.KEY=VALUE`` gives them.
+
+        Raises:
+            ConfigError: If a key is unknown.
+        """
+        known = [field.name for field in dataclasses.fields(self)]
+        unknown = [key for key in values if key not in known]
+        if unknown:
+            raise ConfigError(f"distill has no setting '{unknown[0]}'.{did_you_mean(unknown[0], known)}")
+        return dataclasses.replace(self, **values)
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """What a stage did.
+
+    Attributes:
+        loss_first, loss_last: Mean over the first and the last tenth of the loss curve.
+        trainable_parameters: Parameters that learnt.
+        bundle_path: The bundle's folder.
+        seconds: Wall-clock time of this call; a resumed training counts its last part.
+        curve: One entry a logged step: ``step``, ``loss`` and its parts.
+    """
+
+    stage: Stage
+    steps: int
+    loss_first: float
+    loss_last: float
+    trainable_parameters: int
+    bundle_path: Path
+    seconds: float
+    curve: list[dict[str, float]]
+
+
+def distill(
+    backbone: Backbone,
+    profile: SkipProfile,
+    data: Dataset,
+    settings: DistillSettings,
+    *,
+    out: Path,
+    bundle: Path,
+    init: Path | None = None,
+    from_scratch: bool = False,
+    resume: bool = False,
+    command: str = "dyslctl distill",
+    progress: Progress = NO_PROGRESS,
+) -> DistillResult:
+    """Train one stage and write its bundle.
+
+    Args:
+        backbone: The frozen model.
+        profile: Which layers are dynamic, and the sizes of their modules.
+        data: States to learn from.
+        settings: How.
+        out: Folder of the checkpoint and the loss curve.
+        bundle: Folder of the bundle to write.
+        init: Bundle of stage 1 that stage 2 starts from.
+        from_scratch: Let stage 2 start without one. The paper finds that its controllers then stay closed (Table 4).
+        resume: Continue from the checkpoint in ``out``, to the same weights as a training without a break.
+        command: What the user typed, for the artifact.
+        progress: Told about each step.
+
+    Raises:
+        ArtifactError: If ``profile`` or ``init`` belongs to other weights, or the checkpoint is damaged.
+        ConfigError: If stage 2 has nothing to start from, training diverges, or the checkpoint has other settings.
+        EnvironmentMismatch: If a file cannot be written.
+    """
+    begin = time.perf_counter()
+    profile.check_backbone(backbone.spec)
+    modules = _start(backbone, profile, settings, init, from_scratch).train()
+    step_loss = (stage1_step if settings.stage == 1 else stage2_step)(backbone, modules, data, settings)
+    trainee = Trainee(modules, _rates(modules, settings), _identity(settings, profile, data))
+    checkpoint = make_folder(out) / CHECKPOINT
+    curve = train(trainee, settings, step_loss, backbone.device, checkpoint, resume=resume, progress=progress)
+    write_json(out / CURVE, {"schema": CURVE_SCHEMA, "curve": curve})
+    training = _training_info(settings, len(data), curve)
+    save_modules(bundle, modules.eval(), profile, training, command)
+    return DistillResult(
+        stage=settings.stage,
+        steps=settings.steps,
+        loss_first=curve_mean(curve, first=True),
+        loss_last=curve_mean(curve, first=False),
+        trainable_parameters=sum(p.numel() for module, _ in trainee.rates for p in module.parameters()),
+        bundle_path=bundle,
+        seconds=time.perf_counter() - begin,
+        curve=curve,
+    )
+
+
+def _training_info(settings: DistillSettings, samples: int, curve: list[dict[str, float]]) -> TrainingInfo:
+    return TrainingInfo(
+        stage=settings.stage,
+        steps=settings.steps,
+        seed=settings.seed,
+        method="dysl",
+        samples=samples,
+        loss_first=curve_mean(curve, first=True),
+        loss_last=curve_mean(curve, first=False),
+    )
+
+
+def curve_mean(curve: list[dict[str, float]], *, first: bool) -> float:
+    """Mean loss of the first or of the last tenth of a loss curve."""
+    losses = [entry["loss"] for entry in curve]
+    tenth = max(1, len(losses) // 10)
+    return float(np.mean(losses[:tenth] if first else losses[-tenth:]))
+
+
+def _start(
+    backbone: Backbone, profile: SkipProfile, settings: DistillSettings, init: Path | None, from_scratch: bool
+) -> SkipModules:
+    """Stage 1 begins with identities, stage 2 with the adapters of stage 1."""
+    if settings.stage == 2 and init is not None and init.exists():
+        return load_modules(init, profile, backbone).modules.float()
+    if settings.stage == 2 and not from_scratch:
+        raise ConfigError(
+            f"stage 2 starts from the adapters of stage 1, but there is no bundle at {init}",
+            hint="dyslctl distill --stage 1 comes first",
+        )
+    return new_modules(profile, backbone.spec.hidden_size, settings.seed).to(backbone.device)
+
+
+def _rates(modules: SkipModules, settings: DistillSettings) -> list[tuple[nn.Module, float]]:
+    rates: list[tuple[nn.Module, float]] = [(modules.adapters, settings.adapter_lr)]
+    return rates if settings.stage == 1 else [*rates, (modules.controllers, settings.controller_lr)]
+
+
+def _identity(settings: DistillSettings, profile: SkipProfile, data: Dataset) -> dict[str, Any]:
+    """What must not change between an interruption and its resume; how often to checkpoint may."""
+    identity = {**dataclasses.asdict(settings), "profile": profile.hash, "data": data.digest()}
+    del identity["checkpoint_every"]
+    return identity
+
+
+def stage1_step(backbone: Backbone, modules: SkipModules, data: Dataset, settings: DistillSettings) -> StepLoss:
+    """Eq. 4: every adapter reproduces the input of its next static layer. One frozen pass gives all targets."""
+
+    def states(step: int) -> list[Tensor]:
+        batch = data.batch(settings.seed, step, settings.batch_size).to(backbone.device)
+        return residual_states(backbone, batch.inputs)[0]
+
+    def loss(step: int) -> tuple[Tensor, Mapping[str, float]]:
+        by_layer = stage1_loss(modules, states(step), None, norm=settings.norm)
+        return torch.stack(list(by_layer.values())).sum(), {}
+
+    calibrate_scales(modules, [(states(step), None) for step in range(SCALE_BATCHES)])
+    return loss
+
+
+def stage2_step(backbone: Backbone, modules: SkipModules, data: Dataset, settings: DistillSettings) -> StepLoss:
+    """Eq. 5-6: in each segment one sampled layer is left as far as its controller says; task loss and layers add up."""
+    terms = Stage2Settings(settings.penalty_weight, kd_weight=settings.kd_weight, hard=settings.hard)
+
+    def loss(step: int) -> tuple[Tensor, Mapping[str, float]]:
+        batch = data.batch(settings.seed, step, settings.batch_size).to(backbone.device)
+        exits = sample_exits(modules.partition, np.random.default_rng((settings.seed, step, EXITS)), settings.law)
+        found = stage2_loss(backbone, modules, batch.inputs, batch.target, exits, terms)
+        gates = torch.stack(list(found.gates.values())).mean()
+        parts = {"task": found.task, "penalty": found.penalty, "gate": gates}
+        return found.total, {name: value.item() for name, value in parts.items()}
+
+    return loss

@@ -1,0 +1,143 @@
+"""One episode: how it is run, and what is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from dyslctl.errors import ArtifactError, PluginError
+from dyslctl.policy import Policy, StepReport
+from dyslctl.suite import Environment, EpisodeSpec, TaskSuite
+
+RESTART = "without --resume the evaluation starts anew"
+
+
+@dataclass(frozen=True)
+class EpisodeRecord:
+    """One line of ``episodes.jsonl``. Everything but the two ``_ms`` fields is deterministic.
+
+    Attributes:
+        index: Position in the split, the pairing key.
+        status: ``error`` is a crash of policy or simulator: never counted as a failure of the policy.
+        score: Subtasks solved.
+        success: All of them.
+        steps: Executed actions.
+        inferences: Model queries.
+        layers_run: Executed decoder layers over all inferences, re-predictions included.
+        mean_layers_run: Of one inference.
+        controllers: Skipping controllers asked, over all inferences.
+        verifications: Inferences that post-skip verification predicted again.
+        parts_ms: Latency of each part of an inference, milliseconds summed over all inferences.
+        llm_ms: Latency of the decoder layers of each inference, milliseconds.
+        error: ``Type: message`` of what crashed.
+    """
+
+    method: str
+    suite: str
+    split: str
+    index: int
+    task: str
+    seed: int
+    status: Literal["done", "error"]
+    score: int = 0
+    success: bool = False
+    steps: int = 0
+    inferences: int = 0
+    layers_run: int = 0
+    mean_layers_run: float = 0.0
+    controllers: int = 0
+    verifications: int = 0
+    parts_ms: Mapping[str, float] = field(default_factory=dict)
+    llm_ms: Sequence[float] = ()
+    error: str | None = None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], where: Path) -> EpisodeRecord:
+        """The record in one line of ``where``.
+
+        Raises:
+            ArtifactError: If its keys are not those of a record.
+        """
+        try:
+            return cls(**row)
+        except TypeError as error:
+            raise ArtifactError(f"{where}: a line is not an episode: {error}", hint=RESTART) from error
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Method and index: what resuming skips by."""
+        return self.method, self.index
+
+    @property
+    def done(self) -> bool:
+        """The episode came to its end, solved or not."""
+        return self.status == "done"
+
+
+def run_episode(
+    environment: Environment, policy: Policy, method: str, spec: EpisodeSpec, suite: TaskSuite
+) -> EpisodeRecord:
+    """Let ``policy`` act in the episode ``spec``; a crash becomes a record of status ``error``."""
+    identity: dict[str, Any] = {"method": method, **asdict(spec)}
+    try:
+        score, steps, reports = _play(environment, policy, spec, suite)
+    except Exception as error:
+        return EpisodeRecord(**identity, status="error", error=f"{type(error).__name__}: {error}")
+    totals = _totals(reports)
+    return EpisodeRecord(
+        **identity, status="done", score=score, success=score >= suite.max_score, steps=steps, **totals
+    )
+
+
+def _play(
+    environment: Environment, policy: Policy, spec: EpisodeSpec, suite: TaskSuite
+) -> tuple[int, int, list[StepReport]]:
+    """Act until the episode is over: its score, the number of actions, what each inference did."""
+    observation, score, steps = environment.reset(spec), 0, 0
+    policy.reset(seed=_seed(spec, score, suite))
+    reports: list[StepReport] = []
+    while steps < suite.max_steps:
+        chunk = policy.select_action(observation)
+        reports.append(policy.last)
+        for action in _finite(chunk.actions)[: suite.max_steps - steps]:
+            result = environment.step(action)
+            observation, score, steps = result.observation, result.score, steps + 1
+            if result.done:
+                return score, steps, reports
+            if result.new_instruction:
+                policy.reset(seed=_seed(spec, score, suite))
+                break
+    return score, steps, reports
+
+
+def _seed(spec: EpisodeSpec, score: int, suite: TaskSuite) -> int:
+    """Another seed for each episode and each of its subtasks."""
+    return spec.seed * suite.max_score + score
+
+
+def _finite(actions: np.ndarray) -> np.ndarray:
+    if not np.isfinite(actions).all():
+        raise PluginError(f"expected finite actions, the policy returned {actions.tolist()}")
+    return actions
+
+
+def _totals(reports: Sequence[StepReport]) -> dict[str, Any]:
+    layers = sum(report.layers_run for report in reports)
+    parts = sorted({part for report in reports for part in report.timings_ms})
+    return {
+        "inferences": len(reports),
+        "layers_run": layers,
+        "mean_layers_run": round(layers / len(reports), 6) if reports else 0.0,
+        "controllers": sum(len(report.consulted) for report in reports),
+        "verifications": sum(report.verified for report in reports),
+        "parts_ms": {part: round(sum(report.timings_ms.get(part, 0.0) for report in reports), 3) for part in parts},
+        "llm_ms": [round(report.timings_ms["llm"], 3) for report in reports],
+    }

@@ -1,0 +1,197 @@
+"""What is this file? Recognised by its content, verified by reading it as strictly as the command that needs it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dyslctl import plugins
+from dyslctl.artifacts.bundle import SETTINGS, WEIGHTS, check_belongs, load_bundle
+from dyslctl.artifacts.files import read_json, read_jsonl, reading
+from dyslctl.artifacts.run_dir import RunDirectory
+from dyslctl.artifacts.skip_profile import SkipProfile
+from dyslctl.artifacts.strict_yaml import read_yaml
+from dyslctl.errors import ArtifactError, DyslctlError
+from dyslctl.jobs.episodes import EpisodeRecord
+
+KINDS = "a skip profile, a bundle, a run directory, an evaluation's episodes, a result, or a backbone checkpoint"
+EPISODES = "episodes.jsonl"
+"""Stands for a schema: the lines of an episode log carry none."""
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A verified artifact.
+
+    Attributes:
+        kind: What it is, in words.
+        facts: What it says, by name.
+    """
+
+    kind: str
+    path: Path
+    facts: Facts
+
+
+def inspect(path: Path) -> Inspection:
+    """Recognise and verify ``path``.
+
+    Raises:
+        ArtifactError: If it does not exist, is nothing we know, or does not hold what it should.
+    """
+    if not path.exists():
+        raise ArtifactError(f"no such file: {path}")
+    schema = _folder_schema(path) if path.is_dir() else _file_schema(path)
+    if schema not in _READERS:
+        raise ArtifactError(f"{path} is no artifact of dyslctl{_found(schema)}", hint=f"expected {KINDS}")
+    kind, read = _READERS[schema]
+    return Inspection(kind, path, read(path))
+
+
+def _found(schema: str) -> str:
+    return f": its schema is '{schema}'" if schema else ""
+
+
+def _folder_schema(path: Path) -> str:
+    if (path / WEIGHTS).exists() or (path / SETTINGS).exists():
+        return "dyslctl.bundle"
+    if (path / "manifest.json").exists():
+        return _name(read_json(path / "manifest.json"))
+    return "checkpoint" if (path / "config.json").exists() else ""
+
+
+def _file_schema(path: Path) -> str:
+    with reading(path), path.open("rb") as file:
+        start = file.read(9)
+    if start[8:9] == b"{" and path.with_name(WEIGHTS) == path:
+        return "dyslctl.bundle"
+    if not start.startswith(b"{"):
+        return _name(_yaml_or_nothing(path))
+    try:
+        content = read_json(path)
+    except ArtifactError:
+        return EPISODES  # more than one JSON object: one a line
+    return EPISODES if "schema" not in content and "method" in content else _name(content)
+
+
+def _yaml_or_nothing(path: Path) -> Mapping[str, Any]:
+    try:
+        return read_yaml(path)
+    except ArtifactError:
+        return {}
+
+
+def _name(content: Mapping[str, Any]) -> str:
+    """``{"schema": "dyslctl.run/1"}`` -> ``"dyslctl.run"``; versions are checked by the readers."""
+    return str(content.get("schema", "")).rpartition("/")[0]
+
+
+def _profile(path: Path) -> Facts:
+    profile = SkipProfile.load(path)
+    return {
+        "backbone": profile.backbone.plugin,
+        "checkpoint": profile.backbone.checkpoint,
+        "fingerprint": profile.backbone.fingerprint,
+        "suite": profile.suite,
+        "samples": profile.samples,
+        "num_layers": profile.backbone.num_layers,
+        "static_layers": list(profile.static_layers),
+        "hash": profile.hash,
+        "made_with": profile.made_with.command,
+    }
+
+
+def _bundle(path: Path) -> Facts:
+    bundle = load_bundle(path if path.is_dir() else path.parent)
+    header, training = bundle.header, bundle.header.training
+    return {
+        "backbone": header.plugin,
+        "checkpoint": header.checkpoint,
+        "fingerprint": header.backbone_fingerprint,
+        "profile_hash": header.profile_hash,
+        "static_layers": list(header.static_layers),
+        "stage": training.stage,
+        "steps": training.steps,
+        "parameters": sum(tensor.numel() for tensor in bundle.tensors.values()),
+        "eta_1": bundle.guidance.eta_1,
+        "eta_2": bundle.guidance.eta_2,
+        "tau": bundle.guidance.tau,
+        "calibration": None if bundle.calibration is None else bundle.calibration.rule,
+        "made_with": header.made_with.command,
+    }
+
+
+def _run(path: Path) -> Facts:
+    run = RunDirectory(path)
+    manifest = run.manifest()
+    facts: Facts = {"backbone": manifest.backbone, "checkpoint": manifest.checkpoint, "suite": manifest.suite}
+    if run.skip_profile.exists():
+        profile = SkipProfile.load(run.skip_profile)
+        facts["static_layers"] = list(profile.static_layers)
+        for stage in (1, 2):
+            if run.bundle(stage).exists():
+                check_belongs(load_bundle(run.bundle(stage)).header, profile, run.bundle(stage))
+                facts[f"stage_{stage}_bundle"] = str(run.bundle(stage))
+    for log in sorted(path.glob("eval/*/episodes.jsonl")):
+        facts[f"episodes_{log.parent.name}"] = _episodes(log)["episodes"]
+    return facts
+
+
+def _episodes(path: Path) -> Facts:
+    log = path / "episodes.jsonl" if path.is_dir() else path
+    records = [EpisodeRecord.of(row, log) for row in read_jsonl(log)]
+    if not records:
+        raise ArtifactError(f"{log} holds no episode")
+    return {
+        "suite": records[0].suite,
+        "split": records[0].split,
+        "episodes": len({record.index for record in records}),
+        "successes": dict(Counter(record.method for record in records if record.success)),
+        "finished": dict(Counter(record.method for record in records if record.done)),
+        "errors": sum(not record.done for record in records),
+    }
+
+
+def _result(path: Path) -> Facts:
+    content = read_json(path)
+    return {key: value for key, value in content.items() if key != "schema" and not isinstance(value, dict | list)}
+
+
+def _checkpoint(path: Path) -> Facts:
+    """The first installed backbone that loads it, strictly; if none does, what each of them found wrong."""
+    refusals = []
+    for name in plugins.names(plugins.BACKBONES):
+        try:
+            backbone = plugins.load_backbone(name).load(path)
+        except DyslctlError as error:
+            refusals.append(f"  {name}: {error.message}")
+            continue
+        spec, workload = backbone.spec, backbone.workload()
+        return {
+            "backbone": name,
+            "fingerprint": spec.fingerprint,
+            "num_layers": spec.num_layers,
+            "hidden_size": spec.hidden_size,
+            "chunk_length": spec.chunk_length,
+            "action_dim": spec.action_dim,
+            "tokens": workload.tokens,
+            "layer_parameters": workload.layer_params,
+        }
+    raise ArtifactError(f"no installed backbone loads {path}:\n" + "\n".join(refusals or ["  none is installed"]))
+
+
+_RESULTS = ("profile", "distill", "eval", "bench", "similarity", "curve")
+_READERS: dict[str, tuple[str, Callable[[Path], Facts]]] = {
+    "dyslctl.skip-profile": ("skip profile", _profile),
+    "dyslctl.bundle": ("bundle", _bundle),
+    "dyslctl.bundle-settings": ("bundle", _bundle),
+    "dyslctl.run": ("run directory", _run),
+    "dyslctl.episodes": ("evaluation", _episodes),
+    EPISODES: ("episode log", _episodes),
+    "checkpoint": ("backbone checkpoint", _checkpoint),
+    **{f"dyslctl.{name}": (f"{name} result", _result) for name in _RESULTS},
+}

@@ -1,0 +1,124 @@
+"""From what the methods did here to what they would take on a device that is not here.
+
+The three counts of an inference - layers, controllers, adapters - are scaled by the ratio of the layer counts: the
+static share and the length of the segments are taken to stay the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from dyslctl.backbone import Backbone, Workload
+from dyslctl.devices.presets import DevicePreset
+from dyslctl.devices.roofline import ModuleParams, Prediction, Usage, predict
+from dyslctl.dysl.skip_modules import PRESETS, Adapter, SkippingController, SkipSizes
+from dyslctl.errors import ConfigError
+from dyslctl.jobs.latency import controller_overhead, skip_efficiency
+from dyslctl.plugins import did_you_mean
+
+OWN = "own"
+"""Workload name: the loaded model's own size."""
+SIZES = {preset.sizes.hidden_size: preset.sizes for preset in (PRESETS["dysl_rf3b"], PRESETS["dysl_oft7b"])}
+"""The paper's skip modules, by the hidden size of their backbone."""
+Row = dict[str, Any]
+
+
+def choose_workload(backbone: Backbone, name: str | None) -> tuple[str, Workload]:
+    """The size to predict for, and its name; by default the first published one.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    sizes = {**backbone.workloads(), OWN: backbone.workload()}
+    chosen = next(iter(sizes)) if name is None else name
+    if chosen not in sizes:
+        raise ConfigError(
+            f"no workload named '{chosen}'.{did_you_mean(chosen, list(sizes))}\n  known: {', '.join(sizes)}",
+            hint=f"--as {next(iter(sizes))}",
+        )
+    return chosen, sizes[chosen]
+
+
+def module_params(workload: Workload, own: SkipSizes | None) -> ModuleParams:
+    """Parameters of an adapter and a controller at the workload's size: the bundle's, or the paper's for that size."""
+    hidden_size = workload.hidden_size
+    sizes = SIZES.get(hidden_size, SkipSizes.mini(hidden_size))
+    if own is not None and own.hidden_size == hidden_size:
+        sizes = own
+    with torch.device("meta"):
+        adapter = Adapter(hidden_size, sizes.adapter_rank)
+        controller = SkippingController(hidden_size, sizes.controller_width)
+    return ModuleParams(_count(adapter), _count(controller))
+
+
+def predicted_document(
+    usages: Mapping[str, Usage],
+    never_skip: Usage | None,
+    preset: DevicePreset,
+    workload: Workload,
+    params: ModuleParams,
+    stack: str,
+) -> Row:
+    """Rows and headline figures, predicted.
+
+    Args:
+        usages: Method -> what its average inference executes on ``workload``; ``full`` among them.
+        never_skip: The same for controllers that are always asked and never skip.
+        preset: The device.
+        workload: The inference.
+        params: Sizes of the skip modules.
+        stack: The software whose efficiency is assumed.
+    """
+    predictions = {name: predict(preset, workload, usage, params, stack) for name, usage in usages.items()}
+    full = predictions["full"]
+    rows = [_row(name, predictions[name], usage, full, workload.num_layers) for name, usage in usages.items()]
+    never = None if never_skip is None else predict(preset, workload, never_skip, params, stack)
+    return {
+        "source": "predicted",
+        "device_title": preset.title,
+        "stack": stack,
+        "bound_only": full.bound_only,
+        "num_layers": workload.num_layers,
+        "tokens": workload.tokens,
+        "rows": rows,
+        "skip_efficiency": headline(rows),
+        "controller_overhead": None if never is None else controller_overhead(full.llm_ms, never.llm_ms),
+    }
+
+
+def headline(rows: Sequence[Row]) -> float | None:
+    """DySL's skip efficiency, or the first one there is."""
+    known = {row["method"]: row["skip_efficiency"] for row in rows if row["skip_efficiency"] is not None}
+    return known.get("dysl", next(iter(known.values()), None))
+
+
+def scaled(usage: Usage, ratio: float) -> Usage:
+    """The same behaviour on a backbone with ``ratio`` times as many layers."""
+    return Usage(usage.layers * ratio, usage.controllers * ratio, usage.jumps * ratio)
+
+
+def _row(name: str, prediction: Prediction, usage: Usage, full: Prediction, num_layers: int) -> Row:
+    skipped = 1 - usage.layers / num_layers
+    return {
+        "method": name,
+        "source": "predicted",
+        "llm_ms_p50": prediction.llm_ms,
+        "end_to_end_ms_p50": prediction.end_to_end_ms,
+        "layers_run": usage.layers,
+        "controllers_per_inference": usage.controllers,
+        "jumps_per_inference": usage.jumps,
+        "speedup": full.llm_ms / prediction.llm_ms,
+        "end_to_end_speedup": full.end_to_end_ms / prediction.end_to_end_ms,
+        "skip_efficiency": skip_efficiency(full.llm_ms, prediction.llm_ms, skipped) if skipped > 0 else None,
+        "parts_ms": prediction.parts_ms,
+        "band_pct": prediction.band_pct,
+        "calibration": prediction.calibration,
+    }
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,153 @@
+"""How to load a backbone and make a policy, in plain values: worker processes get the recipe, not the weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dyslctl import methods, plugins
+from dyslctl.artifacts.bundle import SETTINGS
+from dyslctl.artifacts.files import sha256
+from dyslctl.artifacts.skip_profile import SkipProfile
+from dyslctl.backbone import Backbone
+from dyslctl.errors import ArtifactError, ConfigError, EnvironmentMismatch
+from dyslctl.jobs.trained import TrainedModules, load_modules
+from dyslctl.policy import Policy
+
+
+@dataclass(frozen=True)
+class BackboneRecipe:
+    """Which backbone, and how to load it.
+
+    Attributes:
+        plugin: Entry-point name.
+        checkpoint: Folder or Hub id.
+        device: As torch names it.
+        dtype: As torch names it, e.g. ``float32``.
+        options: The plugin's own settings, as JSON (a mapping could not be hashed).
+    """
+
+    plugin: str
+    checkpoint: str
+    revision: str | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    options: str = "{}"
+
+    @classmethod
+    def of(cls, plugin: str, checkpoint: str | None, options: dict[str, Any], **how: Any) -> BackboneRecipe:
+        """A recipe with the plugin's default checkpoint where ``checkpoint`` is ``None``.
+
+        Raises:
+            ConfigError: If there is no such plugin.
+        """
+        chosen = checkpoint or str(plugins.load_backbone(plugin).default_checkpoint())
+        return cls(plugin, chosen, options=json.dumps(options, sort_keys=True), **how)
+
+    def load(self) -> Backbone:
+        """The backbone, loaded once a process.
+
+        Raises:
+            ArtifactError: If the checkpoint is missing or damaged.
+            EnvironmentMismatch: If this machine has no such device.
+        """
+        return _load_backbone(self)
+
+
+@dataclass(frozen=True)
+class PolicyRecipe:
+    """Everything that decides what a policy does.
+
+    Attributes:
+        bundle: Folder of the trained modules; ``None`` for methods that need none.
+        execute_horizon: Actions executed before the next inference.
+        target_layers: Mean executed layers that random skipping aims at.
+    """
+
+    backbone: BackboneRecipe
+    skip_profile: Path
+    bundle: Path | None
+    execute_horizon: int
+    seed: int = 0
+    target_layers: float | None = None
+
+    def factory(self, method: str) -> partial[Policy]:
+        """What makes ``method``'s policy, in whatever process it is called."""
+        return partial(make_policy, method, self)
+
+    def identity(self) -> dict[str, str]:
+        """Digests of the trained modules and of their settings: what makes two evaluations comparable.
+
+        Raises:
+            ArtifactError: If there is no bundle where one is expected.
+        """
+        if self.bundle is None:
+            return {}
+        settings = self.bundle / SETTINGS
+        if not settings.exists():
+            raise ArtifactError(f"there is no bundle at {self.bundle}", hint="dyslctl distill makes it")
+        return {"bundle_settings": sha256(settings), "skip_profile": sha256(self.skip_profile)}
+
+    def trained(self) -> TrainedModules | None:
+        """The trained modules, loaded once a process.
+
+        Raises:
+            ArtifactError: If they are missing, damaged, or belong to another profile or backbone.
+        """
+        if self.bundle is None:
+            return None
+        return _load_modules(self.backbone, self.skip_profile, self.bundle, tuple(self.identity().values()))
+
+
+def make_policy(method: str, recipe: PolicyRecipe, backbone: Backbone | None = None) -> Policy:
+    """The policy of ``method``.
+
+    Args:
+        method: Its name.
+        recipe: Where everything is.
+        backbone: Build it on this one (a probe around the loaded one, say) instead of the loaded one itself.
+
+    Raises:
+        ConfigError: If there is no such method, or it lacks what it needs.
+        ArtifactError: If an artifact is missing, damaged, or belongs to others.
+    """
+    return methods.build(
+        method,
+        backbone or recipe.backbone.load(),
+        recipe.trained() if methods.needs_bundle(method) else None,
+        execute_horizon=recipe.execute_horizon,
+        seed=recipe.seed,
+        target_layers=recipe.target_layers,
+    )
+
+
+@cache
+def _load_backbone(recipe: BackboneRecipe) -> Backbone:
+    try:
+        device = torch.device(recipe.device)
+    except RuntimeError as error:
+        raise ConfigError(f"'{recipe.device}' is no torch device: expected cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentMismatch("expected a CUDA device, found none", hint="--set model.device=cpu")
+    return plugins.load_backbone(recipe.plugin).load(
+        recipe.checkpoint,
+        revision=recipe.revision,
+        device=device,
+        dtype=getattr(torch, recipe.dtype),
+        options=json.loads(recipe.options),
+    )
+
+
+@cache
+def _load_modules(
+    backbone: BackboneRecipe, skip_profile: Path, bundle: Path, digests: tuple[str, ...]
+) -> TrainedModules:
+    """Cached by content too: ``distill`` may replace the bundle at the same path within one process."""
+    loaded, profile = backbone.load(), SkipProfile.load(skip_profile)
+    profile.check_backbone(loaded.spec)
+    return load_modules(bundle, profile, loaded)

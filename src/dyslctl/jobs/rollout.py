@@ -1,0 +1,158 @@
+"""Evaluate policies on the same episodes, resumably.
+
+``<out>/manifest.json`` says what is evaluated, ``<out>/episodes.jsonl`` holds one line an episode and method. In one
+process all methods run episode 0, then all run episode 1, ...: whatever the machine does meanwhile hits them alike, so
+that their latencies compare. Episodes are seeded one by one, so the order does not matter for anything else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from dyslctl.artifacts.files import append_jsonl, make_folder, read_json, read_jsonl, write_json, write_jsonl
+from dyslctl.artifacts.fingerprint import environment
+from dyslctl.errors import ArtifactError, ConfigError, PluginError
+from dyslctl.jobs.episodes import RESTART, EpisodeRecord
+from dyslctl.jobs.progress import NO_PROGRESS, Progress
+from dyslctl.jobs.statistics import wilson
+from dyslctl.jobs.summary import EvaluationResult, summarize
+from dyslctl.jobs.workers import Policies, play
+from dyslctl.suite import EpisodeSpec, TaskSuite
+
+SCHEMA = "dyslctl.episodes/1"
+MAX_EQUAL_ERRORS = 3
+
+
+def evaluate(
+    suite: TaskSuite,
+    policies: Policies,
+    episodes: Sequence[EpisodeSpec],
+    out: Path,
+    *,
+    about: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    workers: int = 1,
+    progress: Progress = NO_PROGRESS,
+    description: str = "episodes",
+) -> EvaluationResult:
+    """Run every method on every episode.
+
+    Args:
+        suite: Whose episodes these are.
+        policies: Method name -> how to make its policy. With several workers they are pickled, and each worker makes
+            its own.
+        episodes: The initial states, of one split; equal for all methods.
+        out: Folder of manifest and episodes.
+        about: What else the results depend on (fingerprints, seed, renderer). Kept in the manifest; must be equal to
+            resume.
+        resume: Go on with what ``out`` holds; otherwise it is started anew. Crashed episodes run again.
+        workers: Processes. More than one is faster, but their latencies do not compare.
+        progress: Listener; one piece is one episode of one method.
+        description: What the listener calls this.
+
+    Raises:
+        ConfigError: If there is nothing to evaluate.
+        ArtifactError: If ``out`` holds an evaluation of something else, or a damaged one.
+        EnvironmentMismatch: If ``out`` cannot be written.
+        PluginError: If a method crashes with the same error three times in a row.
+    """
+    if not policies or not episodes:
+        raise ConfigError("nothing to evaluate: expected at least one method and one episode")
+    manifest = _manifest(suite, list(policies), episodes, workers, about or {})
+    log = _EpisodeLog(out, manifest, resume)
+    tasks = [(spec, log.missing(list(policies), spec)) for spec in episodes]
+    progress.start(len(episodes) * len(policies), description)
+    progress.advance(len(log.records))
+    try:
+        for record in play(suite, policies, [task for task in tasks if task[1]], workers):
+            log.append(record)
+            progress.advance(1, **log.running_success(record.method))
+    finally:
+        progress.close()
+    return summarize(suite.name, episodes[0].split, len(episodes), list(policies), list(log.records.values()))
+
+
+class _EpisodeLog:
+    """Manifest and episodes of one evaluation on disk."""
+
+    def __init__(self, out: Path, manifest: dict[str, Any], resume: bool) -> None:
+        self.path = make_folder(out) / "episodes.jsonl"
+        self.records: dict[tuple[str, int], EpisodeRecord] = {}
+        self._errors: defaultdict[str, list[str | None]] = defaultdict(list)
+        if resume and (out / "manifest.json").exists():
+            _check_same(read_json(out / "manifest.json"), manifest, out)
+            records = (EpisodeRecord.of(row, self.path) for row in read_jsonl(self.path))
+            self.records = {record.key: record for record in records if record.done}
+        # Episodes first: a kill between the two must not leave old episodes under a new manifest.
+        write_jsonl(self.path, [record.as_dict() for record in self.records.values()])
+        write_json(out / "manifest.json", manifest)
+
+    def missing(self, methods: Sequence[str], spec: EpisodeSpec) -> list[str]:
+        """The methods that have not finished ``spec``, each episode beginning with another one."""
+        start = spec.index % len(methods)
+        rotated = [*methods[start:], *methods[:start]]
+        return [method for method in rotated if (method, spec.index) not in self.records]
+
+    def running_success(self, method: str) -> dict[str, float]:
+        """The success rate of ``method`` so far, with the ends of its Wilson interval; nothing before an episode."""
+        done = [record.success for record in self.records.values() if record.method == method and record.done]
+        if not done:
+            return {}
+        low, high = wilson(sum(done), len(done))
+        return {method: sum(done) / len(done), f"{method}_low": low, f"{method}_high": high}
+
+    def append(self, record: EpisodeRecord) -> None:
+        """Keep ``record``; give up when a method keeps crashing in the same way."""
+        append_jsonl(self.path, record.as_dict())
+        self.records[record.key] = record
+        recent = self._errors[record.method] = [*self._errors[record.method], record.error][-MAX_EQUAL_ERRORS:]
+        if recent == [recent[0]] * MAX_EQUAL_ERRORS and recent[0] is not None:
+            raise PluginError(
+                f"'{record.method}' crashed {MAX_EQUAL_ERRORS} times in a row, last in episode {record.index} "
+                f"({record.task}): {record.error}",
+                hint="after the fix, --resume runs the crashed episodes again",
+            )
+
+
+def _manifest(
+    suite: TaskSuite, methods: list[str], episodes: Sequence[EpisodeSpec], workers: int, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    specs = json.dumps([asdict(spec) for spec in episodes]).encode()
+    manifest = {
+        "schema": SCHEMA,
+        "suite": suite.name,
+        "split": episodes[0].split,
+        "episodes": len(episodes),
+        "episodes_sha256": sha256(specs).hexdigest(),
+        "methods": methods,
+        "execute_horizon": suite.execute_horizon,
+        "max_steps": suite.max_steps,
+        "workers": workers,
+        "about": dict(about),
+        "environment": environment().as_dict(),
+    }
+    manifest_as_read: dict[str, Any] = json.loads(json.dumps(manifest))
+    return manifest_as_read
+
+
+def _check_same(then: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
+    """Resuming must not mix results of two different evaluations."""
+    old, new = _flat(then), _flat(now)
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    if keys:
+        listing = "\n".join(f"  {key}: then {old.get(key)!r}, now {new.get(key)!r}" for key in keys)
+        raise ArtifactError(f"cannot resume {out}: it evaluates something else\n{listing}", hint=RESTART)
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys as dotted paths."""
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, Mapping) else {f"{prefix}{key}": inner}
+    return flat

@@ -1,0 +1,158 @@
+"""What an evaluation found: one summary a method, one paired comparison a method against the full model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from dyslctl.jobs.episodes import EpisodeRecord
+from dyslctl.jobs.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
+
+BASELINE = "full"
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """One method over all its finished episodes; ``None`` where there were none.
+
+    Attributes:
+        episodes: Finished ones, ``n`` of every number here; crashed ones are in ``errors``.
+        success_ci95: Wilson interval.
+        avg_len: Mean number of subtasks solved, with its bootstrap interval: CALVIN's average successful length.
+        mean_layers_run: Executed layers an inference, re-predictions counted.
+        llm_ms_mean, llm_ms_p50: Latency of the decoder layers of one inference, milliseconds.
+    """
+
+    episodes: int
+    successes: int
+    success_rate: float | None
+    success_ci95: tuple[float, float]
+    errors: int
+    avg_len: float | None
+    avg_len_ci95: tuple[float, float] | None
+    mean_layers_run: float | None
+    layers_per_episode: float | None
+    inferences_per_episode: float | None
+    controllers_per_inference: float | None
+    verifications_per_episode: float | None
+    llm_ms_mean: float | None
+    llm_ms_p50: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method against ``versus`` on the episodes that both finished.
+
+    Attributes:
+        wins: Episodes only the method solved.
+        losses: Episodes only ``versus`` solved.
+        ties: Episodes both or neither solved.
+        p_value: Exact two-sided McNemar test.
+        score_difference: Mean difference of subtasks solved, with its paired-bootstrap interval.
+    """
+
+    versus: str
+    wins: int
+    losses: int
+    ties: int
+    p_value: float
+    score_difference: float | None
+    score_difference_ci95: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """All of it.
+
+    Attributes:
+        episodes: Episodes asked of each method.
+        paired: Method -> comparison against ``full``, if that was evaluated.
+        records: Every episode, by index, then method.
+    """
+
+    suite: str
+    split: str
+    episodes: int
+    methods: Mapping[str, MethodSummary]
+    paired: Mapping[str, Comparison]
+    records: Sequence[EpisodeRecord]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The ``eval --json`` document; the records stay in ``episodes.jsonl``."""
+        return {
+            "schema": "dyslctl.eval/1",
+            "suite": self.suite,
+            "split": self.split,
+            "episodes": self.episodes,
+            "methods": {name: asdict(summary) for name, summary in self.methods.items()},
+            "paired": {name: asdict(comparison) for name, comparison in self.paired.items()},
+        }
+
+
+def summarize(
+    suite: str, split: str, episodes: int, methods: Sequence[str], records: Sequence[EpisodeRecord]
+) -> EvaluationResult:
+    """Count and compare; methods in the order given."""
+    order = {name: place for place, name in enumerate(methods)}
+    ordered = sorted(records, key=lambda record: (record.index, order[record.method]))
+    by_method = {name: [record for record in ordered if record.method == name] for name in methods}
+    others = [name for name in methods if name != BASELINE] if BASELINE in methods else []
+    return EvaluationResult(
+        suite=suite,
+        split=split,
+        episodes=episodes,
+        methods={name: summarize_method(own) for name, own in by_method.items()},
+        paired={name: compare(by_method[name], by_method[BASELINE]) for name in others},
+        records=ordered,
+    )
+
+
+def summarize_method(records: Sequence[EpisodeRecord]) -> MethodSummary:
+    """Summary of one method's episodes."""
+    done = [record for record in records if record.done]
+    successes = sum(record.success for record in done)
+    inferences = sum(record.inferences for record in done)
+    llm_ms = [value for record in done for value in record.llm_ms]
+    scores = [float(record.score) for record in done]
+    layers = sum(record.layers_run for record in done)
+    return MethodSummary(
+        episodes=len(done),
+        successes=successes,
+        success_rate=_ratio(successes, len(done)),
+        success_ci95=wilson(successes, len(done)),
+        errors=len(records) - len(done),
+        avg_len=_ratio(sum(scores), len(done)),
+        avg_len_ci95=bootstrap_mean(scores) if scores else None,
+        mean_layers_run=_ratio(layers, inferences),
+        layers_per_episode=_ratio(layers, len(done)),
+        inferences_per_episode=_ratio(inferences, len(done)),
+        controllers_per_inference=_ratio(sum(record.controllers for record in done), inferences),
+        verifications_per_episode=_ratio(sum(record.verifications for record in done), len(done)),
+        llm_ms_mean=float(np.mean(llm_ms)) if llm_ms else None,
+        llm_ms_p50=float(np.median(llm_ms)) if llm_ms else None,
+    )
+
+
+def compare(method: Sequence[EpisodeRecord], versus: Sequence[EpisodeRecord]) -> Comparison:
+    """Pair ``method`` with ``versus`` by episode; episodes that either did not finish are left out."""
+    other = {record.index: record for record in versus if record.done}
+    pairs = [(record, other[record.index]) for record in method if record.done and record.index in other]
+    wins = sum(a.success and not b.success for a, b in pairs)
+    losses = sum(b.success and not a.success for a, b in pairs)
+    difference = paired_bootstrap([a.score for a, _ in pairs], [b.score for _, b in pairs]) if pairs else None
+    return Comparison(
+        versus=versus[0].method if versus else BASELINE,
+        wins=wins,
+        losses=losses,
+        ties=len(pairs) - wins - losses,
+        p_value=mcnemar(wins, losses),
+        score_difference=difference[0] if difference else None,
+        score_difference_ci95=difference[1:] if difference else None,
+    )
+
+
+def _ratio(total: float, count: int) -> float | None:
+    return total / count if count else None

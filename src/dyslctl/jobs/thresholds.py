@@ -1,0 +1,112 @@
+"""Conditions that fail a CI job: ``--fail-if 'dysl.success_rate < 0.9'``.
+
+Grammar: ``PATH OPERATOR NUMBER``. A path is keys joined by dots; no part of a condition is ever evaluated as code.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dyslctl.errors import ConfigError, ThresholdNotMet
+from dyslctl.plugins import did_you_mean
+
+OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+# Method names hold - and + ("dysl+specprune"), list positions are plain numbers ("rows.0.speedup").
+_CONDITION = re.compile(r"\s*(?P<path>[\w+-]+(?:\.[\w+-]+)*)\s*(?P<operator><=|>=|==|!=|<|>)\s*(?P<limit>\S+)\s*")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One parsed condition; it *holds* when the result is not good enough."""
+
+    path: str
+    operator: str
+    limit: float
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.operator} {self.limit:g}"
+
+    def holds(self, value: float) -> bool:
+        """Does ``value`` fulfil the condition?"""
+        return OPERATORS[self.operator](value, self.limit)
+
+
+def parse_condition(text: str) -> Condition:
+    """Parse ``text``.
+
+    Raises:
+        ConfigError: If it is not ``PATH OPERATOR NUMBER``.
+    """
+    match = _CONDITION.fullmatch(text)
+    limit = _number(match["limit"]) if match else None
+    if match is None or limit is None:
+        raise ConfigError(
+            f"--fail-if: expected PATH OPERATOR NUMBER, found {text!r}",
+            hint="for example --fail-if 'dysl.success_rate < 0.9'",
+        )
+    return Condition(match["path"], match["operator"], limit)
+
+
+def look_up(results: Mapping[str, Any], path: str) -> float:
+    """The number at the dotted ``path`` of nested mappings and lists.
+
+    Raises:
+        ConfigError: If there is no number; names the nearest paths.
+    """
+    numbers = dict(_numbers(results))
+    if path not in numbers:
+        known = sorted(numbers)
+        near = [name for name in known if name.rpartition(".")[0] == path.rpartition(".")[0]] or known
+        raise ConfigError(
+            f"--fail-if: the result has no number '{path}'.{did_you_mean(path, known)}\n  near: {', '.join(near[:12])}",
+            hint="--json shows every key",
+        )
+    return numbers[path]
+
+
+def check_thresholds(conditions: Sequence[str], results: Mapping[str, Any]) -> None:
+    """Fail if any of ``conditions`` holds for ``results``.
+
+    Raises:
+        ConfigError: If a condition does not parse or names no number of the result.
+        ThresholdNotMet: If any holds; lists all that do.
+    """
+    parsed = [parse_condition(text) for text in conditions]
+    found = [(condition, look_up(results, condition.path)) for condition in parsed]
+    broken = [f"  {condition} (found {value:g})" for condition, value in found if condition.holds(value)]
+    if broken:
+        raise ThresholdNotMet("not good enough, a --fail-if condition holds:\n" + "\n".join(broken))
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """Every finite number below ``value``, with its path. Truth values are no numbers; NaN would fulfil nothing."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        yield path, float(value)
+    for key, inner in _items(value):
+        yield from _numbers(inner, f"{path}.{key}" if path else str(key))
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        return value.items()
+    return enumerate(value) if isinstance(value, list | tuple) else ()

@@ -1,0 +1,142 @@
+"""Trained modules between memory and the bundle on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dyslctl.artifacts.bundle import (
+    Bundle,
+    BundleHeader,
+    Calibration,
+    SelfTest,
+    TrainingInfo,
+    check_belongs,
+    check_tensors,
+    load_bundle,
+    save_bundle,
+)
+from dyslctl.artifacts.fingerprint import made_with
+from dyslctl.artifacts.model_card import model_card
+from dyslctl.artifacts.skip_profile import Guidance, SkipProfile
+from dyslctl.backbone import Backbone
+from dyslctl.dysl.guidance import GuidanceSettings
+from dyslctl.dysl.partition import LayerPartition
+from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
+from dyslctl.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainedModules:
+    """A loaded bundle, ready to run; what ``methods.build`` needs beside a backbone.
+
+    Attributes:
+        modules: Adapters and controllers, in eval mode.
+        header: What they were trained for and how.
+        document: The bundle's guidance settings as they stand in its file.
+        calibration: Where the thresholds come from, ``None`` before calibration.
+    """
+
+    modules: SkipModules
+    header: BundleHeader
+    document: Guidance = field(repr=False)
+    calibration: Calibration | None = None
+
+    @property
+    def guidance(self) -> GuidanceSettings:
+        """The settings as a run-time value.
+
+        Raises:
+            ConfigError: If the thresholds are not calibrated yet.
+        """
+        return guidance_settings(self.document)
+
+
+def partition_of(profile: SkipProfile) -> LayerPartition:
+    """The profile's partition as a run-time value."""
+    return LayerPartition(profile.backbone.num_layers, profile.static_layers)
+
+
+def guidance_settings(document: Guidance) -> GuidanceSettings:
+    """The guidance settings of a file as a run-time value.
+
+    Raises:
+        ConfigError: If the thresholds are not calibrated yet.
+    """
+    if document.eta_1 is None or document.eta_2 is None:
+        raise ConfigError(
+            "the thresholds eta_1 and eta_2 are not calibrated yet",
+            hint="dyslctl distill --stage 2 calibrates them at its end",
+        )
+    return GuidanceSettings(
+        eta_1=document.eta_1,
+        eta_2=document.eta_2,
+        k=document.k,
+        tau=document.tau,
+        chunk_policy=document.chunk_policy,
+        stride=document.stride,
+        gripper_weight=document.gripper_weight,
+    )
+
+
+def new_modules(profile: SkipProfile, hidden_size: int, seed: int) -> SkipModules:
+    """Untrained modules for ``profile``; the same ones for the same seed."""
+    sizes = SkipSizes(
+        hidden_size=hidden_size,
+        adapter_rank=profile.modules.adapter_width,
+        controller_width=profile.modules.controller_width,
+        pool=profile.modules.pool,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SkipModules(partition_of(profile), sizes)
+
+
+def save_modules(
+    folder: Path, modules: SkipModules, profile: SkipProfile, training: TrainingInfo, command: str
+) -> Path:
+    """Write ``modules`` as the bundle ``folder``, with the profile's guidance settings; returns the weights' path.
+
+    Raises:
+        EnvironmentMismatch: If it cannot be written; an older bundle is then still there.
+    """
+    modules = modules.cpu()
+    bundle = Bundle(
+        header=BundleHeader.of(profile, training, made_with(command, training.seed)),
+        tensors=modules.state_dict(),
+        self_test=SelfTest.record(lambda hidden: probe(modules, hidden), modules.sizes.hidden_size),
+        guidance=profile.guidance,
+    )
+    return save_bundle(folder, bundle, model_card(bundle, profile.suite))
+
+
+def load_modules(folder: Path, profile: SkipProfile, backbone: Backbone) -> TrainedModules:
+    """Load the bundle ``folder`` beside ``backbone``: right profile, right tensors, and its self-test still holds.
+
+    Raises:
+        ArtifactError: If it is missing, damaged, belongs to another profile or backbone, or answers differently than
+            when it was saved.
+    """
+    bundle = load_bundle(folder)
+    check_belongs(bundle.header, profile, folder)
+    modules = new_modules(profile, backbone.spec.hidden_size, seed=0)
+    check_tensors(bundle.tensors, modules.state_dict(), folder)
+    modules.load_state_dict(dict(bundle.tensors))
+    modules.eval()
+    bundle.self_test.replay(lambda hidden: probe(modules, hidden), str(folder))
+    modules.to(backbone.device, backbone.dtype)
+    return TrainedModules(modules, bundle.header, bundle.guidance, bundle.calibration)
+
+
+@torch.no_grad()
+def probe(modules: SkipModules, hidden: Tensor) -> Mapping[str, Tensor]:
+    """What every module answers to ``hidden`` ``[1, T, H]``: the self-test of a bundle."""
+    answers: dict[str, Tensor] = {}
+    for layer in modules.partition.dynamic_layers:
+        answers[f"adapter.{layer}"] = modules.adapter(layer)(hidden)
+        answers[f"controller.{layer}"] = modules.controller(layer)(hidden.mean(1))
+    return answers

@@ -1,0 +1,124 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dyslctl.engine import FullSchedule, forward
+from dyslctl.errors import ConfigError
+from dyslctl.jobs.data import Frame, collect, encode, stratify
+from dyslctl.types import LayerState, Observation
+
+
+class Log:
+    """Records what a job tells about its progress."""
+
+    def __init__(self) -> None:
+        self.stretches: list[list[object]] = []
+
+    def start(self, total: int, description: str) -> None:
+        self.stretches.append([description, total, 0])
+
+    def advance(self, amount: int = 1, **fields: float) -> None:
+        self.stretches[-1][2] += amount
+
+    def close(self) -> None:
+        pass
+
+
+def frames(near: int, free: int) -> list[Frame]:
+    return [Frame(Observation({}, ""), i, None, near_flip=i < near) for i in range(near + free)]
+
+
+@pytest.mark.parametrize(
+    ("near", "free", "count", "expected_near"),
+    [(50, 50, 20, 10), (3, 50, 20, 3), (50, 3, 20, 17), (5, 5, 100, 5), (0, 9, 4, 0), (7, 0, 4, 4)],
+)
+def test_half_of_a_stratified_sample_is_near_a_flip(near: int, free: int, count: int, expected_near: int) -> None:
+    chosen = stratify(frames(near, free), count, np.random.default_rng(0))
+    assert len(chosen) == min(count, near + free)
+    assert sum(frame.near_flip for frame in chosen) == expected_near
+    assert len({frame.episode for frame in chosen}) == len(chosen), "a frame was chosen twice"
+
+
+def full_prediction(backbone, inputs) -> torch.Tensor:
+    state = LayerState.of(inputs)
+    forward(backbone, state, FullSchedule())
+    return backbone.predict(state)
+
+
+def test_expert_states_carry_the_experts_chunks(tiny_backbone, tiny_suite) -> None:
+    backbone, suite = tiny_backbone(), tiny_suite()
+    data = collect(backbone, suite, episodes=3, batch_size=4)
+    inferences = sum(-(-len(suite.demonstrate(spec).actions) // 2) for spec in suite.episodes("train", 3))
+    assert len(data) == inferences
+    (group,) = data.groups
+    assert group.inputs.mask is None
+    chunk = backbone.normalize(suite.demonstrate(suite.episodes("train", 1)[0]).chunk(0, 4))
+    np.testing.assert_allclose(group.target[0], chunk)
+    assert sorted(set(group.episodes.tolist())) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("how", [{"source": "policy"}, {"label": "teacher"}])
+def test_other_states_are_labelled_by_the_full_model(tiny_backbone, tiny_suite, how) -> None:
+    backbone = tiny_backbone()
+    (group,) = collect(backbone, tiny_suite(), episodes=2, batch_size=8, **how).groups
+    torch.testing.assert_close(group.target, full_prediction(backbone, group.inputs))
+
+
+def test_frames_with_and_without_a_chunk_may_share_a_batch(tiny_backbone, tiny_suite) -> None:
+    backbone = tiny_backbone()
+    observation = tiny_suite().make().reset(tiny_suite().episodes("train", 1)[0])
+    chunk = np.full((4, 3), 0.5, np.float32)
+    frames = [Frame(observation, 0, chunk, near_flip=False), Frame(observation, 0, None, near_flip=False)]
+    (group,) = encode(backbone, frames).groups
+    assert (group.target[0] == 0.5).all()
+    torch.testing.assert_close(group.target[1], full_prediction(backbone, group.inputs)[1])
+
+
+def test_frames_per_episode_and_samples_bound_the_data(tiny_backbone, tiny_suite) -> None:
+    few = collect(tiny_backbone(), tiny_suite(), episodes=4, frames_per_episode=2)
+    assert len(few) == 8
+    assert np.bincount(few.groups[0].episodes).tolist() == [2, 2, 2, 2]
+    assert len(collect(tiny_backbone(), tiny_suite(), episodes=4, samples=5)) == 5
+
+
+def test_the_seed_decides_the_choice_of_frames(tiny_backbone, tiny_suite) -> None:
+    digests = [
+        collect(tiny_backbone(), tiny_suite(), episodes=4, frames_per_episode=2, seed=seed).digest()
+        for seed in (0, 0, 1)
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_samples_are_predicted_as_if_they_began_an_episode(tiny_backbone, tiny_suite) -> None:
+    backbone = tiny_backbone(memory=True)
+    data = [
+        collect(backbone, tiny_suite(), episodes=2, batch_size=size, label="teacher").groups[0].target
+        for size in (1, 16)
+    ]
+    torch.testing.assert_close(data[0], data[1])
+
+
+def test_progress_tells_episodes_then_samples(tiny_backbone, tiny_suite) -> None:
+    log = Log()
+    collect(tiny_backbone(), tiny_suite(), episodes=3, samples=7, batch_size=4, progress=log)
+    assert log.stretches == [["expert episodes", 3, 3], ["encoding", 7, 7]]
+
+
+def test_too_much_data_is_refused_before_it_is_kept(tiny_backbone, tiny_suite) -> None:
+    with pytest.raises(ConfigError, match=r"would need .* GiB of memory") as caught:
+        collect(tiny_backbone(), tiny_suite(), episodes=3, max_bytes=2_000)
+    assert caught.value.hint == "collect at most 2 samples"  # 15 tokens of 16 fp32 numbers each
+
+
+def test_no_frames_is_an_error(tiny_backbone) -> None:
+    with pytest.raises(ConfigError, match="at least one frame"):
+        encode(tiny_backbone(), [])
+
+
+def test_an_image_that_is_not_finite_is_the_backbones_error(tiny_backbone, tiny_suite) -> None:
+    observation = tiny_suite().make().reset(tiny_suite().episodes("train", 1)[0])
+    damaged = replace(observation, images={"agent": np.full((8, 8, 3), np.nan)})
+    with pytest.raises(ConfigError, match="finite"):
+        encode(tiny_backbone(), [Frame(damaged, 0, None, near_flip=False)])

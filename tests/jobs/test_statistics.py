@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dyslctl.jobs.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
+
+
+def test_wilson_by_hand() -> None:
+    """z = 1.95996, z^2 = 3.84146. 9 of 10: centre (9 + z^2/2) / (10 + z^2) = 10.92073 / 13.84146 = 0.78899, half-width
+    z / 13.84146 * sqrt(10 * 0.9 * 0.1 + z^2/4) = 0.141600 * sqrt(1.860365) = 0.193137."""
+    assert wilson(9, 10) == pytest.approx((0.59585, 0.98212), abs=1e-4)
+
+
+def test_wilson_at_the_ends() -> None:
+    """10 of 10: low = n / (n + z^2) = 10 / 13.84146."""
+    assert wilson(10, 10) == pytest.approx((0.722467, 1.0), abs=1e-6)
+    assert wilson(0, 10) == pytest.approx((0.0, 0.277533), abs=1e-6)
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_wilson_refuses_more_successes_than_trials() -> None:
+    with pytest.raises(ValueError, match="k"):
+        wilson(3, 2)
+
+
+@given(trials=st.integers(1, 300), data=st.data())
+def test_wilson_holds_the_rate_and_shrinks(trials: int, data: st.DataObject) -> None:
+    successes = data.draw(st.integers(0, trials))
+    low, high = wilson(successes, trials)
+    wider_low, wider_high = wilson(successes, trials, confidence=0.99)
+    assert wider_low <= low <= successes / trials + 1e-12 and successes / trials - 1e-12 <= high <= wider_high
+
+
+def test_mcnemar_by_hand() -> None:
+    """1 win, 7 losses: 2 * (C(8,0) + C(8,1)) / 2^8 = 18 / 256. 0 and 5: 2 / 2^5."""
+    assert mcnemar(1, 7) == pytest.approx(18 / 256)
+    assert mcnemar(7, 1) == pytest.approx(18 / 256)
+    assert mcnemar(0, 5) == pytest.approx(2 / 32)
+    assert mcnemar(4, 4) == 1.0
+    assert mcnemar(0, 0) == 1.0
+
+
+def test_bootstrap_mean_is_normal_theory_for_many_values() -> None:
+    """400 alternating 0 and 1: standard error 0.5 / 20 = 0.025, so +-1.96 * 0.025 = 0.049."""
+    low, high = bootstrap_mean([0.0, 1.0] * 200)
+    assert (low, high) == pytest.approx((0.451, 0.549), abs=0.004)
+
+
+def test_bootstrap_mean_is_deterministic_and_exact_without_spread() -> None:
+    values = np.random.default_rng(1).normal(size=30).tolist()
+    assert bootstrap_mean(values) == bootstrap_mean(values)
+    assert bootstrap_mean(values) != bootstrap_mean(values, seed=1)
+    assert bootstrap_mean([2.5, 2.5, 2.5]) == (2.5, 2.5)
+    with pytest.raises(ValueError, match="no values"):
+        bootstrap_mean([])
+
+
+def test_paired_bootstrap_sees_through_the_spread_that_pairs_share() -> None:
+    """Chains of 0..4 solved subtasks, the second method always one more: the difference has no spread at all."""
+    base = [0.0, 1.0, 2.0, 3.0, 4.0] * 4
+    assert paired_bootstrap([value + 1 for value in base], base) == (1.0, 1.0, 1.0)
+    with pytest.raises(ValueError, match="found 2 and 1"):
+        paired_bootstrap([1.0, 2.0], [1.0])
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=20))
+def test_swapping_the_pair_changes_the_sign(pairs: list[tuple[int, int]]) -> None:
+    a, b = [float(x) for x, _ in pairs], [float(y) for _, y in pairs]
+    mean, low, high = paired_bootstrap(a, b)
+    assert paired_bootstrap(b, a) == pytest.approx((-mean, -high, -low))
+    assert low <= mean + 1e-9 and mean - 1e-9 <= high

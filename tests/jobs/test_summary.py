@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from dyslctl.jobs.episodes import EpisodeRecord
+from dyslctl.jobs.summary import compare, summarize, summarize_method
+
+
+def record(method: str, index: int, score: int, **values: Any) -> EpisodeRecord:
+    fields = {"inferences": 2, "layers_run": 10, "controllers": 4, "verifications": 1, "llm_ms": [1.0, 3.0], **values}
+    return EpisodeRecord(
+        method, "chain", "test", index, "task", index, fields.pop("status", "done"), score, score == 2, **fields
+    )
+
+
+def crash(method: str, index: int) -> EpisodeRecord:
+    return EpisodeRecord(method, "chain", "test", index, "task", index, "error", error="RuntimeError: x")
+
+
+def test_a_summary_by_hand() -> None:
+    """Three finished chains of two: scores 2, 0, 2; inferences 2, 2, 4; layers 10, 10, 10; one crash."""
+    records = [
+        record("dysl", 0, 2),
+        record("dysl", 1, 0, verifications=0),
+        record("dysl", 2, 2, inferences=4, llm_ms=[1.0, 1.0, 2.0, 10.0]),
+        crash("dysl", 3),
+    ]
+    summary = summarize_method(records)
+    assert (summary.episodes, summary.successes, summary.errors) == (3, 2, 1)
+    assert summary.success_rate == pytest.approx(2 / 3)
+    assert summary.success_ci95 == pytest.approx((0.2077, 0.9385), abs=1e-4)
+    assert summary.avg_len == pytest.approx(4 / 3)
+    assert summary.avg_len_ci95 == (0.0, 2.0)
+    assert summary.mean_layers_run == 30 / 8
+    assert summary.layers_per_episode == 10.0
+    assert summary.inferences_per_episode == pytest.approx(8 / 3)
+    assert summary.controllers_per_inference == 12 / 8
+    assert summary.verifications_per_episode == pytest.approx(2 / 3)
+    assert summary.llm_ms_mean == pytest.approx(22 / 8)  # 1 3 1 3 1 1 2 10
+    assert summary.llm_ms_p50 == 1.5
+
+
+def test_a_method_that_only_crashed_has_no_rate() -> None:
+    summary = summarize_method([crash("dysl", 0), crash("dysl", 1)])
+    assert (summary.episodes, summary.errors, summary.success_ci95) == (0, 2, (0.0, 1.0))
+    assert summary.success_rate is None and summary.llm_ms_p50 is None and summary.mean_layers_run is None
+
+
+def test_only_pairs_that_both_finished_are_compared() -> None:
+    method = [record("dysl", 0, 2), record("dysl", 1, 1), record("dysl", 2, 2), crash("dysl", 3), record("dysl", 4, 2)]
+    full = [record("full", 0, 2), record("full", 1, 2), record("full", 2, 0), record("full", 3, 2), crash("full", 4)]
+    found = compare(method, full)
+    assert (found.versus, found.wins, found.losses, found.ties, found.p_value) == ("full", 1, 1, 1, 1.0)
+    assert found.score_difference == pytest.approx((0 - 1 + 2) / 3)
+
+
+def test_without_pairs_there_is_no_difference() -> None:
+    found = compare([record("dysl", 0, 2)], [crash("full", 0)])
+    assert (found.wins, found.losses, found.ties, found.p_value) == (0, 0, 0, 1.0)
+    assert found.score_difference is None and found.score_difference_ci95 is None
+
+
+def test_the_document_has_the_promised_keys() -> None:
+    records = [record("full", 0, 2), record("dysl", 0, 2)]
+    result = summarize("chain", "test", 1, ["full", "dysl"], records)
+    document = json.loads(json.dumps(result.as_dict(), allow_nan=False))
+    assert next(iter(document)) == "schema" and document["schema"] == "dyslctl.eval/1"
+    assert (document["suite"], document["episodes"], list(document["methods"])) == ("chain", 1, ["full", "dysl"])
+    promised = {
+        "successes",
+        "success_rate",
+        "success_ci95",
+        "errors",
+        "mean_layers_run",
+        "llm_ms_mean",
+        "llm_ms_p50",
+        "verifications_per_episode",
+    }
+    assert promised <= document["methods"]["dysl"].keys()
+    assert list(document["paired"]) == ["dysl"]
+    assert {"versus", "wins", "losses", "ties", "p_value"} <= document["paired"]["dysl"].keys()
+
+
+def test_without_the_full_model_nothing_is_paired() -> None:
+    assert summarize("chain", "test", 1, ["dysl"], [record("dysl", 0, 2)]).paired == {}
+
+
+def test_records_come_back_in_order() -> None:
+    records = [record("b", 1, 0), record("a", 1, 0), record("b", 0, 0), record("a", 0, 0)]
+    result = summarize("chain", "test", 2, ["b", "a"], records)
+    assert [(r.index, r.method) for r in result.records] == [(0, "b"), (0, "a"), (1, "b"), (1, "a")]

@@ -1,0 +1,119 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dyslctl.errors import ArtifactError, ConfigError
+from dyslctl.jobs.training import Optimization, Trainee, train, uses_bf16
+
+CPU = torch.device("cpu")
+
+
+def trainee(identity: str = "same") -> Trainee:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1))
+    return Trainee(module, [(module, 1e-2)], {"name": identity})
+
+
+def step_loss(target: Trainee, stop_at: int | None = None):
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        if step == stop_at:
+            raise KeyboardInterrupt
+        x = torch.randn(5, 3, generator=torch.Generator().manual_seed(step))
+        return (target.modules(x) - x.sum(1, keepdim=True)).square().mean(), {"x": float(x[0, 0])}
+
+    return loss
+
+
+def fp32(steps: int, **how: object) -> Optimization:
+    return Optimization(steps=steps, precision="fp32", **how)
+
+
+def test_rate_of_each_course_by_hand() -> None:
+    constant = Optimization(steps=100, warmup=4)
+    assert [constant.rate(step) for step in (0, 1, 3, 4, 99)] == [0.25, 0.5, 1.0, 1.0, 1.0]
+    assert Optimization(steps=100, decay="linear").rate(75) == pytest.approx(0.25)
+    assert Optimization(steps=100, decay="linear").rate(99) == pytest.approx(0.05)
+    assert Optimization(steps=100, decay="cosine").rate(25) == pytest.approx((1 + math.sqrt(0.5)) / 2)
+
+
+def test_norms_and_biases_are_not_decayed() -> None:
+    groups = trainee().optimizer(0.1).param_groups
+    assert [(group["weight_decay"], {p.ndim for p in group["params"]}) for group in groups] == [(0.1, {2}), (0.0, {1})]
+
+
+def test_training_learns_and_logs(tmp_path: Path) -> None:
+    learner = trainee()
+    curve = train(learner, fp32(200), step_loss(learner), CPU, tmp_path / "c.safetensors")
+    assert [entry["step"] for entry in curve] == list(range(200))
+    losses = [entry["loss"] for entry in curve]
+    assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
+    assert set(curve[0]) == {"step", "loss", "x"}
+
+
+def test_a_long_curve_is_thinned_out(tmp_path: Path) -> None:
+    learner = trainee()
+    curve = train(learner, fp32(1100), step_loss(learner), CPU, tmp_path / "c.safetensors")
+    assert [entry["step"] for entry in curve[:3]] == [0, 2, 4]
+    assert curve[-1]["step"] == 1099
+
+
+@pytest.mark.parametrize("stop_at", [3, 10, 14])
+def test_an_interrupted_training_continues_to_the_same_bits(tmp_path: Path, stop_at: int) -> None:
+    how = fp32(20, checkpoint_every=5, warmup=3, decay="cosine")
+    whole = trainee()
+    curve = train(whole, how, step_loss(whole), CPU, tmp_path / "whole.safetensors")
+
+    broken, checkpoint = trainee(), tmp_path / "broken.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, how, step_loss(broken, stop_at), CPU, checkpoint)
+    again = trainee()
+    assert train(again, how, step_loss(again), CPU, checkpoint, resume=True) == curve
+    for name, tensor in whole.modules.state_dict().items():
+        assert torch.equal(again.modules.state_dict()[name], tensor), name
+
+
+def test_without_resume_a_checkpoint_is_not_read(tmp_path: Path) -> None:
+    learner, checkpoint = trainee(), tmp_path / "c.safetensors"
+    train(learner, fp32(5), step_loss(learner), CPU, checkpoint)
+    fresh = trainee()
+    assert len(train(fresh, fp32(5), step_loss(fresh), CPU, checkpoint)) == 5
+    assert torch.equal(fresh.modules[0].weight, learner.modules[0].weight)
+
+
+def test_divergence_is_an_error_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    learner, checkpoint = trainee(), tmp_path / "c.safetensors"
+    good = step_loss(learner)
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        value, parts = good(step)
+        return (value * math.nan if step == 7 else value), parts
+
+    with pytest.raises(ConfigError, match="diverged at step 7: loss nan"):
+        train(learner, fp32(20, checkpoint_every=5), loss, CPU, checkpoint)
+    fresh = trainee()
+    assert len(train(fresh, fp32(20, checkpoint_every=5), step_loss(fresh), CPU, checkpoint, resume=True)) == 20
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    learner, checkpoint = trainee("then"), tmp_path / "c.safetensors"
+    train(learner, fp32(5), step_loss(learner), CPU, checkpoint)
+    other = trainee("now")
+    with pytest.raises(ConfigError, match="name: then 'then', now 'now'"):
+        train(other, fp32(5), step_loss(other), CPU, checkpoint, resume=True)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 200])
+def test_a_damaged_checkpoint_is_an_artifact_error(tmp_path: Path, keep: int) -> None:
+    learner, checkpoint = trainee(), tmp_path / "c.safetensors"
+    train(learner, fp32(5), step_loss(learner), CPU, checkpoint)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:keep])
+    with pytest.raises(ArtifactError, match="truncated or damaged"):
+        train(trainee(), fp32(5), step_loss(learner), CPU, checkpoint, resume=True)
+
+
+def test_precision_is_taken_as_said() -> None:
+    assert uses_bf16("bf16", CPU)
+    assert not uses_bf16("fp32", CPU)

@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+
+from dyslctl.jobs.trajectories import Trajectory, demonstrate, predict_full, roll_out, roll_out_policy
+from dyslctl.policy import Policy
+from dyslctl.suite import EpisodeSpec
+from dyslctl.types import ActionChunk, Observation
+
+SPEC = EpisodeSpec("hand", "train", 0, "task", 0)
+
+
+def trajectory(gripper: list[list[float]], words: list[str]) -> Trajectory:
+    """One-dimensional actions: the gripper alone; every chunk is executed whole."""
+    made = Trajectory(SPEC)
+    for chunk, word in zip(gripper, words, strict=True):
+        made.add(Observation({}, word), np.array(chunk, np.float32)[:, None], len(chunk))
+    return made
+
+
+def test_near_flip_marks_inferences_within_the_distance_on_both_sides() -> None:
+    # Steps 0..9, two an inference; the gripper closes at step 5.
+    made = trajectory([[-1, -1], [-1, -1], [-1, 1], [1, 1], [1, 1]], ["a"] * 5)
+    assert made.near_flip(0, within=2).tolist() == [False, False, True, True, False]
+    assert made.near_flip(0, within=3).tolist() == [False, True, True, True, True]
+
+
+def test_near_flip_needs_a_gripper() -> None:
+    assert trajectory([[-1, 1]], ["a"]).near_flip(None, within=9).tolist() == [False]
+
+
+def test_recordings_are_cut_where_the_instruction_changes() -> None:
+    made = trajectory([[1], [2], [3]], ["a", "a", "b"])
+    assert made.restarts() == [0, 2]
+    assert [[chunk[0, 0] for chunk in part] for part in made.recordings()] == [[1, 2], [3]]
+
+
+def test_only_executed_actions_are_recorded() -> None:
+    made = Trajectory(SPEC)
+    made.add(Observation({}, "a"), np.arange(4, dtype=np.float32)[:, None], 2)
+    assert made.executed_chunks()[0][:, 0].tolist() == [0, 1]
+
+
+def test_a_demonstration_is_cut_every_horizon_and_normalised(tiny_backbone, tiny_suite) -> None:
+    backbone, suite = tiny_backbone(), tiny_suite()
+    spec = suite.episodes("train", 1)[0]
+    expert = suite.demonstrate(spec)
+    made = demonstrate(backbone, suite, spec)
+    assert len(made) == -(-len(expert.actions) // suite.execute_horizon)
+    assert sum(made.executed) == len(expert.actions)
+    np.testing.assert_allclose(made.chunks[1], backbone.normalize(expert.actions[2:6]), rtol=1e-6)
+
+
+def test_a_demonstration_begins_anew_at_each_instruction(tiny_backbone, tiny_suite) -> None:
+    made = demonstrate(tiny_backbone(), tiny_suite(chain=3), tiny_suite(chain=3).episodes("train", 1)[0])
+    assert made.score == 3
+    assert len(made.restarts()) == 3
+
+
+def test_lockstep_episodes_equal_single_ones(tiny_backbone, tiny_suite) -> None:
+    backbone, suite = tiny_backbone(), tiny_suite()
+    specs = suite.episodes("tune", 5)
+    side_by_side = sorted(roll_out(backbone, suite, specs, lanes=3), key=lambda made: made.spec.index)
+    alone = list(roll_out(backbone, suite, specs, lanes=1))
+    assert [made.spec for made in side_by_side] == specs
+    assert [made.spec for made in alone] == specs
+    for many, one in zip(side_by_side, alone, strict=True):
+        assert many.executed == one.executed
+        np.testing.assert_allclose(np.stack(many.chunks), np.stack(one.chunks), atol=1e-5)
+
+
+def test_a_head_with_memory_gets_one_lane_and_forgets_between_episodes(tiny_backbone, tiny_suite) -> None:
+    backbone, suite = tiny_backbone(memory=True), tiny_suite()
+    specs = suite.episodes("tune", 2)
+    both = list(roll_out(backbone, suite, specs, lanes=8))
+    (second,) = roll_out(backbone, suite, specs[1:], lanes=8)
+    np.testing.assert_array_equal(np.stack(both[1].chunks), np.stack(second.chunks))
+
+
+def test_rollouts_stop_when_the_episode_is_over(tiny_backbone, tiny_suite) -> None:
+    (made,) = roll_out(tiny_backbone(), tiny_suite(), tiny_suite().episodes("tune", 1), lanes=4)
+    assert sum(made.executed) <= tiny_suite().max_steps
+    assert max(made.executed) == tiny_suite.execute_horizon
+
+
+def test_the_full_model_as_a_policy_visits_the_same_states(tiny_backbone, tiny_suite) -> None:
+    backbone, suite = tiny_backbone(), tiny_suite(chain=2)
+
+    class Full(Policy):
+        resets = 0
+
+        def reset(self, seed: int = 0) -> None:
+            self.resets += 1
+            backbone.reset()
+
+        def select_action(self, observation: Observation) -> ActionChunk:
+            return predict_full(backbone, [observation])[0].head(suite.execute_horizon)
+
+    specs = suite.episodes("tune", 2)
+    by_policy, by_model = list(roll_out_policy(Full(), suite, specs)), list(roll_out(backbone, suite, specs, lanes=1))
+    assert [made.executed for made in by_policy] == [made.executed for made in by_model]
+
+
+def test_a_suite_without_an_expert_says_so(tiny_backbone, tiny_suite) -> None:
+    from dyslctl.errors import PluginError
+
+    class NoExpert(tiny_suite):
+        def demonstrate(self, spec: EpisodeSpec):
+            raise PluginError("no expert")
+
+    with pytest.raises(PluginError, match="no expert"):
+        demonstrate(tiny_backbone(), NoExpert(), SPEC)
