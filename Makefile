@@ -1,0 +1,55 @@
+# make demo and make test set up what they need. PYTHON chooses the interpreter, PIP_FLAGS goes to pip
+# (for example an index with CPU-only builds of torch).
+PYTHON ?= python3
+PIP_FLAGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PLUGINS := plugins/openvla-oft
+PYPROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
+TORCH := torch==2.13.0
+# Every pytest worker is one process: with more threads than cores they would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: setup demo test test-slow lint bench clean help
+.DELETE_ON_ERROR:
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## create .venv and install everything into it
+
+demo: setup  ## profile, distill, eval and bench on the embedded default; ends with a table and an HTML report
+	$(BIN)/dyslctl demo
+
+test: setup  ## the default test suite
+	$(PYTEST) -n auto
+
+test-slow: setup  ## the tests that need many minutes
+	$(PYTEST) -m slow
+
+lint: setup  ## style, types, and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src $(PLUGINS:%=%/src)
+	$(PYTEST) -q tests/test_import_direction.py
+
+bench: setup  ## the benchmarks of benchmarks/, one after the other
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean:  ## remove .venv, runs and caches
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed, found: $$($(PYTHON) --version). Try make PYTHON=python3.12" >&2; exit 3; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "The venv module is missing. On Debian and Ubuntu: apt install python3-venv" >&2; exit 3; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 3; }
+
+# torch first and by itself: its version is fixed, and PIP_FLAGS may say where to find a smaller build.
+$(STAMP): $(PYPROJECTS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' $(PLUGINS:%=-e %)
+	@touch $@

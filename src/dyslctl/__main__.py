@@ -1,0 +1,5 @@
+"""``python -m dyslctl``."""
+
+from dyslctl.cli import main
+
+main()

@@ -1,0 +1,62 @@
+"""The command line: flags -> job -> report. One small file a command; no torch until a command needs it."""
+
+from __future__ import annotations
+
+import os
+import os
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from dyslctl import __version__
+from dyslctl.cli import bench, demo, distill, doctor, eval, inspect, plugins, profile, report
+from dyslctl.cli.command import Command
+
+EPILOG = "Exit codes: 0 ok, 1 internal error, 2 usage, 3 plugin or environment, 4 artifact, 5 threshold not met."
+
+app = typer.Typer(
+    name="dyslctl",
+    help="Dynamic-static layer skipping (DySL-VLA) for Vision-Language-Action models.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "profile": profile.profile,
+    "distill": distill.distill,
+    "eval": eval.evaluate,
+    "bench": bench.bench,
+    "demo": demo.demo,
+    "report": report.report,
+    "inspect": inspect.inspect,
+    "doctor": doctor.doctor,
+    "plugins": plugins.plugins,
+}
+for name, function in COMMANDS.items():
+    app.command(name, cls=Command)(function)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dyslctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Dynamic-static layer skipping (DySL-VLA) for Vision-Language-Action models."""
+
+
+def main() -> None:
+    """The ``dyslctl`` script."""
+    # Before torch loads: threads that spin while they wait take the cores from whatever else runs, and a small model's
+    # passes then take ten times longer. Whoever sets it himself keeps what he set.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    app()

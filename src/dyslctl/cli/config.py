@@ -1,0 +1,186 @@
+"""The settings of every command in one model, merged: defaults < run < ``--config`` < ``--set`` < flags."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from dyslctl.artifacts.document import Part, explain
+from dyslctl.artifacts.strict_yaml import parse_yaml, read_yaml
+from dyslctl.errors import ArtifactError, ConfigError
+
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NotNegativeFloat = Annotated[float, Field(ge=0)]
+DEFAULT_METHODS = ("full", "random-skip", "random-skip-adapters", "dysl", "dysl-no-pre", "dysl-no-post")
+
+
+class ModelConfig(Part):
+    """Which backbone, and how it is loaded."""
+
+    name: str | None = None
+    checkpoint: str | None = None
+    revision: str | None = None
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class ProfileConfig(Part):
+    """``dyslctl profile``: on how many observations, and how the static layers are chosen."""
+
+    samples: Positive = 512
+    data: Literal["expert", "policy"] = "expert"
+    ratio: float | None = Field(default=None, gt=0, lt=1)
+    static_layers: Positive | None = None
+    criterion: Literal["similarity", "path-cost", "uniform"] = "similarity"
+    batch_size: Positive = 64
+
+
+class DistillConfig(Part):
+    """``dyslctl distill``: what to learn from, and what replaces the defaults of ``jobs.distill.DistillSettings``."""
+
+    episodes: Positive = 200
+    data: Literal["expert", "policy"] = "expert"
+    method: Literal["dysl"] = "dysl"
+    steps: Positive | None = None
+    batch_size: Positive | None = None
+    adapter_lr: PositiveFloat | None = None
+    controller_lr: PositiveFloat | None = None
+    warmup: NotNegative | None = None
+    decay: Literal["constant", "linear", "cosine"] | None = None
+    weight_decay: NotNegativeFloat | None = None
+    clip: PositiveFloat | None = None
+    precision: Literal["auto", "fp32", "bf16"] | None = None
+    checkpoint_every: Positive | None = None
+    norm: Literal["fro_rms", "fro", "mse", "token_l2"] | None = None
+    law: Literal["harmonic", "linear", "uniform"] | None = None
+    penalty_weight: NotNegativeFloat | None = None
+    kd_weight: NotNegativeFloat | None = None
+    hard: bool | None = None
+
+
+class CalibrateConfig(Part):
+    """The end of stage 2: the thresholds of the guidance, from episodes of the full model."""
+
+    episodes: Positive = 50
+    rule: Literal["occupancy", "quantile"] = "occupancy"
+    p1: float = Field(default=0.1, gt=0, lt=1)
+    p2: float = Field(default=0.5, gt=0, lt=1)
+    protected: float = Field(default=0.3, ge=0, le=1)
+
+
+class EvalConfig(Part):
+    """``dyslctl eval``: which methods on which episodes."""
+
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    episodes: Positive = 100
+    split: Literal["train", "tune", "test"] = "test"
+    workers: Positive = 1
+    target_episodes: Positive = 20
+
+
+class BenchConfig(Part):
+    """``dyslctl bench``: which methods, how long each is timed, and for which software a prediction stands."""
+
+    methods: tuple[str, ...] = ("full", "random-skip-adapters", "dysl")
+    warmup: NotNegative = 5
+    iterations: Positive = 60
+    min_seconds: NotNegativeFloat = 2.0
+    episodes: Positive = 4
+    stack: str = "paper-eager"
+
+
+class Config(Part):
+    """Everything a command can be told. Unknown keys are errors."""
+
+    model: ModelConfig = ModelConfig()
+    suite: str | None = None
+    seed: NotNegative = 0
+    profile: ProfileConfig = ProfileConfig()
+    distill: DistillConfig = DistillConfig()
+    calibrate: CalibrateConfig = CalibrateConfig()
+    eval: EvalConfig = EvalConfig()
+    bench: BenchConfig = BenchConfig()
+
+
+Layer = tuple[str, Mapping[str, Any]]
+"""Where settings were said, for error messages, and the settings as nested mappings."""
+
+
+def merge(layers: Sequence[Layer]) -> Config:
+    """Lay ``layers`` over the defaults, each over the ones before it.
+
+    Raises:
+        ConfigError: If a key is unknown (with the nearest known one) or a value is wrong, naming the layer.
+    """
+    merged: dict[str, Any] = {}
+    for where, settings in layers:
+        merged = _overlay(merged, settings)
+        _check(settings, where)
+    return _check(merged, "the merged configuration")
+
+
+def read_config(path: Path) -> Layer:
+    """The settings in the YAML file ``path``.
+
+    Raises:
+        ConfigError: If it cannot be read or is not a YAML mapping.
+    """
+    try:
+        return str(path), read_yaml(path)
+    except ArtifactError as error:
+        raise ConfigError(error.message, error.hint) from error
+
+
+def parse_set(assignment: str) -> Layer:
+    """``"eval.episodes=50"`` -> ``{"eval": {"episodes": 50}}``; values are typed as in YAML.
+
+    Raises:
+        ConfigError: If it is not ``key=value`` or the value is not YAML.
+    """
+    where = f"--set {assignment}"
+    path, equals, text = assignment.partition("=")
+    if not equals or not all(path.split(".")):
+        raise ConfigError(f"{where}: expected KEY=VALUE with a dotted key, for example eval.episodes=50")
+    try:
+        settings: Any = parse_yaml(f"value: {text}", where)["value"]
+    except ArtifactError as error:
+        raise ConfigError(error.message) from error
+    for key in reversed(path.split(".")):
+        settings = {key: settings}
+    return where, settings
+
+
+def flags(**settings: Any) -> Layer:
+    """The flags the user gave, as ``section__key=value``; ``None`` means not given."""
+    tree: dict[str, Any] = {}
+    for name, value in settings.items():
+        if value is not None:
+            *sections, key = name.split("__")
+            place = tree
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[key] = value
+    return "the command line", tree
+
+
+def _check(settings: Mapping[str, Any], where: str) -> Config:
+    try:
+        # Through JSON, because pydantic's strict mode takes a list for a tuple only there.
+        return Config.model_validate_json(json.dumps(settings, default=str))
+    except ValidationError as error:
+        raise ConfigError(f"{where}:\n{explain(error, Config)}") from error
+
+
+def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(below)
+    for key, value in above.items():
+        nested = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = _overlay(result[key], value) if nested else value
+    return result

@@ -1,0 +1,60 @@
+"""``dyslctl distill``: adapters learn to stand in for skipped layers, controllers learn when to skip -> bundle."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dyslctl.cli.config import flags
+from dyslctl.cli.options import AsJson, ConfigFile, Debug, Quiet, Resume, RunName, Seed, Set, Suite
+
+if TYPE_CHECKING:
+    from dyslctl.jobs.distill import Stage
+
+
+class Stages(StrEnum):
+    """What ``--stage`` takes."""
+
+    ONE = "1"
+    TWO = "2"
+    ALL = "all"
+
+    @property
+    def numbers(self) -> list[Stage]:
+        """The stages to train, in order."""
+        return [1, 2] if self is Stages.ALL else [1 if self is Stages.ONE else 2]
+
+
+def distill(
+    stage: Annotated[Stages, typer.Option("--stage", help="1 adapters, 2 adapters and controllers.")] = Stages.ALL,
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps of each stage.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="What to train: dysl.")] = None,
+    lambda_: Annotated[
+        float | None, typer.Option("--lambda", help="Weight of executed layers against the task loss, Eq. 6.")
+    ] = None,
+    suite: Suite = None,
+    seed: Seed = None,
+    resume: Resume = False,
+    run: RunName = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train adapters (stage 1) and controllers (stage 2).
+
+    The backbone stays frozen. Stage 2 ends with the calibration of the guidance thresholds.
+    """
+    from dyslctl.cli.output import show
+    from dyslctl.cli.progress import progress
+    from dyslctl.cli.steps.distill import run_distill
+    from dyslctl.cli.workspace import enter, layers_of
+
+    given = flags(suite=suite, seed=seed, distill__steps=steps, distill__method=method, distill__penalty_weight=lambda_)
+    workspace = enter(run, layers_of(config, set_, given))
+    with progress(quiet=quiet) as listener:
+        document = run_distill(workspace, stage.numbers, resume=resume, progress=listener)
+    show(document, as_json=as_json)

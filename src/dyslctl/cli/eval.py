@@ -1,0 +1,70 @@
+"""``dyslctl eval``: success with and without skipping, on the same episodes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dyslctl.cli.config import flags
+from dyslctl.cli.options import (
+    AsJson,
+    ConfigFile,
+    Debug,
+    FailIf,
+    Methods,
+    Quiet,
+    Resume,
+    RunName,
+    Seed,
+    Set,
+    Suite,
+    Summary,
+    Workers,
+    split_names,
+)
+
+
+def evaluate(
+    method: Methods = None,
+    suite: Suite = None,
+    episodes: Annotated[
+        int | None, typer.Option("--episodes", help="Initial states, each run by every method.")
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Of the initial states: train, tune or test.")] = None,
+    workers: Workers = None,
+    seed: Seed = None,
+    resume: Resume = False,
+    fail_if: FailIf = None,
+    summary: Summary = None,
+    run: RunName = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Compare methods on the same episodes.
+
+    Success with Wilson intervals and a paired test, executed layers, and the latency of the LLM part.
+    """
+    from dyslctl.cli.output import conclude
+    from dyslctl.cli.progress import progress
+    from dyslctl.cli.steps.evaluate import run_eval
+    from dyslctl.cli.workspace import enter, layers_of
+    from dyslctl.jobs.thresholds import parse_condition
+
+    for condition in fail_if or ():
+        parse_condition(condition)
+    given = flags(
+        suite=suite,
+        seed=seed,
+        eval__methods=split_names(method),
+        eval__episodes=episodes,
+        eval__split=split,
+        eval__workers=workers,
+    )
+    workspace = enter(run, layers_of(config, set_, given))
+    with progress(quiet=quiet) as listener:
+        document = run_eval(workspace, resume=resume, progress=listener)
+    conclude(document, document["methods"], fail_if or (), summary, as_json=as_json)

@@ -1,0 +1,89 @@
+"""The options that several commands share, each described once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dyslctl import plugins
+
+COMMON, WHAT = "Common options", "What to run on"
+
+
+def _backbones(incomplete: str) -> list[str]:
+    return [name for name in plugins.names(plugins.BACKBONES) if name.startswith(incomplete)]
+
+
+def complete_devices(incomplete: str) -> list[str]:
+    """Device names that begin with ``incomplete``."""
+    from dyslctl.devices.presets import device_names
+
+    return [name for name in device_names() if name.startswith(incomplete)]
+
+
+def _suites(incomplete: str) -> list[str]:
+    return [name for name in plugins.names(plugins.SUITES) if name.startswith(incomplete)]
+
+
+BackboneName = Annotated[
+    str | None,
+    typer.Argument(metavar="BACKBONE", help="Backbone plugin; default: the current run's.", autocompletion=_backbones),
+]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option("--checkpoint", help="Folder or Hub id; default: the plugin's own.", rich_help_panel=WHAT),
+]
+Suite = Annotated[
+    str | None,
+    typer.Option("--suite", help="Task suite plugin.", autocompletion=_suites, rich_help_panel=WHAT),
+]
+RunName = Annotated[
+    str | None,
+    typer.Option(
+        "--run", help="Run directory, or its name under runs/; default: the current run.", rich_help_panel=COMMON
+    ),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON document instead of a table.", rich_help_panel=COMMON),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="YAML with any of the settings.", rich_help_panel=COMMON),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="One setting, e.g. eval.episodes=50. Repeatable.", rich_help_panel=COMMON
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.", rich_help_panel=COMMON)]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.", rich_help_panel=COMMON)]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.", show_default=False)]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", help="Processes; with more than one, latencies do not compare.", show_default=False),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted command.")]
+FailIf = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-if", metavar="CONDITION", help="Exit 5 if it holds, e.g. 'dysl.success_rate < 0.9'. Repeatable."
+    ),
+]
+Summary = Annotated[
+    Path | None,
+    typer.Option("--summary", metavar="FILE", help="Append the result as Markdown, e.g. to $GITHUB_STEP_SUMMARY."),
+]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option("--method", metavar="A,B", help="Methods, separated by commas; also repeatable."),
+]
+
+
+def split_names(values: list[str] | None) -> list[str] | None:
+    """``["a,b", "c"]`` -> ``["a", "b", "c"]``; ``None`` if the option was not given."""
+    names = [name.strip() for value in values or () for name in value.split(",") if name.strip()]
+    return names or None

@@ -1,0 +1,39 @@
+"""Measure or predict the latency of a run's methods."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from dyslctl.cli.workspace import Workspace
+from dyslctl.jobs.bench import BenchPlan, Subject, bench, torch_device
+from dyslctl.jobs.latency import Series
+from dyslctl.jobs.progress import Progress
+from dyslctl.report import plots
+
+
+def run_bench(workspace: Workspace, device: str, size: str | None, progress: Progress) -> dict[str, Any]:
+    """Measure or predict, save everything, and return the result's document."""
+    settings = workspace.config.bench
+    workspace = replace(workspace, backbone=replace(workspace.backbone, device=torch_device(device)))
+    recipe = workspace.policies(settings.methods)
+    subject = Subject(recipe.backbone.plugin, recipe.backbone.load(), workspace.suite, recipe.trained())
+    series = Series(settings.warmup, settings.iterations, settings.min_seconds)
+    document = bench(
+        subject,
+        BenchPlan(settings.methods, series, settings.episodes),
+        device=device,
+        workload=size,
+        stack=settings.stack,
+        progress=progress,
+    )
+    document["figures"] = _draw(document, workspace)
+    workspace.keep(f"bench-{device}", document, workspace.run.bench(device))
+    return document
+
+
+def _draw(document: dict[str, Any], workspace: Workspace) -> dict[str, str]:
+    device = document["device"]
+    rows = {f"{row['method']}\n{row['source']}": row["parts_ms"] for row in document["rows"] if "parts_ms" in row}
+    path = plots.save(plots.latency_breakdown(rows), workspace.run.report / f"latency_{device}.png")
+    return {f"Where the time of one inference goes on {device} (Fig. 10).": str(path)}

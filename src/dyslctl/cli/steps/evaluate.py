@@ -1,0 +1,76 @@
+"""Evaluate methods on the same episodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dyslctl import methods
+from dyslctl.cli.workspace import Workspace
+from dyslctl.jobs.progress import Progress
+from dyslctl.jobs.recipe import PolicyRecipe
+from dyslctl.jobs.rollout import evaluate
+from dyslctl.jobs.summary import EvaluationResult
+from dyslctl.report import plots
+
+
+def run_eval(workspace: Workspace, *, resume: bool, progress: Progress) -> dict[str, Any]:
+    """Evaluate, save everything, and return the result's document."""
+    settings, suite = workspace.config.eval, workspace.suite
+    out, target = workspace.run.eval(suite.name), None
+    if any([methods.needs_target(name) for name in settings.methods]):
+        target = measure_target(workspace, out / "target", resume=resume, progress=progress)
+    recipe = workspace.policies(settings.methods, target)
+    result = evaluate(
+        suite,
+        {name: recipe.factory(name) for name in settings.methods},
+        suite.episodes(settings.split, settings.episodes),
+        out,
+        about=_about(workspace, recipe),
+        resume=resume,
+        workers=settings.workers,
+        progress=progress,
+    )
+    more = {"seed": workspace.config.seed, "target_layers": target, "figures": _draw(result, workspace)}
+    document = {**result.as_dict(), **more}
+    workspace.keep(f"eval-{suite.name}", document, out)
+    return document
+
+
+def measure_target(workspace: Workspace, out: Path, *, resume: bool, progress: Progress) -> float:
+    """DySL's mean executed layers, for random skipping to match.
+
+    Measured on ``tune`` episodes before the comparison begins, so that the random methods are fixed before any test
+    episode, whichever methods run and wherever an interrupted evaluation is resumed.
+    """
+    settings, recipe = workspace.config.eval, workspace.policies(["dysl"])
+    result = evaluate(
+        workspace.suite,
+        {"dysl": recipe.factory("dysl")},
+        workspace.suite.episodes("tune", settings.target_episodes),
+        out,
+        about=_about(workspace, recipe),
+        resume=resume,
+        workers=settings.workers,
+        progress=progress,
+        description="dysl's mean layers",
+    )
+    target = result.methods["dysl"].mean_layers_run
+    return float(workspace.backbone.load().spec.num_layers) if target is None else target
+
+
+def _about(workspace: Workspace, recipe: PolicyRecipe) -> dict[str, Any]:
+    """What the episodes depend on beside suite and methods; resuming compares it."""
+    fingerprint = workspace.backbone.load().spec.fingerprint
+    return {"backbone": fingerprint, "seed": recipe.seed, "target_layers": recipe.target_layers, **recipe.identity()}
+
+
+def _draw(result: EvaluationResult, workspace: Workspace) -> dict[str, str]:
+    points = [
+        plots.Point(name, found.success_rate, found.success_ci95, found.mean_layers_run)
+        for name, found in result.methods.items()
+        if found.success_rate is not None and found.mean_layers_run is not None
+    ]
+    figure = plots.success_against_layers(points, workspace.backbone.load().spec.num_layers, result.episodes)
+    path = plots.save(figure, workspace.run.report / f"success_{result.suite}.png")
+    return {f"Success on {result.suite} against executed layers, with 95 % Wilson intervals.": str(path)}

@@ -1,0 +1,149 @@
+"""What a command works on: a run directory, the merged configuration, and the backbone and suite they name."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dyslctl import methods, plugins
+from dyslctl.artifacts.files import atomic_write, write_json
+from dyslctl.artifacts.fingerprint import environment
+from dyslctl.artifacts.run_dir import RunDirectory, RunManifest, open_run, start_run
+from dyslctl.artifacts.skip_profile import SkipProfile
+from dyslctl.artifacts.strict_yaml import dump_yaml, read_yaml
+from dyslctl.cli.config import Config, Layer, merge, parse_set, read_config
+from dyslctl.devices.host import usable_cpus
+from dyslctl.errors import ConfigError
+from dyslctl.jobs.recipe import BackboneRecipe, PolicyRecipe
+from dyslctl.suite import TaskSuite
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A run, opened with one command's settings."""
+
+    run: RunDirectory
+    config: Config
+    backbone: BackboneRecipe
+    suite: TaskSuite
+
+    def policies(self, names: Iterable[str], target_layers: float | None = None) -> PolicyRecipe:
+        """How to make the policies of ``names`` in this run.
+
+        Raises:
+            ConfigError: If there is no such method.
+        """
+        return PolicyRecipe(
+            backbone=self.backbone,
+            skip_profile=self.run.skip_profile,
+            bundle=self.run.bundle() if any([methods.needs_bundle(name) for name in names]) else None,
+            execute_horizon=self.suite.execute_horizon,
+            seed=self.config.seed,
+            target_layers=target_layers,
+        )
+
+    def keep(self, command: str, document: dict[str, Any], folder: Path) -> None:
+        """Write the result, and the configuration that led to it, into the run.
+
+        Raises:
+            EnvironmentMismatch: If they cannot be written.
+        """
+        profile_hash = SkipProfile.load(self.run.skip_profile).hash
+        made_with = {"command": command_line(), "environment": environment().as_dict(), "profile_hash": profile_hash}
+        stored = {**document, **made_with}
+        write_json(folder / "result.json", stored)
+        save_config(self.run, command, self.config)
+
+
+def enter(run_name: str | None, layers: Sequence[Layer]) -> Workspace:
+    """Open an existing run; its backbone and suite lie below ``layers``.
+
+    Raises:
+        ConfigError: If there is no such run, or a setting is wrong.
+        ArtifactError: If the run's files are damaged.
+        PluginError: If a plugin does not load.
+    """
+    run = open_run(run_name)
+    manifest = run.manifest()
+    identity = {
+        "model": {"name": manifest.backbone, "checkpoint": manifest.checkpoint, "revision": manifest.revision},
+        "suite": manifest.suite,
+    }
+    config = merge([("the run's manifest", identity), _profiled_with(run), *layers])
+    return _workspace(run, config)
+
+
+def begin(run_name: str | None, layers: Sequence[Layer]) -> Workspace:
+    """Start a run, or enter it again, with the backbone that ``layers`` name (default: the current run's).
+
+    The backbone is loaded before anything is written, so a bad checkpoint leaves an old run as it was.
+
+    Raises:
+        ConfigError: If no backbone is named and there is no current run, or a setting is wrong.
+        ArtifactError: If the checkpoint is missing or damaged.
+        EnvironmentMismatch: If the run cannot be written.
+        PluginError: If a plugin does not load.
+    """
+    config = merge(layers)
+    if config.model.name is None:
+        manifest = open_run(run_name).manifest()
+        config = merge([("the current run", {"model": {"name": manifest.backbone}}), *layers])
+    if config.model.name is None:
+        raise ConfigError("expected a backbone, found none", hint="dyslctl plugins lists them")
+    recipe = _recipe(config)
+    recipe.load()
+    suite = plugins.load_suite(config.suite or plugins.load_backbone(config.model.name).default_suite)
+    run = start_run(RunManifest.now(recipe.plugin, recipe.checkpoint, suite.name, recipe.revision), run_name)
+    return Workspace(run, config, recipe, suite)
+
+
+def layers_of(config_file: Path | None, sets: Sequence[str] | None, flags: Layer) -> list[Layer]:
+    """The layers that the user gave, weakest first."""
+    files = [read_config(config_file)] if config_file is not None else []
+    return [*files, *map(parse_set, sets or ()), flags]
+
+
+def save_config(run: RunDirectory, command: str, config: Config) -> None:
+    """Keep the merged configuration of ``command`` in the run.
+
+    Raises:
+        EnvironmentMismatch: If it cannot be written.
+    """
+    text = dump_yaml(config.model_dump(mode="json"), f"The merged configuration of: {command_line()}\n")
+    atomic_write(run.path / "config" / f"{command}.yaml", text)
+
+
+def command_line() -> str:
+    """What the user typed, for the artifacts."""
+    return shlex.join(["dyslctl", *sys.argv[1:]])
+
+
+def _profiled_with(run: RunDirectory) -> Layer:
+    """How the run's backbone is loaded, as ``profile`` was told; later commands must load it alike."""
+    path = run.path / "config" / "profile.yaml"
+    return str(path), {"model": read_yaml(path)["model"]} if path.exists() else {}
+
+
+def _workspace(run: RunDirectory, config: Config) -> Workspace:
+    recipe = _recipe(config)
+    suite = plugins.load_suite(config.suite or plugins.load_backbone(recipe.plugin).default_suite)
+    return Workspace(run, config, recipe, suite)
+
+
+def _recipe(config: Config) -> BackboneRecipe:
+    import torch
+
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
+    model = config.model
+    return BackboneRecipe.of(
+        str(model.name),
+        model.checkpoint,
+        model.options,
+        revision=model.revision,
+        device=model.device,
+        dtype=model.dtype,
+    )

@@ -1,0 +1,134 @@
+"""The report of a run: its stored results, gathered, summarised on top, with their figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dyslctl.artifacts.files import atomic_write, read_json
+from dyslctl.artifacts.run_dir import RunDirectory
+from dyslctl.artifacts.skip_profile import SkipProfile
+from dyslctl.errors import ArtifactError
+from dyslctl.report.html import Figure, Section, render
+from dyslctl.report.results import interval, number, percent, tables
+from dyslctl.report.tables import Column, Table
+
+Document = dict[str, Any]
+ORDER = ("profile", "distill", "eval", "bench")
+TEXTS = {
+    "profile": "How little each layer changes the hidden state. The static layers change it most and always run.",
+    "distill": "Adapters learn to stand in for the layers up to the next static one (stage 1, Eq. 4), then controllers "
+    "learn when to skip (stage 2, Eq. 5 and 6). Backbone and head stay frozen.",
+    "eval": "Every method starts from the same initial states. Executed layers include those of re-predictions.",
+    "bench": "One inference at batch 1. Measured methods are interleaved in one process; predictions come from a "
+    "roofline model with the error band shown.",
+}
+TITLES = {"profile": "Profile", "distill": "Distillation", "eval": "Evaluation", "bench": "Latency"}
+
+
+@dataclass(frozen=True)
+class Results:
+    """Every result a run holds, in the order of the work."""
+
+    run: RunDirectory
+    documents: Sequence[Document]
+
+    def of(self, kind: str) -> list[Document]:
+        """The results of one command."""
+        return [document for document in self.documents if document["schema"].startswith(f"dyslctl.{kind}/")]
+
+
+def gather(run: RunDirectory) -> Results:
+    """Read the results of ``run`` that belong to its skip profile; those of an earlier profile are left out.
+
+    Raises:
+        ArtifactError: If there are none, or a file is damaged.
+    """
+    files = [run.path / "result.json", *sorted(run.path.glob("*/*/result.json"))]
+    documents = [read_json(file) for file in files if file.exists()]
+    if not documents:
+        raise ArtifactError(f"{run.path} holds no result yet", hint="dyslctl profile makes the first one")
+    current = SkipProfile.load(run.skip_profile).hash
+    fresh = [document for document in documents if document["profile_hash"] == current]
+    return Results(run, sorted(fresh, key=lambda document: ORDER.index(_kind(document))))
+
+
+def summary(results: Results) -> Table:
+    """One row a method: success of the last evaluation, latency of every device."""
+    evaluations, benches = results.of("eval"), results.of("bench")
+    columns = [Column("method", numeric=False)]
+    if evaluations:
+        columns += [Column(f"success on {evaluations[-1]['suite']}"), Column("95 % interval"), Column("layers run")]
+    for bench in benches:
+        columns += [Column(f"LLM ms on {bench['device']}, {bench['source']}"), Column("speedup")]
+    names = dict.fromkeys(
+        [name for document in evaluations[-1:] for name in document["methods"]]
+        + [row["method"] for bench in benches for row in bench["rows"] if row["source"] == bench["source"]]
+    )
+    rows = [
+        [name, *[cell for document in evaluations[-1:] for cell in _success(document, name)]]
+        + [cell for bench in benches for cell in _latency(bench, name)]
+        for name in names
+    ]
+    notes = [f"{document['episodes']} paired episodes, split {document['split']}" for document in evaluations[-1:]]
+    return Table("Summary", columns, rows, notes)
+
+
+def html(results: Results) -> str:
+    """The whole report as one HTML document.
+
+    Raises:
+        ArtifactError: If a figure is missing.
+    """
+    sections = [Section("Summary", "All methods side by side.", [summary(results)])]
+    for kind in ORDER:
+        documents = results.of(kind)
+        if documents:
+            shown = [table for document in documents for table in tables(document)]
+            figures = [figure for document in documents for figure in _figures(results.run, document)]
+            sections.append(Section(TITLES[kind], TEXTS[kind], shown, figures))
+    environment = results.documents[-1]["environment"]
+    commands = list(dict.fromkeys(document["command"] for document in results.documents))
+    return render(
+        f"dyslctl report: {results.run.name}",
+        sections,
+        commands,
+        {name.replace("_", " "): str(value) for name, value in environment.items()},
+    )
+
+
+def write_report(results: Results, output: Path | None = None) -> Path:
+    """Write the HTML file; by default into the run.
+
+    Raises:
+        ArtifactError: If a figure is missing.
+        EnvironmentMismatch: If it cannot be written.
+    """
+    path = output or results.run.report / "report.html"
+    atomic_write(path, html(results))
+    return path
+
+
+def _kind(document: Document) -> str:
+    return str(document["schema"]).removeprefix("dyslctl.").partition("/")[0]
+
+
+def _figures(run: RunDirectory, document: Document) -> list[Figure]:
+    # By name below the run: its stored paths are those of the machine and folder that made it.
+    return [Figure(run.report / Path(path).name, caption) for caption, path in document["figures"].items()]
+
+
+def _success(document: Document, name: str) -> list[str]:
+    found = document["methods"].get(name)
+    if found is None:
+        return ["", "", ""]
+    return [percent(found["success_rate"]), interval(found["success_ci95"]), number(found["mean_layers_run"], 2)]
+
+
+def _latency(document: Document, name: str) -> list[str]:
+    for row in document["rows"]:
+        if row["method"] == name and row["source"] == document["source"]:
+            return [number(row["llm_ms_p50"], 2), f"{row['speedup']:.2f} x"]
+    return ["", ""]

@@ -1,0 +1,190 @@
+"""The tables of each JSON document a command prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dyslctl.report.tables import Column, Table
+
+Document = Mapping[str, Any]
+MISSING = "–"
+
+
+def tables(document: Document) -> list[Table]:
+    """The tables for ``document``, by its schema."""
+    return _BUILDERS[str(document["schema"])](document)
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """``value`` with ``digits`` decimals, or a dash for "not measured"."""
+    return MISSING if value is None else f"{value:,.{digits}f}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share of one as a percentage."""
+    return MISSING if value is None else f"{100 * value:.{digits}f} %"
+
+
+def interval(low_high: tuple[float, float] | list[float] | None) -> str:
+    """``[low, high]`` in percent."""
+    return MISSING if low_high is None else f"{100 * low_high[0]:.1f}–{100 * low_high[1]:.1f}"
+
+
+def _profile(document: Document) -> list[Table]:
+    static = set(document["static_layers"])
+    rows = [
+        (str(layer), f"{similarity:.4f}", "static" if layer in static else "dynamic")
+        for layer, similarity in enumerate(document["similarity"])
+    ]
+    return [
+        Table(
+            f"Layers of {document['backbone']}",
+            [Column("layer"), Column("similarity of input and output"), Column("kind", numeric=False)],
+            rows,
+            [
+                f"{document['samples']} samples; {len(static)} of {document['num_layers']} layers are static",
+                f"skip profile: {document['profile_path']}",
+            ],
+        )
+    ]
+
+
+def _distill(document: Document) -> list[Table]:
+    columns = [
+        Column("stage", numeric=False),
+        Column("steps"),
+        Column("first loss"),
+        Column("last loss"),
+        Column("trainable parameters"),
+        Column("seconds"),
+    ]
+    stages = document.get("stages") or [document]
+    rows = [
+        (
+            str(stage["stage"]),
+            str(stage["steps"]),
+            number(stage["loss_first"], 4),
+            number(stage["loss_last"], 4),
+            f"{stage['trainable_parameters']:,}",
+            number(stage["seconds"]),
+        )
+        for stage in stages
+    ]
+    return [Table("Distillation", columns, rows, [f"bundle: {document['bundle_path']}"])]
+
+
+def _eval(document: Document) -> list[Table]:
+    columns = [
+        Column("method", numeric=False),
+        Column("success"),
+        Column("95 % interval"),
+        Column("errors"),
+        Column("layers run"),
+        Column("LLM ms mean"),
+        Column("LLM ms p50"),
+        Column("verifications"),
+    ]
+    rows = [
+        (
+            name,
+            percent(method["success_rate"]),
+            interval(method["success_ci95"]),
+            str(method["errors"]),
+            number(method["mean_layers_run"], 2),
+            number(method["llm_ms_mean"], 2),
+            number(method["llm_ms_p50"], 2),
+            number(method["verifications_per_episode"], 2),
+        )
+        for name, method in document["methods"].items()
+    ]
+    notes = [f"{document['episodes']} paired episodes; Wilson intervals in percent; layers run count re-predictions"]
+    return [Table(f"Success on {document['suite']}", columns, rows, notes), *_paired(document)]
+
+
+def _paired(document: Document) -> list[Table]:
+    columns = [
+        Column("method", numeric=False),
+        Column("against", numeric=False),
+        Column("only it solved"),
+        Column("only the other"),
+        Column("p (McNemar)"),
+    ]
+    rows = [
+        (name, pair["versus"], str(pair["wins"]), str(pair["losses"]), f"{pair['p_value']:.3g}")
+        for name, pair in document["paired"].items()
+    ]
+    return [Table("Paired, episode by episode", columns, rows)] if rows else []
+
+
+def _bench(document: Document) -> list[Table]:
+    columns = [
+        Column("method", numeric=False),
+        Column("source", numeric=False),
+        Column("LLM ms p50"),
+        Column("± %"),
+        Column("end to end ms p50"),
+        Column("layers run"),
+        Column("LLM speedup"),
+        Column("skip efficiency"),
+    ]
+    rows = [
+        (
+            row["method"],
+            row["source"],
+            number(row["llm_ms_p50"], 2),
+            number(row.get("band_pct"), 0),
+            number(row["end_to_end_ms_p50"], 2),
+            number(row["layers_run"], 2),
+            number(row["speedup"], 2),
+            percent(row.get("skip_efficiency")),
+        )
+        for row in document["rows"]
+    ]
+    return [Table(_bench_title(document), columns, rows, _bench_notes(document))]
+
+
+def _bench_title(document: Document) -> str:
+    size = f"{document['num_layers']} layers, {document['tokens']} tokens"
+    name = document.get("workload", document["backbone"])
+    return f"Latency on {document.get('device_title', document['device'])}: {name}, {size}, batch 1"
+
+
+def _bench_notes(document: Document) -> list[str]:
+    overhead, rows = document["controller_overhead"], document["rows"]
+    notes = [f"controllers that never skip cost {percent(overhead)} of the LLM time"] if overhead is not None else []
+    notes += sorted({f"predicted: {row['calibration']}" for row in rows if row.get("calibration")})
+    notes += sorted({f"published: {row['citation']}" for row in rows if row.get("citation")})
+    return notes + [f"published {row['method']}: {row['flag']}" for row in rows if row.get("flag")]
+
+
+def _doctor(document: Document) -> list[Table]:
+    columns = [Column(header, numeric=False) for header in ("check", "status", "found", "what to do")]
+    rows = [(check["name"], check["status"], check["detail"], check["fix"]) for check in document["checks"]]
+    return [Table("Environment", columns, rows)]
+
+
+def _plugins(document: Document) -> list[Table]:
+    columns = [Column(header, numeric=False) for header in ("name", "distribution", "version", "status")]
+    return [
+        Table(title, columns, [tuple(str(row[column.header]) for column in columns) for row in document[key]])
+        for title, key in (("Backbones", "backbones"), ("Task suites", "suites"))
+    ]
+
+
+def _inspect(document: Document) -> list[Table]:
+    columns = [Column("what", numeric=False), Column("value", numeric=False)]
+    shown = {key: value for key, value in document.items() if key not in ("schema", "kind", "path", "valid")}
+    rows = [(key.replace("_", " "), MISSING if value is None else str(value)) for key, value in shown.items()]
+    return [Table(f"{document['path']}: a valid {document['kind']}", columns, rows)]
+
+
+_BUILDERS: dict[str, Callable[[Document], list[Table]]] = {
+    "dyslctl.profile/1": _profile,
+    "dyslctl.distill/1": _distill,
+    "dyslctl.eval/1": _eval,
+    "dyslctl.bench/1": _bench,
+    "dyslctl.doctor/1": _doctor,
+    "dyslctl.plugins/1": _plugins,
+    "dyslctl.inspect/1": _inspect,
+}

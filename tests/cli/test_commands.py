@@ -1,0 +1,268 @@
+"""Each command in this process on the tiny backbone: documents, files, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from dyslctl import plugins
+from dyslctl.artifacts.strict_yaml import read_yaml
+
+Run = Callable[..., Result]
+Documents = Callable[..., dict[str, Any]]
+
+
+def test_profile_starts_a_run_and_says_what_it_found(profiled: dict[str, Any]) -> None:
+    assert list(profiled)[:8] == [
+        "schema", "backbone", "checkpoint", "num_layers", "static_layers", "similarity", "samples", "profile_path",
+    ]  # fmt: skip
+    assert profiled["schema"] == "dyslctl.profile/1"
+    assert profiled["backbone"] == "tiny" and profiled["num_layers"] == len(profiled["similarity"]) == 8
+    static = profiled["static_layers"]
+    assert {0, 7} <= set(static) and len(static) < 8  # the first and the last live layer are forced
+    assert Path("runs/current").read_text() == "tiny\n"
+    assert read_yaml(Path(profiled["profile_path"]))["static_layers"] == static
+    assert read_yaml(Path("runs/tiny/config/profile.yaml"))["profile"]["samples"] == 16
+    for path in profiled["figures"].values():
+        assert Path(path).read_bytes().startswith(b"\x89PNG")
+
+
+def test_profile_without_a_backbone_continues_the_current_run(profiled: dict[str, Any], document: Documents) -> None:
+    again = document("profile", "--ratio", "0.75")
+    assert again["backbone"] == "tiny"
+    assert set(profiled["static_layers"]) < set(again["static_layers"])
+
+
+def test_a_bad_setting_leaves_the_old_profile(profiled: dict[str, Any], run: Run) -> None:
+    before = Path("runs/tiny/skip_profile.yaml").read_bytes()
+    assert run("profile", "--ratio", "1.5").exit_code == 2
+    assert Path("runs/tiny/skip_profile.yaml").read_bytes() == before
+
+
+def test_distill_reports_both_stages(distilled: dict[str, Any]) -> None:
+    assert distilled["schema"] == "dyslctl.distill/1"
+    assert [stage["stage"] for stage in distilled["stages"]] == [1, 2]
+    for key in ("stage", "steps", "loss_first", "loss_last", "trainable_parameters", "bundle_path", "seconds"):
+        assert distilled[key] == distilled["stages"][-1][key]
+    assert distilled["steps"] == 3
+    assert (Path(distilled["bundle_path"]) / "bundle.safetensors").exists()
+    assert read_yaml(Path("runs/tiny/bundle/bundle.yaml"))["guidance"]["eta_1"] < 0
+
+
+def test_lambda_is_the_weight_of_executed_layers(profiled: dict[str, Any], document: Documents) -> None:
+    document("distill", "--stage", "1", "--lambda", "0.25")
+    assert read_yaml(Path("runs/tiny/config/distill-stage1.yaml"))["distill"]["penalty_weight"] == 0.25
+
+
+def test_stage_2_needs_stage_1(profiled: dict[str, Any], run: Run) -> None:
+    result = run("distill", "--stage", "2")
+    assert result.exit_code == 2 and "--stage 1" in result.stderr
+
+
+def test_eval_compares_methods_on_the_same_episodes(distilled: dict[str, Any], document: Documents) -> None:
+    found = document("eval", "--episodes", "2")
+    assert found["schema"] == "dyslctl.eval/1" and found["suite"] == "tiny_reach" and found["episodes"] == 2
+    assert list(found["methods"]) == [
+        "full", "random-skip", "random-skip-adapters", "dysl", "dysl-no-pre", "dysl-no-post",
+    ]  # fmt: skip
+    for method in found["methods"].values():
+        assert {
+            "successes", "success_rate", "success_ci95", "errors", "mean_layers_run", "llm_ms_mean", "llm_ms_p50",
+            "verifications_per_episode",
+        } <= set(method)  # fmt: skip
+        assert method["errors"] == 0
+    assert found["methods"]["full"]["mean_layers_run"] == 8
+    assert set(found["paired"]) == set(found["methods"]) - {"full"}
+    assert 2 <= found["target_layers"] <= 16
+
+
+def test_eval_resumes_to_the_same_result(distilled: dict[str, Any], document: Documents) -> None:
+    arguments = ("eval", "--episodes", "2", "--method", "full,random-skip,dysl")
+    whole = document(*arguments)
+    log = Path("runs/tiny/eval/tiny_reach/episodes.jsonl")
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:2]) + lines[2][:10])  # killed in the middle of the third line
+    resumed = document(*arguments, "--resume")
+    assert _without_times(resumed) == _without_times(whole)
+    assert len(log.read_text().splitlines()) == 6
+
+
+def test_eval_does_not_resume_another_evaluation(distilled: dict[str, Any], document: Documents, run: Run) -> None:
+    document("eval", "--method", "full")
+    result = run("eval", "--episodes", "2", "--method", "full", "--resume")
+    assert result.exit_code == 4 and "episodes: then 1, now 2" in result.stderr
+
+
+def test_full_needs_no_bundle(profiled: dict[str, Any], document: Documents) -> None:
+    found = document("eval", "--method", "full")
+    assert list(found["methods"]) == ["full"] and found["target_layers"] is None
+
+
+def test_a_method_without_its_bundle_says_what_makes_it(profiled: dict[str, Any], run: Run) -> None:
+    result = run("eval", "--method", "dysl")
+    assert result.exit_code == 4 and "dyslctl distill" in result.stderr
+
+
+def test_an_edited_bundle_setting_takes_effect_in_the_same_process(
+    distilled: dict[str, Any], document: Documents
+) -> None:
+    settings = Path("runs/tiny/bundle/bundle.yaml")
+    layers = []
+    for tau in (0.0, 1.0):  # always skip, never skip
+        before = read_yaml(settings)["guidance"]["tau"]
+        settings.write_text(settings.read_text().replace(f"tau: {before}", f"tau: {tau}"))
+        found = document("eval", "--method", "dysl-no-pre")
+        layers.append(found["methods"]["dysl-no-pre"]["mean_layers_run"])
+    assert layers[0] < layers[1] == 8
+
+
+def test_a_threshold_fails_after_the_result_is_out(distilled: dict[str, Any], run: Run, tmp_path: Path) -> None:
+    summary = tmp_path / "new" / "summary.md"
+    arguments = ["eval", "--method", "full", "--json", "--summary", str(summary)]
+    result = run(*arguments, "--fail-if", "full.mean_layers_run >= 8")
+    assert result.exit_code == 5
+    assert json.loads(result.stdout)["schema"] == "dyslctl.eval/1"
+    assert "full.mean_layers_run >= 8 (found 8)" in result.stderr
+    assert run(*arguments, "--fail-if", "full.mean_layers_run > 8").exit_code == 0
+    text = summary.read_text()
+    assert text.count("### Success on tiny_reach") == 2  # appended, not replaced
+    assert text.count("[!CAUTION]") == 1
+
+
+@pytest.mark.parametrize("condition", ["dysl.success_rate", "full.success_rate < high", "import os"])
+def test_a_bad_condition_fails_before_any_work(distilled: dict[str, Any], run: Run, condition: str) -> None:
+    assert run("eval", "--fail-if", condition).exit_code == 2
+    assert not Path("runs/tiny/eval").exists()
+
+
+def test_a_condition_on_an_unknown_number_is_a_usage_error(distilled: dict[str, Any], run: Run) -> None:
+    result = run("eval", "--method", "full", "--fail-if", "full.sucess_rate < 1")
+    assert result.exit_code == 2 and "Did you mean 'full.success_rate'?" in result.stderr
+
+
+def test_an_unknown_method_is_a_usage_error(distilled: dict[str, Any], run: Run) -> None:
+    result = run("eval", "--method", "full,dysel")
+    assert result.exit_code == 2 and "Did you mean 'dysl'?" in result.stderr
+
+
+def test_bench_measures_here(distilled: dict[str, Any], document: Documents) -> None:
+    found = document("bench", "--device", "cpu", "--method", "full,dysl")
+    assert found["schema"] == "dyslctl.bench/1" and found["device"] == "cpu"
+    assert [(row["method"], row["source"]) for row in found["rows"]] == [("full", "measured"), ("dysl", "measured")]
+    for row in found["rows"]:
+        assert {"llm_ms_p50", "end_to_end_ms_p50", "layers_run", "speedup"} <= set(row)
+    assert {"skip_efficiency", "controller_overhead"} <= set(found)
+
+
+def test_bench_predicts_elsewhere(distilled: dict[str, Any], document: Documents) -> None:
+    found = document("bench", "--device", "orin", "--as", "tiny-1b", "--method", "full")
+    assert {row["source"] for row in found["rows"]} == {"predicted"}
+    assert found["rows"][0]["layers_run"] == 24
+
+
+def test_bench_thresholds_name_methods_and_headlines(distilled: dict[str, Any], run: Run) -> None:
+    conditions = ["--fail-if", "controller_overhead < -100", "--fail-if", "full.layers_run == 8"]
+    result = run("bench", "--method", "full,dysl", *conditions)
+    assert result.exit_code == 5
+    assert "full.layers_run == 8" in result.stderr and "controller_overhead" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--device", "orinn"], ["--device", "orin", "--as", "huge"], ["--as", "tiny-1b"]]
+)
+def test_bench_refuses_what_it_cannot_do(distilled: dict[str, Any], run: Run, arguments: list[str]) -> None:
+    assert run("bench", *arguments).exit_code == 2
+
+
+def test_report_gathers_what_there_is(distilled: dict[str, Any], document: Documents) -> None:
+    document("eval", "--method", "full,dysl")
+    found = document("report")
+    html = Path(found["report_path"]).read_text(encoding="utf-8")
+    assert found["schema"] == "dyslctl.report/1"
+    assert html.count("data:image/png;base64,") == 5  # heat map, bars, two training curves, success
+    assert "http" not in html.replace('content="width', "") and "<script" not in html
+    for heading in ("Summary", "Profile", "Distillation", "Evaluation", "Environment"):
+        assert f">{heading}</h2>" in html
+
+
+def test_report_leaves_out_what_belongs_to_an_earlier_profile(distilled: dict[str, Any], document: Documents) -> None:
+    assert len(document("report")["results"]) == 3
+    document("profile", "--ratio", "0.75")
+    assert document("report")["results"] == ["dyslctl.profile/1"]
+
+
+def test_report_of_an_empty_run(profiled: dict[str, Any], run: Run) -> None:
+    Path("runs/tiny/result.json").unlink()
+    result = run("report")
+    assert result.exit_code == 4 and "dyslctl profile" in result.stderr
+
+
+def test_demo_goes_the_whole_way(document: Documents) -> None:
+    small = ["--set", "eval.methods=[full, dysl]"]
+    found = document("demo", "tiny", *small)
+    assert found["schema"] == "dyslctl.demo/1"
+    assert [found[stage]["schema"] for stage in ("profile", "distill_stage1", "eval", "bench_cpu", "bench_orin")] == [
+        "dyslctl.profile/1", "dyslctl.distill/1", "dyslctl.eval/1", "dyslctl.bench/1", "dyslctl.bench/1",
+    ]  # fmt: skip
+    assert Path(found["report_path"]).stat().st_size > 100_000
+    assert Path("runs/current").read_text() == "demo\n"
+
+
+def test_tables_are_for_people(distilled: dict[str, Any], run: Run) -> None:
+    result = run("eval", "--method", "full", "--quiet")
+    assert "Success on tiny_reach" in result.stdout and "95 % interval" in result.stdout
+    assert result.stderr == ""
+
+
+def test_without_a_run_every_command_says_how_to_start(run: Run) -> None:
+    for command in ("profile", "distill", "eval", "bench", "report"):
+        result = run(command)
+        assert result.exit_code == 2, command
+        assert "dyslctl profile" in result.stderr
+
+
+def test_an_unknown_run_names_the_known_ones(profiled: dict[str, Any], run: Run) -> None:
+    result = run("eval", "--run", "tinny")
+    assert result.exit_code == 2 and "Did you mean 'tiny'?" in result.stderr
+
+
+def test_an_unknown_setting(profiled: dict[str, Any], run: Run) -> None:
+    result = run("eval", "--set", "eval.episods=3")
+    assert result.exit_code == 2 and "Did you mean 'episodes'?" in result.stderr
+
+
+def test_a_config_file_lies_below_the_flags(profiled: dict[str, Any], document: Documents, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("eval: {episodes: 3, methods: [full]}\n")
+    assert document("eval", "--config", "mine.yaml")["episodes"] == 1
+    kept = read_yaml(Path("runs/tiny/config/eval-tiny_reach.yaml"))
+    assert kept["eval"]["methods"] == ["full"] and kept["eval"]["episodes"] == 1
+
+
+def test_an_unwritable_run_folder(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file stands in the way")
+    result = run("profile", "tiny")
+    assert result.exit_code == 3 and "runs" in result.stderr
+
+
+def test_an_unexpected_exception_is_an_internal_error(
+    profiled: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(name: str) -> None:
+        raise ZeroDivisionError("in a plugin")
+
+    monkeypatch.setattr(plugins, "load_suite", explode)
+    result = run("eval")
+    assert result.exit_code == 1 and result.stderr.startswith("error: ZeroDivisionError: in a plugin\n")
+
+
+def _without_times(document: dict[str, Any]) -> dict[str, Any]:
+    methods = {
+        name: {key: value for key, value in found.items() if "_ms_" not in key}
+        for name, found in document["methods"].items()
+    }
+    return {**document, "methods": methods}
