@@ -248,7 +248,8 @@ class Trainer:
         row |= {f"success_{actor.kind}": actor.success_rate() for actor in self.actors}
         if self.rank == 0:
             with (self.args.out / "curve.jsonl").open("a") as file:
-                file.write(json.dumps({name: round(float(value), 4) for name, value in row.items()}) + "\n")
+                known = {name: round(float(value), 4) for name, value in row.items() if np.isfinite(value)}
+                file.write(json.dumps(known) + "\n")
 
     def save(self) -> None:
         state = {"step": self.step, "model": self.model.state_dict(), "heads": self.heads.state_dict()}

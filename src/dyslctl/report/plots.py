@@ -67,8 +67,7 @@ def layer_bars(similarity: Sequence[float], static_layers: Collection[int]) -> F
     for static, colour, label in ((False, GREY, "dynamic"), (True, BLUE, "static (always runs)")):
         layers = [layer for layer in range(len(similarity)) if (layer in static_layers) == static]
         axes.bar(layers, [similarity[layer] for layer in layers], color=colour, width=0.8, label=label)
-    # The bars start below the least similar layer, not at 0: a similarity has no natural zero and the top is crowded.
-    axes.set_ylim(max(0.0, min(similarity) - 0.1), 1.0)
+    axes.set_ylim(0.0, 1.0)
     axes.set(xlabel="layer", ylabel="cosine similarity\nof input and output")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend_above(axes, columns=2)
