@@ -76,8 +76,8 @@ def test_no_pairs_no_table() -> None:
 
 def test_latency_rows_say_where_they_come_from() -> None:
     (table,) = tables(BENCH)
-    assert table.rows[0] == ("full", "predicted", "676.00", "10", "897.00", "32.00", "1.00", "–")
-    assert table.rows[1] == ("dysl", "published", "345.00", "–", "–", "–", "1.96", "–")
+    assert table.rows[0] == ("full", "predicted", "676.00", "–", "10", "897.00", "32.00", "1.00", "–")
+    assert table.rows[1] == ("dysl", "published", "345.00", "–", "–", "–", "–", "1.96", "–")
     assert table.title == "Latency on orin: openvla-7b, 32 layers, 605 tokens, batch 1"
     assert table.notes == [
         "controllers that never skip cost 1.1 % of the LLM time",

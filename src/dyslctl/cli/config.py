@@ -88,7 +88,7 @@ class EvalConfig(Part):
 class BenchConfig(Part):
     """``dyslctl bench``: which methods, how long each is timed, and for which software a prediction stands."""
 
-    methods: tuple[str, ...] = ("full", "random-skip-adapters", "dysl")
+    methods: tuple[str, ...] = DEFAULT_METHODS
     warmup: NotNegative = 5
     iterations: Positive = 60
     min_seconds: NotNegativeFloat = 2.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from dyslctl import methods, plugins
 from dyslctl.artifacts.bundle import SETTINGS
 from dyslctl.artifacts.files import sha256
+from dyslctl.artifacts.run_dir import open_run
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.backbone import Backbone
 from dyslctl.errors import ArtifactError, ConfigError, EnvironmentMismatch
@@ -102,6 +104,49 @@ class PolicyRecipe:
         if self.bundle is None:
             return None
         return _load_modules(self.backbone, self.skip_profile, self.bundle, tuple(self.identity().values()))
+
+
+def load_policy(
+    run: str | None = None,
+    method: str = "dysl",
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    options: Mapping[str, Any] | None = None,
+    target_layers: float | None = None,
+) -> Policy:
+    """What a robot holds: the policy that a run has trained, on the backbone it was trained for.
+
+    Args:
+        run: Name or folder of the run; ``None``: the current one.
+        method: Any name that ``dyslctl eval --method`` knows.
+        device: As torch names it.
+        dtype: As torch names it.
+        options: The backbone plugin's own settings, those of ``--set model.options.KEY=VALUE``.
+        target_layers: Mean executed layers, for the methods that match another one's.
+
+    Raises:
+        ConfigError: If there is no such run or method.
+        ArtifactError: If an artifact is missing, damaged, or belongs to others.
+    """
+    directory = open_run(run)
+    manifest = directory.manifest()
+    backbone = BackboneRecipe.of(
+        manifest.backbone,
+        manifest.checkpoint,
+        dict(options or {}),
+        revision=manifest.revision,
+        device=device,
+        dtype=dtype,
+    )
+    recipe = PolicyRecipe(
+        backbone,
+        directory.skip_profile,
+        directory.bundle() if methods.needs_bundle(method) else None,
+        plugins.load_suite(manifest.suite).execute_horizon,
+        target_layers=target_layers,
+    )
+    return make_policy(method, recipe)
 
 
 def make_policy(method: str, recipe: PolicyRecipe, backbone: Backbone | None = None) -> Policy:
