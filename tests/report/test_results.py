@@ -80,6 +80,7 @@ def test_latency_rows_say_where_they_come_from() -> None:
     assert table.rows[1] == ("dysl", "published", "345.00", "–", "–", "–", "–", "1.96", "–")
     assert table.title == "Latency on orin: openvla-7b, 32 layers, 605 tokens, batch 1"
     assert table.notes == [
+        "speedup is that of the mean time: full / method",
         "controllers that never skip cost 1.1 % of the LLM time",
         "predicted: one row",
         "published: Table 3",

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from auxiliary import AuxiliaryHeads
+from dyslctl_openvla_oft import OpenVLAOFT
 from dyslctl_openvla_oft.actions import decode, normalize, statistics_of
 from dyslctl_openvla_oft.config import ActionConfig, OFTConfig
 from dyslctl_openvla_oft.modeling import OFTModel
@@ -33,6 +34,8 @@ from frames import CHUNK, HORIZON, Actor, Frames, Replay
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from dyslctl.jobs import behaviour
+from dyslctl.plugins import load_suite
 from dyslctl.suites.tabletop.expert import expert
 from dyslctl.suites.tabletop.tasks import KINDS, TASKS_PER_SUITE, instruction
 from dyslctl.suites.tabletop.world import World
@@ -240,6 +243,9 @@ class Trainer:
             if self.rank == 0 and (time.monotonic() - saved > 60 or self.step == self.args.steps):
                 self.save()
                 saved = time.monotonic()
+        if self.rank == 0:
+            folder = self.args.out / "checkpoint"
+            behaviour.save(folder, OpenVLAOFT.load(folder), load_suite("tabletop_object"))
 
     def log(self, rate: float) -> None:
         action, auxiliary = np.mean(self.history, 0)

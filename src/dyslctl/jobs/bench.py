@@ -195,8 +195,8 @@ def _measured_document(subject: Subject, measured: Measured) -> Row:
             "method": name,
             "source": "measured",
             **latency.as_dict(),
-            "speedup": full.p50("llm") / latency.p50("llm"),
-            "end_to_end_speedup": full.p50("end_to_end") / latency.p50("end_to_end"),
+            "speedup": full.mean("llm") / latency.mean("llm"),
+            "end_to_end_speedup": full.mean("end_to_end") / latency.mean("end_to_end"),
             "skip_efficiency": measured_skip_efficiency(full, latency, num_layers),
             "parts_ms": parts_ms(latency, measured.shares[name]),
         }

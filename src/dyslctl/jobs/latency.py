@@ -85,6 +85,10 @@ class Latency:
         """The median, ms."""
         return float(np.median(self.milliseconds(part)))
 
+    def mean(self, part: str) -> float:
+        """The mean, ms. Skipping has two or more typical times, between which a median jumps; the mean adds up."""
+        return float(self.milliseconds(part).mean())
+
     @property
     def layers(self) -> np.ndarray:
         """``[inferences]`` int64, layers run, those of a second prediction included."""

@@ -154,7 +154,8 @@ def _bench_title(document: Document) -> str:
 
 def _bench_notes(document: Document) -> list[str]:
     overhead, rows = document["controller_overhead"], document["rows"]
-    notes = [f"controllers that never skip cost {percent(overhead)} of the LLM time"] if overhead is not None else []
+    notes = ["speedup is that of the mean time: full / method"]
+    notes += [f"controllers that never skip cost {percent(overhead)} of the LLM time"] if overhead is not None else []
     notes += sorted({f"predicted: {row['calibration']}" for row in rows if row.get("calibration")})
     notes += sorted({f"published: {row['citation']}" for row in rows if row.get("citation")})
     return notes + [f"published {row['method']}: {row['flag']}" for row in rows if row.get("flag")]
