@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dyslctl.artifacts.strict_yaml import dump_yaml, parse_yaml, read_yaml
@@ -16,6 +16,7 @@ VALUES = st.recursive(SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionari
 
 
 @given(st.dictionaries(TEXT, VALUES, max_size=4))
+@example({"0E0": "1e-4"})
 def test_what_is_dumped_is_read_back(value: dict[str, object]) -> None:
     assert parse_yaml(dump_yaml(value, "a header\nof two lines"), "x") == value
 

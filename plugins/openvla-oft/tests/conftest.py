@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from hypothesis import settings
 
 from dyslctl.types import Observation
 
-settings.register_profile("any-machine", deadline=None)
+settings.register_profile("any-machine", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("any-machine")
 
 INSTRUCTIONS = ["put the red cube in the purple bin", "stack the blue cube on the green block", "lift it"]

@@ -128,8 +128,8 @@ def test_unnorm_key_is_never_guessed(write: Callable[[], Path], options: dict[st
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"unnormkey": "a"}, "backbone.unnormkey: Extra inputs are not permitted"),
-        ({"center_crop": "perhaps"}, "backbone.center_crop: Input should be a valid boolean"),
+        ({"unnormkey": "a"}, "model.options.unnormkey: Extra inputs are not permitted"),
+        ({"center_crop": "perhaps"}, "model.options.center_crop: Input should be a valid boolean"),
     ],
 )
 def test_bad_options(folder: Path, options: dict[str, Any], message: str) -> None:

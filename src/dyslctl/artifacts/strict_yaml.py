@@ -31,12 +31,6 @@ _StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-# YAML 1.1 reads 1e-4 as text because the dot is missing; nobody who writes it means text.
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
 class _Dumper(yaml.SafeDumper):
     """Mappings as blocks, lists of plain values on one line."""
 
@@ -46,6 +40,14 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+# YAML 1.1 reads 1e-4 as text because the dot is missing; nobody who writes it means text. The dumper knows it too, and
+# puts a text that looks like it in quotes.
+for _side in (_StrictLoader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    )
 
 
 def parse_yaml(text: str, where: str) -> dict[str, Any]:

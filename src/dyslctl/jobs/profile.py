@@ -124,7 +124,7 @@ def profile(
         suite=suite.name,
         samples=found.samples,
         static_layers=choose_static(criterion, budget, found).static_layers,
-        ratio=budget.count / spec.num_layers,
+        ratio=ratio if ratio is not None and n_static is None else budget.count / spec.num_layers,
         criterion=criterion,
         similarity=_similarity(found),
         modules=module_sizes(spec),
