@@ -73,7 +73,7 @@ class Workload:
 
 
 class BackboneOptions(BaseModel):
-    """Plugin settings that ``--set backbone.KEY=VALUE`` accepts. Plugins subclass it; unknown keys are errors."""
+    """Plugin settings that ``--set model.options.KEY=VALUE`` accepts. Plugins subclass it; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

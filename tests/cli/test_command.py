@@ -16,7 +16,10 @@ def _app(error: BaseException) -> typer.Typer:
     app = typer.Typer(pretty_exceptions_enable=False)
 
     @app.command("fail", cls=Command)
-    def fail(debug: Annotated[bool, typer.Option("--debug")] = False) -> None:
+    def fail(
+        debug: Annotated[bool, typer.Option("--debug")] = False,
+        resume: Annotated[bool, typer.Option("--resume")] = False,
+    ) -> None:
         raise error
 
     @app.callback()

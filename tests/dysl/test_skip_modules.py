@@ -103,7 +103,8 @@ def test_pools(pool: Pool, unmasked: list[float], masked: list[float]) -> None:
 @pytest.mark.parametrize("pool", ["query_tokens", "mean", "last", "max"])
 def test_pools_keep_the_dtype(pool: Pool) -> None:
     state = state_of(MASK)
-    assert TokenPool.of(pool, state)(state.hidden.bfloat16()).dtype == torch.bfloat16
+    state.hidden = state.hidden.bfloat16()
+    assert TokenPool.of(pool, state)(state.hidden).dtype == torch.bfloat16
 
 
 def test_query_tokens_do_not_see_pruned_vision_tokens() -> None:

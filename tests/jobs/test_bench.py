@@ -14,7 +14,7 @@ from dyslctl.devices.roofline import ModuleParams, Usage, predict
 from dyslctl.dysl.guidance import GuidanceSettings
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
-from dyslctl.errors import ConfigError
+from dyslctl.errors import ConfigError, EnvironmentMismatch
 from dyslctl.jobs import bench as bench_module
 from dyslctl.jobs.bench import BenchPlan, Subject, bench, torch_device
 from dyslctl.jobs.latency import Series
@@ -124,7 +124,7 @@ def test_wrong_names_are_refused(subject: Subject, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ConfigError, match="no method named 'dysle'"):
         bench(subject, BenchPlan(("dysle",)))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="no CUDA device"):
+    with pytest.raises(EnvironmentMismatch, match="no CUDA device"):
         torch_device("cuda")
     assert (torch_device("cpu"), torch_device("a6000")) == ("cpu", "cpu")
 

@@ -31,6 +31,8 @@ _StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
 class _Dumper(yaml.SafeDumper):
     """Mappings as blocks, lists of plain values on one line."""
 

@@ -15,6 +15,7 @@ from typer.core import TyperCommand
 
 from dyslctl.errors import DyslctlError
 
+RESUME_HINT = "the same command with --resume continues where it stopped"
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 """What a shell reports for a process ended by SIGINT and SIGPIPE: 128 + the signal's number."""
@@ -33,7 +34,7 @@ class Command(TyperCommand):
             _silence_stdout()
             raise typer.Exit(BROKEN_PIPE) from None
         except KeyboardInterrupt:
-            _complain("interrupted", "the same command with --resume continues where it stopped")
+            _complain("interrupted", RESUME_HINT if "resume" in ctx.params else None)
             raise typer.Exit(INTERRUPTED) from None
         except DyslctlError as error:
             _traceback_if_asked(ctx)

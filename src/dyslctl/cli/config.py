@@ -17,6 +17,7 @@ Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NotNegativeFloat = Annotated[float, Field(ge=0)]
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
 DEFAULT_METHODS = ("full", "random-skip", "random-skip-adapters", "dysl", "dysl-no-pre", "dysl-no-post")
 
 
@@ -78,7 +79,7 @@ class CalibrateConfig(Part):
 class EvalConfig(Part):
     """``dyslctl eval``: which methods on which episodes."""
 
-    methods: tuple[str, ...] = DEFAULT_METHODS
+    methods: Names = DEFAULT_METHODS
     episodes: Positive = 100
     split: Literal["train", "tune", "test"] = "test"
     workers: Positive = 1
@@ -88,7 +89,7 @@ class EvalConfig(Part):
 class BenchConfig(Part):
     """``dyslctl bench``: which methods, how long each is timed, and for which software a prediction stands."""
 
-    methods: tuple[str, ...] = DEFAULT_METHODS
+    methods: Names = DEFAULT_METHODS
     warmup: NotNegative = 5
     iterations: Positive = 60
     min_seconds: NotNegativeFloat = 2.0

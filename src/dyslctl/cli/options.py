@@ -84,6 +84,7 @@ Methods = Annotated[
 
 
 def split_names(values: list[str] | None) -> list[str] | None:
-    """``["a,b", "c"]`` -> ``["a", "b", "c"]``; ``None`` if the option was not given."""
-    names = [name.strip() for value in values or () for name in value.split(",") if name.strip()]
-    return names or None
+    """``["a,b", "c"]`` -> ``["a", "b", "c"]``; ``None`` if the option was not given, empty if it names nothing."""
+    if not values:
+        return None
+    return [name.strip() for value in values for name in value.split(",") if name.strip()]

@@ -34,10 +34,13 @@ class Workspace:
     def policies(self, names: Iterable[str], target_layers: float | None = None) -> PolicyRecipe:
         """How to make the policies of ``names`` in this run.
 
+        The trained modules are loaded here once, so that damaged ones leave the files of an earlier result alone.
+
         Raises:
+            ArtifactError: If the trained modules are missing, damaged, or belong to another profile or backbone.
             ConfigError: If there is no such method.
         """
-        return PolicyRecipe(
+        recipe = PolicyRecipe(
             backbone=self.backbone,
             skip_profile=self.run.skip_profile,
             bundle=self.run.bundle() if any([methods.needs_bundle(name) for name in names]) else None,
@@ -45,6 +48,8 @@ class Workspace:
             seed=self.config.seed,
             target_layers=target_layers,
         )
+        recipe.trained()
+        return recipe
 
     def keep(self, command: str, document: dict[str, Any], folder: Path) -> None:
         """Write the result, and the configuration that led to it, into the run.
@@ -125,7 +130,7 @@ def command_line() -> str:
 def _profiled_with(run: RunDirectory) -> Layer:
     """How the run's backbone is loaded, as ``profile`` was told; later commands must load it alike."""
     path = run.path / "config" / "profile.yaml"
-    return str(path), {"model": read_yaml(path)["model"]} if path.exists() else {}
+    return str(path), {"model": read_yaml(path).get("model", {})} if path.exists() else {}
 
 
 def _workspace(run: RunDirectory, config: Config) -> Workspace:

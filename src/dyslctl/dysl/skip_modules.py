@@ -20,7 +20,7 @@ from dyslctl.types import LayerState, TokenKind
 
 Pool = Literal["query_tokens", "mean", "last", "max"]
 QUERY_KINDS = (TokenKind.PROPRIO, TokenKind.TEXT, TokenKind.ACTION)
-"""What asks for an action: few tokens, task-bearing, and untouched by visual token pruning."""
+"""What asks for an action: few tokens, task-bearing, and untouched by visual token pruning. Consecutive numbers."""
 KEEP_BIAS = -2.0
 """First bias of a controller's output, a skip probability of 0.12: training starts from the full model."""
 
@@ -165,23 +165,23 @@ class TokenPool:
     Means are a product with fixed weights: one small kernel a controller, and no wait for the device.
     """
 
-    def __init__(self, members: Tensor, *, use_max: bool = False) -> None:
-        """``members``: ``[B, T]`` bool, the tokens to read."""
+    def __init__(self, members: Tensor, *, use_max: bool = False, dtype: torch.dtype = torch.float32) -> None:
+        """``members``: ``[B, T]`` bool, the tokens to read; ``dtype`` of the hidden state."""
         self._outside = ~members[..., None] if use_max else None
-        self._weights = (members / members.sum(1, keepdim=True).clamp_min(1))[:, None]
+        self._weights = (members / members.sum(1, keepdim=True).clamp_min(1)).to(dtype)[:, None]
 
     @classmethod
     def of(cls, pool: Pool, state: LayerState) -> TokenPool:
         """The pool over the tokens that ``state`` holds now."""
         members = torch.ones_like(state.kinds, dtype=torch.bool) if state.mask is None else state.mask
         if pool == "query_tokens":
-            members = members & torch.stack([state.kinds == kind for kind in QUERY_KINDS]).any(0)
+            members = members & (state.kinds >= min(QUERY_KINDS)) & (state.kinds <= max(QUERY_KINDS))
         elif pool == "last":
             members = members & (members.cumsum(1) == members.sum(1, keepdim=True))
-        return cls(members, use_max=pool == "max")
+        return cls(members, use_max=pool == "max", dtype=state.hidden.dtype)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """``[B, T, H]`` -> ``[B, H]``, in the same dtype."""
         if self._outside is not None:
             return hidden.masked_fill(self._outside, -torch.inf).amax(1)
-        return torch.bmm(self._weights.to(hidden.dtype), hidden)[:, 0]
+        return torch.bmm(self._weights, hidden).squeeze(1)

@@ -18,7 +18,7 @@ from dyslctl.backbone import Backbone
 from dyslctl.devices.host import usable_cpus
 from dyslctl.devices.presets import DEFAULT_STACK, LOCAL, DevicePreset, find_device, live_device
 from dyslctl.dysl.policy import DySLPolicy
-from dyslctl.errors import ConfigError
+from dyslctl.errors import ConfigError, EnvironmentMismatch
 from dyslctl.jobs.breakdown import PassShares, parts_ms, pass_shares
 from dyslctl.jobs.latency import (
     DEFAULT_SERIES,
@@ -92,10 +92,11 @@ def torch_device(name: str) -> str:
     """Where the backbone must be loaded for ``bench --device name``: on the GPU if that is the device asked for.
 
     Raises:
-        ConfigError: If no device has that name, or ``cuda`` is asked for and there is none.
+        ConfigError: If no device has that name.
+        EnvironmentMismatch: If ``cuda`` is asked for and there is none.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
+        raise EnvironmentMismatch(
             "--device cuda: this machine has no CUDA device that torch can use",
             hint="dyslctl bench --device cpu, or name a device to predict for: dyslctl bench --device orin",
         )

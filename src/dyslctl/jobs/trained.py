@@ -27,7 +27,7 @@ from dyslctl.backbone import Backbone
 from dyslctl.dysl.guidance import GuidanceSettings
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
-from dyslctl.errors import ConfigError
+from dyslctl.errors import ArtifactError, ConfigError
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,26 @@ def load_modules(folder: Path, profile: SkipProfile, backbone: Backbone) -> Trai
     check_belongs(bundle.header, profile, folder)
     modules = new_modules(profile, backbone.spec.hidden_size, seed=0)
     check_tensors(bundle.tensors, modules.state_dict(), folder)
+    _check_guidance(bundle, profile, backbone, folder)
     modules.load_state_dict(dict(bundle.tensors))
     modules.eval()
     bundle.self_test.replay(lambda hidden: probe(modules, hidden), str(folder))
     modules.to(backbone.device, backbone.dtype)
     return TrainedModules(modules, bundle.header, bundle.guidance, bundle.calibration)
+
+
+def _check_guidance(bundle: Bundle, profile: SkipProfile, backbone: Backbone, folder: Path) -> None:
+    """Guidance may be edited by hand: its layers and its length must be those of this model."""
+    guidance, dynamic = bundle.guidance, partition_of(profile).dynamic_layers
+    if stray := sorted(set(guidance.tau_by_layer) - set(dynamic)):
+        raise ArtifactError(
+            f"{folder}: guidance.tau_by_layer names layer {stray[0]}, expected dynamic layers only: {list(dynamic)}"
+        )
+    if guidance.scale is not None and len(guidance.scale) != backbone.spec.action_dim:
+        raise ArtifactError(
+            f"{folder}: guidance.scale has {len(guidance.scale)} numbers, expected {backbone.spec.action_dim}, one an "
+            "action dimension"
+        )
 
 
 @torch.no_grad()

@@ -51,7 +51,7 @@ def gather(run: RunDirectory) -> Results:
     if not documents:
         raise ArtifactError(f"{run.path} holds no result yet", hint="dyslctl profile makes the first one")
     current = SkipProfile.load(run.skip_profile).hash
-    fresh = [document for document in documents if document["profile_hash"] == current]
+    fresh = [document for document in documents if document.get("profile_hash") == current]
     return Results(run, sorted(fresh, key=lambda document: ORDER.index(_kind(document))))
 
 

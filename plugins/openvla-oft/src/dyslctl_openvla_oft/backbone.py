@@ -27,7 +27,7 @@ NOMINAL_INSTRUCTION = "put the red cube in the purple bin"
 
 
 class OFTOptions(BackboneOptions):
-    """``--set backbone.KEY=VALUE``.
+    """``--set model.options.KEY=VALUE``.
 
     Attributes:
         unnorm_key: Entry of ``dataset_statistics.json`` to use; needed only if there are several. ``_no_noops`` may
@@ -150,7 +150,7 @@ def _options(values: Mapping[str, Any]) -> OFTOptions:
     try:
         return OFTOptions.model_validate(values)
     except ValidationError as error:
-        problems = "\n  ".join(f"backbone.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        problems = "\n  ".join(f"model.options.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         known = ", ".join(OFTOptions.model_fields)
         raise ConfigError(f"openvla-oft options are not as expected\n  {problems}", hint=f"options: {known}") from error
 
@@ -166,5 +166,5 @@ def _statistics(statistics: Statistics, key: str | None) -> DatasetStatistics:
     problem = "has several data sets" if key is None else f"has no data set '{key}'"
     raise ConfigError(
         f"dataset_statistics.json {problem}: {', '.join(candidates)}",
-        hint=f"--set backbone.unnorm_key={candidates[0] if candidates else 'KEY'}",
+        hint=f"--set model.options.unnorm_key={candidates[0] if candidates else 'KEY'}",
     )
