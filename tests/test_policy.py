@@ -61,11 +61,12 @@ def test_a_part_measured_twice_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_gpu_is_waited_for_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[None] = []
-    monkeypatch.setattr("torch.cuda.synchronize", lambda: waits.append(None))
-    with Stopwatch(torch.device("cuda"))("llm"):
-        assert len(waits) == 1
-    assert len(waits) == 2
+    waits: list[torch.device] = []
+    monkeypatch.setattr("torch.cuda.synchronize", waits.append)
+    second = torch.device("cuda:1")
+    with Stopwatch(second)("llm"):
+        assert waits == [second]
+    assert waits == [second, second]
 
 
 def test_a_report_counts_repeated_layers() -> None:

@@ -66,7 +66,7 @@ class NanoGPT(Backbone):
     """The plugin: everything dyslctl asks of a backbone, in the order of a control step."""
 
     class Options(BackboneOptions):
-        """``--set backbone.num_layers=12``."""
+        """``--set model.options.num_layers=12``."""
 
         num_layers: int = 8
 

@@ -167,7 +167,7 @@ def _random_skip(*, adapters: bool) -> Callable[[Setup], Policy]:
 METHODS: Mapping[str, Method] = {
     "full": Method("every layer, the upstream model", _full, needs_bundle=False),
     "dysl": Method("dynamic-static layer skipping, the recommended recipe", _dysl()),
-    "dysl-paper": Method("the literal rule of the paper", _dysl()),
+    "dysl-paper": Method("the rule of the paper; in this version the same as dysl", _dysl()),
     "dysl-no-pre": Method("without pre-skip prediction: controllers always decide", _dysl(pre_skip=False)),
     "dysl-no-post": Method("without post-skip verification: no second prediction", _dysl(post_skip=False)),
     "random-skip": Method("random jumps without adapters", _random_skip(adapters=False), needs_target=True),

@@ -77,7 +77,7 @@ class Stopwatch:
     """Milliseconds by part. On a GPU it waits for the device at both ends, so that a part owns what it launched."""
 
     def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
+        self._device = device
         self.ms: dict[str, float] = {}
 
     @contextmanager
@@ -93,8 +93,8 @@ class Stopwatch:
         return sum(self.ms.values())
 
     def _now(self) -> float:
-        if self._on_gpu:
-            torch.cuda.synchronize()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
         return time.perf_counter()
 
 

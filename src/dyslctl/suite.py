@@ -68,9 +68,17 @@ class Demonstration:
     score: int = 0
 
     def chunk(self, step: int, length: int) -> np.ndarray:
-        """``[length, A]`` actions from ``step`` on; past the end the last action is repeated."""
-        index = np.minimum(np.arange(step, step + length), len(self.actions) - 1)
-        return self.actions[index]
+        """``[length, A]`` actions from ``step`` on; past the end of the instruction its last action is repeated.
+
+        The next instruction of a chain is not known at ``step``, so its actions are no label.
+        """
+        end = step
+        while end + 1 < min(step + length, len(self.actions)) and self._instruction(end + 1) == self._instruction(step):
+            end += 1
+        return self.actions[np.minimum(np.arange(step, step + length), end)]
+
+    def _instruction(self, step: int) -> str:
+        return self.observations[step].instruction
 
 
 class Environment(ABC):

@@ -7,7 +7,7 @@ Shape letters, fixed once: ``B`` batch, ``T`` tokens, ``H`` hidden size, ``L`` l
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
@@ -29,6 +29,10 @@ class Observation:
     images: Mapping[str, np.ndarray]
     instruction: str
     proprio: np.ndarray | None = None
+
+    def painted(self) -> Observation:
+        """With all images at hand: a simulator may paint them when first looked at, on no policy's clock."""
+        return replace(self, images=dict(self.images))
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,14 @@ def test_profile_without_a_backbone_continues_the_current_run(profiled: dict[str
     assert set(profiled["static_layers"]) < set(again["static_layers"])
 
 
+def test_profile_without_a_backbone_stays_in_a_run_of_another_name(
+    profiled: dict[str, Any], document: Documents
+) -> None:
+    document("profile", "tiny", "--run", "mine")
+    assert document("profile")["run"] == "runs/mine"
+    assert Path("runs/current").read_text() == "mine\n"
+
+
 def test_a_bad_setting_leaves_the_old_profile(profiled: dict[str, Any], run: Run) -> None:
     before = Path("runs/tiny/skip_profile.yaml").read_bytes()
     assert run("profile", "--ratio", "1.5").exit_code == 2

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dyslctl.artifacts.bundle import SETTINGS, WEIGHTS, load_bundle
+from dyslctl.artifacts.bundle import SETTINGS, WEIGHTS, load_bundle, save_guidance
 from dyslctl.artifacts.skip_profile import Guidance
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.errors import ArtifactError, ConfigError
@@ -61,10 +61,20 @@ def test_episodes_come_back_in_order(tiny_backbone, tiny_suite) -> None:
     assert [made.spec for made in found] == tiny_suite().episodes("tune", 5)
 
 
+def test_every_setting_of_the_file_reaches_the_policy(bundle) -> None:
+    backbone, _, made, folder = bundle
+    layer, scale = made.dynamic_layers[0], (2.0,) * backbone.spec.action_dim
+    edited = Guidance(eta_1=-0.5, eta_2=0.1, k=3, tau=0.4, tau_by_layer={layer: 0.9}, stride=2, scale=scale)
+    save_guidance(folder, edited, None)
+    settings = load_modules(folder, made, backbone).guidance
+    assert Guidance.of(settings) == edited
+    assert settings.threshold(layer) == 0.9
+
+
 def test_calibration_changes_the_settings_and_nothing_else(bundle) -> None:
     backbone, suite, made, folder = bundle
     before = (folder / WEIGHTS).read_bytes()
-    with pytest.raises(ConfigError, match="not calibrated yet"):
+    with pytest.raises(ArtifactError, match="not calibrated yet"):
         _ = load_modules(folder, made, backbone).guidance
     result = calibrate(backbone, suite, made, folder, episodes=6, lanes=3)
     assert (folder / WEIGHTS).read_bytes() == before

@@ -183,7 +183,10 @@ def test_a_killed_stage_2_resumes_to_the_same_weights(work, stage1, tmp_path) ->
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "bundle").exists()
 
-    resumed = distill(*work, STAGE2, out=tmp_path / "out", bundle=tmp_path / "bundle", resume=True, from_scratch=True)
+    where = {"out": tmp_path / "out", "bundle": tmp_path / "bundle", "resume": True}
+    with pytest.raises(ConfigError, match="stage1: then"):
+        distill(*work, STAGE2, **where, from_scratch=True)
+    resumed = distill(*work, STAGE2, **where, init=stage1.bundle_path)
     whole = distill(*work, STAGE2, out=tmp_path / "o", bundle=tmp_path / "whole", init=stage1.bundle_path)
     assert equal(resumed.bundle_path, whole.bundle_path)
     assert resumed.curve == whole.curve

@@ -22,6 +22,7 @@ from dyslctl.jobs.latency import (
     skip_efficiency,
 )
 from dyslctl.policy import Consultation, Policy, SchedulePolicy, StepReport
+from dyslctl.suites.tabletop import TabletopObject
 from dyslctl.types import ActionChunk, Observation
 
 if TYPE_CHECKING:
@@ -132,6 +133,11 @@ def test_frames_are_those_a_policy_would_see(tiny_suite: type[TinyReach]) -> Non
     assert len(frames) == 2 and len(frames[1]) == -(-len(demonstration.observations) // suite.execute_horizon)
     shown, recorded = frames[1][1].images["agent"], demonstration.observations[suite.execute_horizon].images["agent"]
     np.testing.assert_array_equal(shown, recorded)
+
+
+def test_no_frame_is_painted_while_the_clock_runs() -> None:
+    frames = demonstration_frames(TabletopObject(), 1)
+    assert all(type(frame.images) is dict for frame in frames[0])
 
 
 def test_nothing_to_measure_is_an_error(tiny_backbone: type[TinyBackbone]) -> None:

@@ -103,7 +103,7 @@ class Guidance(Part):
             ArtifactError: If ``eta_1`` or ``eta_2`` is still unknown.
         """
         if self.eta_1 is None or self.eta_2 is None:
-            raise ArtifactError("the guidance is not calibrated: eta_1 or eta_2 is null", hint=CALIBRATE_HINT)
+            raise ArtifactError("the guidance is not calibrated yet: eta_1 or eta_2 is null", hint=CALIBRATE_HINT)
         return GuidanceSettings(**{**dict(self), "eta_1": self.eta_1, "eta_2": self.eta_2})
 
 
@@ -219,7 +219,7 @@ class SkipProfile(Document):
         return (
             f"Skip profile of {self.backbone.plugin} ({self.backbone.checkpoint}): {share}.\n"
             f"Made by: {self.made_with.command}\n"
-            "guidance may be edited; another static_layers or modules needs `dyslctl distill` again.\n"
+            "`dyslctl distill` reads it: after an edit, run it again. The bundle holds the guidance in use.\n"
         )
 
 

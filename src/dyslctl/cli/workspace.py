@@ -73,17 +73,11 @@ def enter(run_name: str | None, layers: Sequence[Layer]) -> Workspace:
         PluginError: If a plugin does not load.
     """
     run = open_run(run_name)
-    manifest = run.manifest()
-    identity = {
-        "model": {"name": manifest.backbone, "checkpoint": manifest.checkpoint, "revision": manifest.revision},
-        "suite": manifest.suite,
-    }
-    config = merge([("the run's manifest", identity), _profiled_with(run), *layers])
-    return _workspace(run, config)
+    return _workspace(run, merge([*_layers_below(run), *layers]))
 
 
 def begin(run_name: str | None, layers: Sequence[Layer]) -> Workspace:
-    """Start a run, or enter it again, with the backbone that ``layers`` name (default: the current run's).
+    """Start a run, or enter it again, with the backbone that ``layers`` name (default: go on with the current run).
 
     The backbone is loaded before anything is written, so a bad checkpoint leaves an old run as it was.
 
@@ -95,8 +89,8 @@ def begin(run_name: str | None, layers: Sequence[Layer]) -> Workspace:
     """
     config = merge(layers)
     if config.model.name is None:
-        manifest = open_run(run_name).manifest()
-        config = merge([("the current run", {"model": {"name": manifest.backbone}}), *layers])
+        current = open_run(run_name)
+        config, run_name = merge([*_layers_below(current), *layers]), str(current.path)
     if config.model.name is None:
         raise ConfigError("expected a backbone, found none", hint="dyslctl plugins lists them")
     recipe = _recipe(config)
@@ -127,10 +121,15 @@ def command_line() -> str:
     return shlex.join(["dyslctl", *sys.argv[1:]])
 
 
-def _profiled_with(run: RunDirectory) -> Layer:
-    """How the run's backbone is loaded, as ``profile`` was told; later commands must load it alike."""
-    path = run.path / "config" / "profile.yaml"
-    return str(path), {"model": read_yaml(path).get("model", {})} if path.exists() else {}
+def _layers_below(run: RunDirectory) -> list[Layer]:
+    """The run's backbone and suite, and how ``profile`` was told to load them; later commands must load them alike."""
+    manifest, path = run.manifest(), run.path / "config" / "profile.yaml"
+    identity = {
+        "model": {"name": manifest.backbone, "checkpoint": manifest.checkpoint, "revision": manifest.revision},
+        "suite": manifest.suite,
+    }
+    profiled = {"model": read_yaml(path).get("model", {})} if path.exists() else {}
+    return [("the run's manifest", identity), (str(path), profiled)]
 
 
 def _workspace(run: RunDirectory, config: Config) -> Workspace:

@@ -21,7 +21,7 @@ from dyslctl.backbone import Backbone
 from dyslctl.dysl.calibration import CalibrationData, EtaCalibration, occupancy_etas, quantile_etas
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
-from dyslctl.jobs.trained import guidance_settings, partition_of
+from dyslctl.jobs.trained import partition_of
 from dyslctl.jobs.trajectories import Trajectory, roll_out
 from dyslctl.suite import Split, TaskSuite
 
@@ -90,7 +90,7 @@ def fit(
     """Thresholds for the executed chunks of ``trajectories``, with ``guidance``'s other settings."""
     recordings = [recording for trajectory in trajectories for recording in trajectory.recordings()]
     # The fit reads k, chunk policy, stride and weights; the thresholds here only satisfy the type.
-    settings = guidance_settings(guidance.model_copy(update={"eta_1": -1.0, "eta_2": 0.0}))
+    settings = guidance.model_copy(update={"eta_1": -1.0, "eta_2": 0.0}).settings()
     data = CalibrationData(recordings, partition.segments, settings, gripper_dim)
     if how.rule == "quantile":
         return quantile_etas(data, how.p1, how.p2)

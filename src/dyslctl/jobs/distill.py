@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dyslctl.artifacts.bundle import TrainingInfo
-from dyslctl.artifacts.files import make_folder, write_json
+from dyslctl.artifacts.bundle import WEIGHTS, TrainingInfo
+from dyslctl.artifacts.files import make_folder, sha256, write_json
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.backbone import Backbone
 from dyslctl.dysl.distillation import (
@@ -32,7 +32,7 @@ from dyslctl.errors import ConfigError
 from dyslctl.jobs.dataset import Dataset
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.trained import load_modules, new_modules, save_modules
-from dyslctl.jobs.training import Optimization, StepLoss, Trainee, train
+from dyslctl.jobs.training import Optimization, StepLoss, Trainee, train, uses_bf16
 from dyslctl.plugins import did_you_mean
 
 Stage = Literal[1, 2]
@@ -163,7 +163,7 @@ def distill(
     profile.check_backbone(backbone.spec)
     modules = _start(backbone, profile, settings, init, from_scratch).train()
     step_loss = (stage1_step if settings.stage == 1 else stage2_step)(backbone, modules, data, settings)
-    trainee = Trainee(modules, _rates(modules, settings), _identity(settings, profile, data))
+    trainee = Trainee(modules, _rates(modules, settings), _identity(settings, profile, data, init))
     checkpoint = make_folder(out) / CHECKPOINT
     curve = train(trainee, settings, step_loss, backbone.device, checkpoint, resume=resume, progress=progress)
     write_json(out / CURVE, {"schema": CURVE_SCHEMA, "curve": curve})
@@ -204,6 +204,11 @@ def _start(
     backbone: Backbone, profile: SkipProfile, settings: DistillSettings, init: Path | None, from_scratch: bool
 ) -> SkipModules:
     """Stage 1 begins with identities, stage 2 with the adapters of stage 1."""
+    if backbone.dtype != torch.float32 and not uses_bf16(settings.precision, backbone.device):
+        raise ConfigError(
+            f"skip modules learn in float32, and the backbone is in {backbone.dtype}".replace("torch.", ""),
+            hint="--set model.dtype=float32, or --set distill.precision=bf16",
+        )
     if settings.stage == 2 and init is not None and init.exists():
         return load_modules(init, profile, backbone).modules.float()
     if settings.stage == 2 and not from_scratch:
@@ -219,9 +224,11 @@ def _rates(modules: SkipModules, settings: DistillSettings) -> list[tuple[nn.Mod
     return rates if settings.stage == 1 else [*rates, (modules.controllers, settings.controller_lr)]
 
 
-def _identity(settings: DistillSettings, profile: SkipProfile, data: Dataset) -> dict[str, Any]:
+def _identity(settings: DistillSettings, profile: SkipProfile, data: Dataset, init: Path | None) -> dict[str, Any]:
     """What must not change between an interruption and its resume; how often to checkpoint may."""
     identity = {**dataclasses.asdict(settings), "profile": profile.hash, "data": data.digest()}
+    if settings.stage == 2 and init is not None and init.exists():
+        identity["stage1"] = sha256(init / WEIGHTS)
     del identity["checkpoint_every"]
     return identity
 

@@ -105,7 +105,7 @@ def _play(
     policy.reset(seed=_seed(spec, score, suite))
     reports: list[StepReport] = []
     while steps < suite.max_steps:
-        chunk = policy.select_action(observation)
+        chunk = policy.select_action(observation.painted())
         reports.append(policy.last)
         for action in _finite(chunk.actions)[: suite.max_steps - steps]:
             result = environment.step(action)

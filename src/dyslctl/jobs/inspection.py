@@ -184,7 +184,7 @@ def _checkpoint(path: Path) -> Facts:
     raise ArtifactError(f"no installed backbone loads {path}:\n" + "\n".join(refusals or ["  none is installed"]))
 
 
-_RESULTS = ("profile", "distill", "eval", "bench", "similarity", "curve")
+_RESULTS = ("profile", "distill", "eval", "bench", "similarity", "curve", "behaviour")
 _READERS: dict[str, tuple[str, Callable[[Path], Facts]]] = {
     "dyslctl.skip-profile": ("skip profile", _profile),
     "dyslctl.bundle": ("bundle", _bundle),

@@ -27,7 +27,7 @@ from dyslctl.backbone import Backbone
 from dyslctl.dysl.guidance import GuidanceSettings
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
-from dyslctl.errors import ArtifactError, ConfigError
+from dyslctl.errors import ArtifactError
 
 
 @dataclass(frozen=True)
@@ -51,36 +51,14 @@ class TrainedModules:
         """The settings as a run-time value.
 
         Raises:
-            ConfigError: If the thresholds are not calibrated yet.
+            ArtifactError: If the thresholds are not calibrated yet.
         """
-        return guidance_settings(self.document)
+        return self.document.settings()
 
 
 def partition_of(profile: SkipProfile) -> LayerPartition:
     """The profile's partition as a run-time value."""
     return LayerPartition(profile.backbone.num_layers, profile.static_layers)
-
-
-def guidance_settings(document: Guidance) -> GuidanceSettings:
-    """The guidance settings of a file as a run-time value.
-
-    Raises:
-        ConfigError: If the thresholds are not calibrated yet.
-    """
-    if document.eta_1 is None or document.eta_2 is None:
-        raise ConfigError(
-            "the thresholds eta_1 and eta_2 are not calibrated yet",
-            hint="dyslctl distill --stage 2 calibrates them at its end",
-        )
-    return GuidanceSettings(
-        eta_1=document.eta_1,
-        eta_2=document.eta_2,
-        k=document.k,
-        tau=document.tau,
-        chunk_policy=document.chunk_policy,
-        stride=document.stride,
-        gripper_weight=document.gripper_weight,
-    )
 
 
 def new_modules(profile: SkipProfile, hidden_size: int, seed: int) -> SkipModules:
