@@ -92,3 +92,12 @@ def test_records_come_back_in_order() -> None:
     records = [record("b", 1, 0), record("a", 1, 0), record("b", 0, 0), record("a", 0, 0)]
     result = summarize("chain", "test", 2, ["b", "a"], records)
     assert [(r.index, r.method) for r in result.records] == [(0, "b"), (0, "a"), (1, "b"), (1, "a")]
+
+
+def test_dysl_is_compared_with_chance_too() -> None:
+    rows = [("full", 2), ("dysl", 2), ("random-skip-adapters", 0)]
+    records = [record(name, index, score) for index in range(3) for name, score in rows]
+    paired = summarize("suite", "test", 3, [name for name, _ in rows], records).paired
+    assert list(paired) == ["dysl", "random-skip-adapters", "dysl vs random-skip-adapters"]
+    chance = paired["dysl vs random-skip-adapters"]
+    assert (chance.versus, chance.wins, chance.losses, chance.ties) == ("random-skip-adapters", 3, 0, 0)

@@ -12,6 +12,8 @@ from dyslctl.jobs.episodes import EpisodeRecord
 from dyslctl.jobs.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
 
 BASELINE = "full"
+CHANCE = ("dysl", "random-skip-adapters")
+"""Random skipping takes ``dysl``'s adapters and its mean layers: what remains between them is knowing when."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class EvaluationResult:
 
     Attributes:
         episodes: Episodes asked of each method.
-        paired: Method -> comparison against ``full``, if that was evaluated.
+        paired: Method -> comparison against ``full``, if that was evaluated; and :data:`CHANCE`, if both were.
         records: Every episode, by index, then method.
     """
 
@@ -99,13 +101,15 @@ def summarize(
     order = {name: place for place, name in enumerate(methods)}
     ordered = sorted(records, key=lambda record: (record.index, order[record.method]))
     by_method = {name: [record for record in ordered if record.method == name] for name in methods}
-    others = [name for name in methods if name != BASELINE] if BASELINE in methods else []
+    pairs = {name: (name, BASELINE) for name in methods if name != BASELINE and BASELINE in methods}
+    if set(CHANCE) <= set(methods):
+        pairs[" vs ".join(CHANCE)] = CHANCE
     return EvaluationResult(
         suite=suite,
         split=split,
         episodes=episodes,
         methods={name: summarize_method(own) for name, own in by_method.items()},
-        paired={name: compare(by_method[name], by_method[BASELINE]) for name in others},
+        paired={name: compare(by_method[one], by_method[other]) for name, (one, other) in pairs.items()},
         records=ordered,
     )
 
