@@ -19,6 +19,7 @@ from dyslctl.artifacts.files import (
     read_json,
     read_jsonl,
     read_text,
+    replace_folder,
     sha256,
     write_json,
     write_jsonl,
@@ -180,3 +181,11 @@ def test_a_failed_append_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.
             append_jsonl(path, {"a": 2})
     append_jsonl(path, {"a": 3})
     assert path.read_bytes() == b'{"a":1}\n{"a":3}\n'
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "file").write_text("kept")
+    with pytest.raises(OSError):
+        replace_folder(tmp_path / "missing", tmp_path / "old")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["old", "old/file"]

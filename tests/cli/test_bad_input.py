@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from dyslctl.artifacts.bundle import load_bundle, save_bundle
 from dyslctl.cli import app
+from dyslctl.errors import ArtifactError
 from dyslctl.suite import Demonstration, EpisodeSpec, TaskSuite
 
 Run = Callable[..., Result]
@@ -150,3 +151,16 @@ def test_a_full_disk(distilled: dict[str, Any], run: Run, monkeypatch: pytest.Mo
     monkeypatch.setattr(Path, "replace", full)
     said = _refused(run, 3, "eval", "--method", "full")
     assert "No space left on device" in said and "--resume" in said
+
+
+def test_a_failed_calibration_leaves_the_old_bundle(
+    distilled: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise ArtifactError("no episode to calibrate on")
+
+    monkeypatch.setattr("dyslctl.cli.steps.distill.calibrate", fails)
+    before = {path: path.read_bytes() for path in (HOME / "bundle").iterdir()}
+    result = run("distill", "--stage", "2", "--steps", "1", "--quiet")
+    assert result.exit_code == 4 and "no episode to calibrate on" in result.stderr
+    assert {path: path.read_bytes() for path in (HOME / "bundle").iterdir()} == before

@@ -111,17 +111,27 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             yield temporary
             for file in temporary.rglob("*"):
                 _sync(file)
-            _swap(temporary, path)
+            replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _swap(new: Path, path: Path) -> None:
+def replace_folder(new: Path, path: Path) -> None:
+    """Put the folder ``new`` in the place of ``path``, on the same file system.
+
+    Raises:
+        OSError: If that fails; ``path`` is then as it was before.
+    """
     # A folder cannot be renamed onto a filled one, so the old one steps aside first.
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     if path.exists():
         path.rename(old)
-    new.rename(path)
+    try:
+        new.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
     _sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from dyslctl.artifacts.files import replace_folder, writing
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.cli.workspace import Workspace, command_line
 from dyslctl.jobs.calibrate import CalibrationSettings, calibrate
@@ -22,17 +25,20 @@ CURVES = {"loss": "loss", "task": "task loss", "gate": "mean skip probability"}
 def run_distill(workspace: Workspace, stages: Sequence[Stage], *, resume: bool, progress: Progress) -> dict[str, Any]:
     """Train ``stages`` on one set of states, save everything, and return the result's document.
 
-    Stage 2 ends with the calibration of the guidance thresholds.
+    Stage 2 ends with the calibration of the guidance thresholds; only then does its bundle take the run's place.
     """
     profile = SkipProfile.load(workspace.run.skip_profile)
     profile.check_backbone(workspace.backbone.load().spec)
     data = _states(workspace, progress)
     rows = []
     for stage in stages:
-        result = _train(workspace, stage, profile, data, resume=resume, progress=progress)
-        rows.append(_row(workspace, result))
+        fresh, bundle = workspace.run.distill(stage) / "bundle", workspace.run.bundle(stage)
+        result = _train(workspace, stage, profile, data, fresh, resume=resume, progress=progress)
         if stage == 2:
-            _calibrate(workspace, profile, progress)
+            _calibrate(workspace, profile, fresh, progress)
+        with writing(bundle):
+            replace_folder(fresh, bundle)
+        rows.append(_row(workspace, replace(result, bundle_path=bundle)))
         workspace.keep(f"distill-stage{stage}", _document(rows[-1:]), workspace.run.distill(stage))
     return _document(rows)
 
@@ -50,7 +56,14 @@ def _states(workspace: Workspace, progress: Progress) -> Dataset:
 
 
 def _train(
-    workspace: Workspace, stage: Stage, profile: SkipProfile, data: Dataset, *, resume: bool, progress: Progress
+    workspace: Workspace,
+    stage: Stage,
+    profile: SkipProfile,
+    data: Dataset,
+    bundle: Path,
+    *,
+    resume: bool,
+    progress: Progress,
 ) -> DistillResult:
     backbone, run = workspace.backbone.load(), workspace.run
     changed = workspace.config.distill.model_dump(exclude=NOT_OPTIMISATION, exclude_none=True)
@@ -61,7 +74,7 @@ def _train(
         data,
         defaults.override({**changed, "seed": workspace.config.seed}),
         out=run.distill(stage),
-        bundle=run.bundle(stage),
+        bundle=bundle,
         init=run.bundle(1) if stage == 2 else None,
         resume=resume,
         command=command_line(),
@@ -69,13 +82,13 @@ def _train(
     )
 
 
-def _calibrate(workspace: Workspace, profile: SkipProfile, progress: Progress) -> None:
+def _calibrate(workspace: Workspace, profile: SkipProfile, bundle: Path, progress: Progress) -> None:
     settings = workspace.config.calibrate
     calibrate(
         workspace.backbone.load(),
         workspace.suite,
         profile,
-        workspace.run.bundle(2),
+        bundle,
         episodes=settings.episodes,
         how=CalibrationSettings(**settings.model_dump(exclude={"episodes"})),
         progress=progress,
