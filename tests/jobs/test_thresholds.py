@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dyslctl.errors import ConfigError, ThresholdNotMet
-from dyslctl.jobs.thresholds import OPERATORS, Condition, check_thresholds, look_up, parse_condition
+from dyslctl.jobs.thresholds import OPERATORS, Condition, check_names, check_thresholds, look_up, parse_condition
 
 RESULTS: dict[str, Any] = {
     "dysl": {"success_rate": 0.88, "success_ci95": [0.85, 0.91], "llm_ms_p50": None, "ok": True, "nan": float("nan")},
@@ -127,3 +127,11 @@ def test_a_good_result_passes_but_a_wrong_condition_never_does() -> None:
     check_thresholds([], RESULTS)
     with pytest.raises(ConfigError):
         check_thresholds(["dysl.success_rate < 0.8", "dysl.nothing < 1"], RESULTS)
+
+
+def test_names_are_checked_before_the_work_begins() -> None:
+    check_names(["dysl.success_rate < 0.9", "random-skip.errors > 0"], ["dysl", "random-skip"])
+    with pytest.raises(ConfigError, match=r"'dsyl' is none of the methods.*Did you mean 'dysl'"):
+        check_names(["dsyl.success_rate < 0.9"], ["full", "dysl"])
+    with pytest.raises(ConfigError, match="expected PATH OPERATOR NUMBER"):
+        check_names(["dysl.success_rate"], ["dysl"])

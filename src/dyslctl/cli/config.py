@@ -73,7 +73,7 @@ class CalibrateConfig(Part):
     rule: Literal["occupancy", "quantile"] = "occupancy"
     p1: float = Field(default=0.1, gt=0, lt=1)
     p2: float = Field(default=0.5, gt=0, lt=1)
-    protected: float = Field(default=0.3, ge=0, le=1)
+    protected: float = Field(default=0.3, gt=0, lt=1)
 
 
 class EvalConfig(Part):

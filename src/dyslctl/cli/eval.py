@@ -52,10 +52,8 @@ def evaluate(
     from dyslctl.cli.progress import progress
     from dyslctl.cli.steps.evaluate import run_eval
     from dyslctl.cli.workspace import enter, layers_of
-    from dyslctl.jobs.thresholds import parse_condition
+    from dyslctl.jobs.thresholds import check_names
 
-    for condition in fail_if or ():
-        parse_condition(condition)
     given = flags(
         suite=suite,
         seed=seed,
@@ -65,6 +63,7 @@ def evaluate(
         eval__workers=workers,
     )
     workspace = enter(run, layers_of(config, set_, given))
+    check_names(fail_if or (), workspace.config.eval.methods)
     with progress(quiet=quiet) as listener:
         document = run_eval(workspace, resume=resume, progress=listener)
     conclude(document, document["methods"], fail_if or (), summary, as_json=as_json)

@@ -59,6 +59,22 @@ def parse_condition(text: str) -> Condition:
     return Condition(match["path"], match["operator"], limit)
 
 
+def check_names(conditions: Sequence[str], names: Sequence[str]) -> None:
+    """Before the work begins: does every one of ``conditions`` parse, and speak of one of ``names``?
+
+    Raises:
+        ConfigError: If one does not.
+    """
+    for condition in map(parse_condition, conditions):
+        name = condition.path.partition(".")[0]
+        if name not in names:
+            raise ConfigError(
+                f"--fail-if: '{name}' is none of the methods that will be evaluated.{did_you_mean(name, list(names))}\n"
+                f"  evaluated: {', '.join(names)}",
+                hint="add it to --method",
+            )
+
+
 def look_up(results: Mapping[str, Any], path: str) -> float:
     """The number at the dotted ``path`` of nested mappings and lists.
 
