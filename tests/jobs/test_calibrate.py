@@ -7,7 +7,7 @@ from dyslctl.artifacts.bundle import SETTINGS, WEIGHTS, load_bundle, save_guidan
 from dyslctl.artifacts.skip_profile import Guidance
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.errors import ArtifactError, ConfigError
-from dyslctl.jobs.calibrate import CalibrationSettings, calibrate, fit, record
+from dyslctl.jobs.calibrate import CalibrationSettings, calibrate, fit, record, skip_probabilities
 from dyslctl.jobs.data import collect
 from dyslctl.jobs.distill import DistillSettings, distill
 from dyslctl.jobs.profile import profile
@@ -120,3 +120,17 @@ def test_no_bundle_is_an_artifact_error(bundle) -> None:
 def test_unmoving_episodes_cannot_be_calibrated() -> None:
     with pytest.raises(ConfigError, match="continuity never falls"):
         fit([straight([0.0] * 30)], Guidance(), PARTITION, None, CalibrationSettings(rule="occupancy"))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25])
+def test_a_skip_rate_gives_every_controller_its_own_tau(bundle, rate: float) -> None:
+    backbone, suite, made, folder = bundle
+    how = CalibrationSettings(rule="quantile", skip_rate=rate)
+    calibrate(backbone, suite, made, folder, episodes=4, how=how)
+    trained = load_modules(folder, made, backbone)
+    seen = [one for trajectory in record(backbone, suite, episodes=4) for one in trajectory.observations]
+    answers = skip_probabilities(backbone, trained.modules, seen, batch_size=3)
+    assert list(answers) == list(made.dynamic_layers)
+    for layer, probabilities in answers.items():
+        skipped = (probabilities > trained.guidance.threshold(layer) + 1e-7).mean()
+        assert skipped <= rate and skipped == pytest.approx(rate, abs=2 / len(seen))

@@ -74,6 +74,7 @@ class CalibrateConfig(Part):
     p1: float = Field(default=0.1, gt=0, lt=1)
     p2: float = Field(default=0.5, gt=0, lt=1)
     protected: float = Field(default=0.3, gt=0, lt=1)
+    skip_rate: float | None = Field(default=None, ge=0, le=1)
 
 
 class EvalConfig(Part):

@@ -14,16 +14,20 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 
 from dyslctl.artifacts.bundle import Calibration, check_belongs, load_bundle, save_guidance
 from dyslctl.artifacts.skip_profile import Guidance, SkipProfile
 from dyslctl.backbone import Backbone
-from dyslctl.dysl.calibration import CalibrationData, EtaCalibration, occupancy_etas, quantile_etas
+from dyslctl.dysl.calibration import CalibrationData, EtaCalibration, occupancy_etas, quantile_etas, tau_by_quantile
 from dyslctl.dysl.partition import LayerPartition
+from dyslctl.dysl.skip_modules import SkipModules, TokenPool
+from dyslctl.dysl.states import residual_states
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
-from dyslctl.jobs.trained import partition_of
+from dyslctl.jobs.trained import load_modules, partition_of
 from dyslctl.jobs.trajectories import Trajectory, roll_out
 from dyslctl.suite import Split, TaskSuite
+from dyslctl.types import LayerState, Observation
 
 Rule = Literal["occupancy", "quantile"]
 
@@ -38,12 +42,15 @@ class CalibrationSettings:
         p1: ``eta_1`` is this quantile of ``delta C``.
         p2: ``eta_2`` is the ``1 - p2`` quantile.
         protected: Target of ``occupancy``.
+        skip_rate: Share of the recorded observations on which each controller, if asked, would skip: gives every one
+            its own ``tau``. ``None`` leaves the common ``tau`` as it is.
     """
 
     rule: Rule = "occupancy"
     p1: float = 0.1
     p2: float = 0.5
     protected: float = 0.3
+    skip_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,25 @@ def fit(
     return occupancy_etas(data, how.protected, how.p2)
 
 
+@torch.inference_mode()
+def skip_probabilities(
+    backbone: Backbone, modules: SkipModules, observations: Sequence[Observation], batch_size: int = 64
+) -> dict[int, np.ndarray]:
+    """Dynamic layer -> its controller's probability of skipping on each observation, ``[observations]`` float32.
+
+    Asked on the full model's states, as if nothing had been skipped before.
+    """
+    found: dict[int, list[np.ndarray]] = {layer: [] for layer in modules.partition.dynamic_layers}
+    for first in range(0, len(observations), batch_size):
+        inputs = backbone.encode(observations[first : first + batch_size])
+        states, _ = residual_states(backbone, inputs)
+        pool = TokenPool.of(modules.sizes.pool, LayerState.of(inputs))
+        for layer, answers in found.items():
+            logits = modules.controller(layer)(pool(states[layer]))
+            answers.append(torch.sigmoid(logits).float().cpu().numpy())
+    return {layer: np.concatenate(answers) for layer, answers in found.items()}
+
+
 def calibrate(
     backbone: Backbone,
     suite: TaskSuite,
@@ -133,6 +159,11 @@ def calibrate(
     trajectories = record(backbone, suite, episodes=episodes, split=split, lanes=lanes, progress=progress)
     etas = fit(trajectories, saved.guidance, partition_of(profile), backbone.spec.gripper_dim, how)
     guidance = saved.guidance.model_copy(update={"eta_1": etas.eta_1, "eta_2": etas.eta_2})
+    if how.skip_rate is not None:
+        modules = load_modules(bundle, profile, backbone).modules
+        observations = [observation for trajectory in trajectories for observation in trajectory.observations]
+        taus = tau_by_quantile(skip_probabilities(backbone, modules, observations), how.skip_rate)
+        guidance = guidance.model_copy(update={"tau_by_layer": taus})
     calibration = Calibration(
         rule=how.rule,
         suite=suite.name,
