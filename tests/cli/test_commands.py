@@ -89,6 +89,14 @@ def test_eval_compares_methods_on_the_same_episodes(distilled: dict[str, Any], d
     assert 2 <= found["target_layers"] <= 16
 
 
+def test_the_model_card_says_what_was_calibrated_and_found(distilled: dict[str, Any], document: Documents) -> None:
+    card = Path(distilled["bundle_path"]) / "README.md"
+    assert "eta_1 = -" in card.read_text() and "Not evaluated yet" in card.read_text()
+    found = document("eval", "--episodes", "2", "--method", "full,dysl")["methods"]["dysl"]
+    row = next(line for line in card.read_text().splitlines() if line.startswith("| dysl on tiny_reach, test |"))
+    assert f"| {found['success_rate']:.1%} [" in row and f"| 2 | {found['mean_layers_run']:.2f} |" in row
+
+
 def test_eval_resumes_to_the_same_result(distilled: dict[str, Any], document: Documents) -> None:
     arguments = ("eval", "--episodes", "2", "--method", "full,random-skip,dysl")
     whole = document(*arguments)

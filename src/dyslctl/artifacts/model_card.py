@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from dyslctl.artifacts.bundle import Bundle
+from dyslctl.artifacts.bundle import CARD, Bundle, load_bundle
+from dyslctl.artifacts.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,16 @@ included.
 ## Results
 
 {_results(metrics)}"""
+
+
+def write_card(folder: Path, suite: str, metrics: Mapping[str, CardMetric] | None = None) -> None:
+    """Bring the card of the bundle ``folder`` up to date: its thresholds as they are now, and ``metrics``.
+
+    Raises:
+        ArtifactError: If the bundle is missing or damaged.
+        EnvironmentMismatch: If the card cannot be written.
+    """
+    atomic_write(folder / CARD, model_card(load_bundle(folder), suite, metrics))
 
 
 def _samples(samples: int | None) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from dyslctl.artifacts.bundle import Calibration, check_belongs, load_bundle, save_guidance
+from dyslctl.artifacts.model_card import write_card
 from dyslctl.artifacts.skip_profile import Guidance, SkipProfile
 from dyslctl.backbone import Backbone
 from dyslctl.dysl.calibration import CalibrationData, EtaCalibration, occupancy_etas, quantile_etas, tau_by_quantile
@@ -173,6 +174,7 @@ def calibrate(
         data_hash=_digest(trajectories),
     )
     save_guidance(bundle, guidance, calibration)
+    write_card(bundle, profile.suite)
     return CalibrationResult(guidance, calibration, time.perf_counter() - begin)
 
 

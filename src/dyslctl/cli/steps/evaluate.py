@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from dyslctl import methods
+from dyslctl.artifacts.model_card import CardMetric, write_card
+from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.cli.workspace import Workspace
 from dyslctl.jobs.progress import Progress
 from dyslctl.jobs.recipe import PolicyRecipe
@@ -34,7 +36,20 @@ def run_eval(workspace: Workspace, *, resume: bool, progress: Progress) -> dict[
     more = {"seed": workspace.config.seed, "target_layers": target, "figures": _draw(result, workspace)}
     document = {**result.as_dict(), **more}
     workspace.keep(f"eval-{suite.name}", document, out)
+    if recipe.bundle is not None:
+        write_card(recipe.bundle, SkipProfile.load(recipe.skip_profile).suite, _metrics(result))
     return document
+
+
+def _metrics(result: EvaluationResult) -> dict[str, CardMetric]:
+    """What the bundle's model card says of this evaluation; methods of which no episode finished are left out."""
+    return {
+        f"{name} on {result.suite}, {result.split}": CardMetric(
+            found.success_rate, *found.success_ci95, found.episodes, found.mean_layers_run
+        )
+        for name, found in result.methods.items()
+        if found.success_rate is not None and found.mean_layers_run is not None
+    }
 
 
 def measure_target(workspace: Workspace, out: Path, *, resume: bool, progress: Progress) -> float:
