@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dyslctl.engine import EXIT, RUN, FullSchedule, Jump, LayerSchedule, Step, forward
+from dyslctl.engine import EXIT, RUN, FullSchedule, Jump, LayerSchedule, Step, forward, forward_together, stackable
 from dyslctl.types import LayerInputs, LayerState, Observation, TokenKind
 
 if TYPE_CHECKING:
@@ -155,3 +157,115 @@ def test_padding_does_not_change_the_real_tokens(backbone: TinyBackbone, inputs:
     forward(backbone, clean_state, FullSchedule())
     forward(backbone, dirty_state, FullSchedule())
     torch.testing.assert_close(backbone.predict(clean_state), backbone.predict(dirty_state))
+
+
+LAYERS = 8
+
+
+class Script(LayerSchedule):
+    """Steps written down before, and tokens to drop after one layer. Adapters scale the hidden state."""
+
+    def __init__(self, steps: dict[int, Step], drop_after: int | None) -> None:
+        self.steps, self.drop_after = steps, drop_after
+
+    def before(self, layer: int, state: LayerState) -> Step:
+        return self.steps.get(layer, RUN)
+
+    def after(self, layer: int, state: LayerState) -> None:
+        if layer == self.drop_after:
+            state.select(torch.tensor([[t for t in range(state.hidden.shape[1]) if t not in (2, 3)]]))
+
+
+def halve(hidden: torch.Tensor) -> torch.Tensor:
+    return 0.5 * hidden
+
+
+@st.composite
+def scripts(draw: st.DrawFn) -> tuple[int, Script]:
+    """The layer to begin with, and what to do from there on."""
+    steps: dict[int, Step] = {}
+    for layer in draw(st.sets(st.integers(0, LAYERS - 1), max_size=3)):
+        jump = st.builds(Jump, st.integers(layer + 1, LAYERS), st.sampled_from([None, halve]))
+        steps[layer] = draw(st.one_of(st.just(EXIT), jump))
+    drop_after = draw(st.none() | st.integers(0, LAYERS - 1))
+    return draw(st.integers(0, LAYERS)), Script(steps, drop_after)
+
+
+WORDS = ("reach red", "go and reach blue")
+
+
+def one_state(backbone: TinyBackbone, number: int, words: str = WORDS[1]) -> LayerState:
+    rng = np.random.default_rng(number)
+    image = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return LayerState.of(backbone.encode([Observation({"agent": image}, words, rng.random(2, np.float32))]))
+
+
+@given(samples=st.lists(st.tuples(scripts(), st.sampled_from(WORDS)), min_size=1, max_size=5))
+def test_together_every_sample_goes_its_own_way(
+    tiny_backbone: type[TinyBackbone], samples: list[tuple[tuple[int, Script], str]]
+) -> None:
+    backbone = tiny_backbone()
+    states = [one_state(backbone, number, words) for number, (_, words) in enumerate(samples)]
+    alone = [state.fork() for state in states]
+    firsts, schedules = zip(*(script for script, _ in samples), strict=True)
+    traces = forward_together(backbone, states, schedules, firsts)
+    for state, other, trace, (first, schedule) in zip(
+        alone, states, traces, (script for script, _ in samples), strict=True
+    ):
+        expected = forward(backbone, state, schedule, first)
+        torch.testing.assert_close(other.hidden, state.hidden)
+        assert torch.equal(other.positions, state.positions) and torch.equal(other.kinds, state.kinds)
+        assert (trace.layers_run, trace.jumps, trace.tokens) == (expected.layers_run, expected.jumps, expected.tokens)
+        assert (trace.exited_at, trace.resume_layer) == (expected.exited_at, expected.resume_layer)
+        if trace.resume_state is not None and expected.resume_state is not None:
+            torch.testing.assert_close(trace.resume_state.hidden, expected.resume_state.hidden)
+
+
+def test_those_at_a_layer_run_it_as_one_batch(tiny_backbone: type[TinyBackbone]) -> None:
+    """One jumps over layer 2, one drops two of its 15 tokens after layer 5, one joins at layer 4."""
+    batches: list[tuple[int, int, int]] = []
+
+    class Watched(tiny_backbone):  # type: ignore[valid-type, misc]
+        def run_layer(self, layer: int, state: LayerState) -> torch.Tensor:
+            batches.append((layer, *state.hidden.shape[:2]))
+            output: torch.Tensor = super().run_layer(layer, state)
+            return output
+
+    backbone = Watched()
+    states = [one_state(backbone, number) for number in range(3)]
+    forward_together(backbone, states, [Script({2: Jump(3)}, None), Script({}, 5), Script({}, None)], [0, 0, 4])
+    assert batches == [
+        (0, 2, 15), (1, 2, 15), (2, 1, 15), (3, 2, 15), (4, 3, 15), (5, 3, 15),
+        (6, 2, 15), (6, 1, 13), (7, 2, 15), (7, 1, 13),
+    ]  # fmt: skip
+
+
+def test_tables_are_made_once_for_a_group_that_stays_together(
+    tiny_backbone: type[TinyBackbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = tiny_backbone()
+    made, make = list[int](), backbone._context
+
+    def count(state: LayerState) -> tuple[torch.Tensor, torch.Tensor]:
+        made.append(len(state.hidden))
+        return make(state)
+
+    monkeypatch.setattr(backbone, "_context", count)
+    states = [one_state(backbone, number) for number in range(3)]
+    forward_together(backbone, states, [FullSchedule(), FullSchedule(), At(4, Jump(6))], [0, 0, 0])
+    assert made == [3, 2]
+
+
+def test_padding_and_conditioning_are_not_stacked(backbone: TinyBackbone, inputs: LayerInputs) -> None:
+    plain, padded, conditioned = one_state(backbone, 0), LayerState.of(inputs), one_state(backbone, 1)
+    conditioned.conditioning = torch.zeros(1)
+    assert stackable([plain, padded, conditioned, one_state(backbone, 2)]) == [[0, 3], [1], [2]]
+
+
+def test_nothing_together_is_nothing(backbone: TinyBackbone) -> None:
+    assert forward_together(backbone, [], [], []) == []
+
+
+def test_a_sample_without_a_schedule_is_refused(backbone: TinyBackbone) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        forward_together(backbone, [one_state(backbone, 0)], [], [0])

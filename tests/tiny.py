@@ -168,11 +168,11 @@ class TinyBackbone(Backbone):
         return (predicted - target).abs().mean((1, 2))
 
     def snapshot(self) -> object:
-        return self._carried, list(self._window)
+        return None if self.lstm is None else (self._carried, list(self._window))
 
     def restore(self, memory: object) -> None:
-        assert isinstance(memory, tuple)
-        self._carried, self._window = memory[0], list(memory[1])
+        if isinstance(memory, tuple):
+            self._carried, self._window = memory[0], list(memory[1])
 
     def reset(self) -> None:
         self._carried, self._window = None, []

@@ -6,9 +6,11 @@ faster runtime can replace it by captured graphs of the same plan (docs/architec
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from dyslctl.backbone import Backbone
@@ -102,26 +104,105 @@ def forward(backbone: Backbone, state: LayerState, schedule: LayerSchedule, firs
     Raises:
         ValueError: If a schedule jumps backwards or past the head.
     """
-    trace = ForwardTrace()
-    schedule.start(state)
-    layer, num_layers = first, backbone.spec.num_layers
-    while layer < num_layers:
-        step = schedule.before(layer, state)
+    walk = _Walk(state, schedule, first, backbone.spec.num_layers)
+    for layer in range(first, backbone.spec.num_layers):
+        if walk.runs(layer):
+            walk.ran(layer, backbone.run_layer(layer, state))
+    return walk.trace
+
+
+def forward_together(
+    backbone: Backbone, states: Sequence[LayerState], schedules: Sequence[LayerSchedule], firsts: Sequence[int]
+) -> list[ForwardTrace]:
+    """:func:`forward` for several samples in lock-step: those that run a layer run it as one batch.
+
+    Each sample keeps its own schedule, which sees its own state, and its own place: one may have jumped ahead or begun
+    later. A matrix product over more rows rounds differently, so hidden states equal those of ``forward`` only up to
+    that; a decision on the edge may then fall otherwise.
+
+    Args:
+        backbone: Whose layers run.
+        states: One state a sample, batch size 1, as in :func:`forward`. Equal token counts share a batch.
+        schedules: One a sample, no two the same object.
+        firsts: The layer each begins with.
+
+    Returns:
+        One trace a sample.
+
+    Raises:
+        ValueError: If a schedule jumps backwards or past the head, or the arguments differ in length.
+    """
+    num_layers = backbone.spec.num_layers
+    walks = [_Walk(*sample, num_layers) for sample in zip(states, schedules, firsts, strict=True)]
+    contexts: dict[tuple[int, tuple[_Walk, ...]], Any] = {}
+    for layer in range(min(firsts, default=num_layers), num_layers):
+        running = [walk for walk in walks if walk.runs(layer)]
+        for indices in stackable([walk.state for walk in running]):
+            group = tuple(running[index] for index in indices)
+            batch = stack([walk.state for walk in group])
+            # The same samples with as many tokens as before have the same positions, hence the same tables.
+            key = batch.hidden.shape[1], group
+            batch.context = contexts.get(key, batch.context)
+            hidden = backbone.run_layer(layer, batch)
+            contexts[key] = batch.context
+            for walk, row in zip(group, hidden.chunk(len(group)), strict=True):
+                walk.ran(layer, row)
+    return [walk.trace for walk in walks]
+
+
+def stackable(states: Sequence[LayerState]) -> list[list[int]]:
+    """Indices of ``states`` by token count; a state with padding or conditioning stays alone."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, state in enumerate(states):
+        plain = state.mask is None and state.conditioning is None
+        groups.setdefault((state.hidden.shape[1], -1 if plain else index), []).append(index)
+    return list(groups.values())
+
+
+def stack(states: Sequence[LayerState]) -> LayerState:
+    """One group of :func:`stackable` as one batch; a state that is alone is handed back itself."""
+    if len(states) == 1:
+        return states[0]
+    return LayerState(
+        hidden=torch.cat([state.hidden for state in states]),
+        positions=torch.cat([state.positions for state in states]),
+        kinds=torch.cat([state.kinds for state in states]),
+    )
+
+
+class _Walk:
+    """One sample's way through the layers; it stands before layer ``_next``."""
+
+    def __init__(self, state: LayerState, schedule: LayerSchedule, first: int, num_layers: int) -> None:
+        self.state, self.trace = state, ForwardTrace()
+        self._schedule, self._next, self._num_layers = schedule, first, num_layers
+        schedule.start(state)
+
+    def runs(self, layer: int) -> bool:
+        """Whether ``layer`` is to be executed. If the schedule jumps or leaves instead, that happens here."""
+        if layer < self._next:
+            return False
+        step = self._schedule.before(layer, self.state)
         if isinstance(step, Run):
-            trace.layers_run.append(layer)
-            trace.tokens.append(state.hidden.shape[1])
-            state.hidden = backbone.run_layer(layer, state)
-            schedule.after(layer, state)
-            layer += 1
-            continue
-        if trace.resume_layer is None:
-            trace.resume_layer, trace.resume_state = layer, state.fork()
+            return True
+        if self.trace.resume_layer is None:
+            self.trace.resume_layer, self.trace.resume_state = layer, self.state.fork()
         if isinstance(step, Exit):
-            trace.exited_at = layer
-            break
-        if not layer < step.to <= num_layers:
-            raise ValueError(f"a jump must go forward: from layer {layer} to {step.to} of {num_layers}")
-        trace.jumps.append((layer, step.to))
-        state.hidden = state.hidden if step.through is None else step.through(state.hidden)
-        layer = step.to
-    return trace
+            self.trace.exited_at, self._next = layer, self._num_layers
+        else:
+            self._jump(layer, step)
+        return False
+
+    def ran(self, layer: int, hidden: Tensor) -> None:
+        """``layer`` was executed and gave ``hidden`` ``[B, T, H]``."""
+        self.trace.layers_run.append(layer)
+        self.trace.tokens.append(hidden.shape[1])
+        self.state.hidden = hidden
+        self._schedule.after(layer, self.state)
+
+    def _jump(self, layer: int, jump: Jump) -> None:
+        if not layer < jump.to <= self._num_layers:
+            raise ValueError(f"a jump must go forward: from layer {layer} to {jump.to} of {self._num_layers}")
+        self.trace.jumps.append((layer, jump.to))
+        self.state.hidden = self.state.hidden if jump.through is None else jump.through(self.state.hidden)
+        self._next = jump.to

@@ -11,10 +11,9 @@ from dyslctl.baselines.random_skip import RandomSkipSchedule, skip_probability
 from dyslctl.dysl.guidance import GuidanceSettings
 from dyslctl.dysl.policy import DySLPolicy
 from dyslctl.dysl.skip_modules import SkipModules
-from dyslctl.engine import FullSchedule
 from dyslctl.errors import ConfigError
 from dyslctl.plugins import did_you_mean
-from dyslctl.policy import Policy, SchedulePolicy
+from dyslctl.policy import Policy, SchedulePolicy, full_policy
 
 
 class SkipAssets(Protocol):
@@ -132,7 +131,7 @@ def build(
 
 
 def _full(setup: Setup) -> Policy:
-    return SchedulePolicy(setup.backbone, FullSchedule(), setup.execute_horizon)
+    return full_policy(setup.backbone, setup.execute_horizon)
 
 
 def _dysl(*, pre_skip: bool = True, post_skip: bool = True) -> Callable[[Setup], Policy]:

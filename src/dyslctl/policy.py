@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 
 from dyslctl.backbone import Backbone
-from dyslctl.engine import LayerSchedule, forward
+from dyslctl.engine import ForwardTrace, FullSchedule, LayerSchedule, forward
+from dyslctl.errors import ConfigError
 from dyslctl.types import ActionChunk, LayerState, Observation
 
 
@@ -25,11 +28,12 @@ class Consultation:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one ``select_action`` did.
+    """What one control step did.
 
     Attributes:
         layers: Executed layers, in order; a second prediction adds the layers it ran.
-        timings_ms: Milliseconds of ``encode``, ``llm``, ``head`` and ``guidance``, second prediction included.
+        timings_ms: Milliseconds of ``encode``, ``llm``, ``head`` and ``guidance``, second prediction included. Empty
+            if the step was not run alone: computed together with others it has no time of its own.
         jumps: ``(from, to)`` of each skip of the first pass.
         consulted: The controllers that were asked.
         verified: The action was predicted a second time, with every layer.
@@ -39,7 +43,7 @@ class StepReport:
     """
 
     layers: tuple[int, ...]
-    timings_ms: Mapping[str, float]
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
     jumps: tuple[tuple[int, int], ...] = ()
     consulted: tuple[Consultation, ...] = ()
     verified: bool = False
@@ -53,14 +57,50 @@ class StepReport:
         return len(self.layers)
 
 
+@dataclass(frozen=True)
+class Encode:
+    """What a plan asks first. The answer is the :class:`LayerState` before layer 0."""
+
+    backbone: Backbone
+    observation: Observation
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Take ``state`` through the layers from ``first`` on, and the head. The answer is a :class:`Prediction`."""
+
+    backbone: Backbone
+    state: LayerState
+    schedule: LayerSchedule
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to :class:`Predict`: the whole chunk, and what the pass did."""
+
+    chunk: ActionChunk
+    trace: ForwardTrace
+
+
+Request = Encode | Predict
+Plan = Generator[Request, Any, ActionChunk]
+"""One control step: yields requests, is sent their answers, and returns the actions to execute."""
+
+
 class Policy(ABC):
     """One robot's policy.
 
+    Its control step is written once, as :meth:`plan`. ``select_action`` runs a plan alone, for a robot or a benchmark;
+    an evaluation runs many side by side and answers what they ask in one batch (``jobs/lockstep.py``).
+
     Attributes:
+        backbone: The frozen model; policies may share it.
         schedule: How it goes through the layers.
-        last: What the last ``select_action`` did.
+        last: What the last control step did.
     """
 
+    backbone: Backbone
     schedule: LayerSchedule
     last: StepReport
 
@@ -69,8 +109,53 @@ class Policy(ABC):
         """A new episode or instruction begins. All randomness until the next reset derives from ``seed``."""
 
     @abstractmethod
+    def plan(self, observation: Observation) -> Plan:
+        """The next control step; leaves its report, without timings, in ``last``."""
+
+    @torch.inference_mode()
     def select_action(self, observation: Observation) -> ActionChunk:
-        """The next actions to execute, ``execute_horizon`` of them."""
+        """The next ``execute_horizon`` actions. Timed part by part; what the plan does itself is ``guidance``."""
+        watch, passes_ms = Stopwatch(self.backbone.device), list[float]()
+        plan, answer = self.plan(observation), None
+        while True:
+            with watch("guidance"):
+                try:
+                    request = plan.send(answer)
+                except StopIteration as end:
+                    chunk: ActionChunk = end.value
+                    break
+            before = watch.total_ms
+            answer = _answer(request, watch)
+            if isinstance(request, Predict):
+                passes_ms.append(watch.total_ms - before)
+        self.last = replace(self.last, timings_ms=watch.ms, reprediction_ms=sum(passes_ms[1:]))
+        return chunk
+
+    def twin(self) -> Self:
+        """The same policy for another robot: the same weights, a past of its own. ``reset`` it before use.
+
+        Raises:
+            ConfigError: If the head has a memory: it is the backbone's, and serves one episode at a time.
+        """
+        if self.backbone.snapshot() is not None:
+            raise ConfigError(
+                "expected a head without memory to run episodes side by side, found one that remembers its episode",
+                hint="--batch 1",
+            )
+        # Weights stay shared: those of the backbone by the memo, bound adapters because functions are not copied.
+        return deepcopy(self, {id(self.backbone): self.backbone})
+
+
+def _answer(request: Request, watch: Stopwatch) -> LayerState | Prediction:
+    """What a request asks for, each part timed."""
+    backbone = request.backbone
+    if isinstance(request, Encode):
+        with watch("encode"):
+            return LayerState.of(backbone.encode([request.observation]))
+    with watch("llm"):
+        trace = forward(backbone, request.state, request.schedule, request.first)
+    with watch("head"):
+        return Prediction(backbone.decode_action(backbone.predict(request.state))[0], trace)
 
 
 class Stopwatch:
@@ -102,24 +187,23 @@ class SchedulePolicy(Policy):
     """A backbone under any layer schedule, without guidance: the full model, random skipping, and the like."""
 
     def __init__(self, backbone: Backbone, schedule: LayerSchedule, execute_horizon: int) -> None:
-        self._backbone = backbone
+        self.backbone = backbone
         self.schedule = schedule
         self._execute_horizon = execute_horizon
 
     def reset(self, seed: int = 0) -> None:
         """Forget the past, in the head and in the schedule."""
-        self._backbone.reset()
+        self.backbone.reset()
         self.schedule.begin_episode(seed)
 
-    @torch.inference_mode()
-    def select_action(self, observation: Observation) -> ActionChunk:
+    def plan(self, observation: Observation) -> Plan:
         """Encode, run the layers as the schedule says, decode."""
-        watch = Stopwatch(self._backbone.device)
-        with watch("encode"):
-            state = LayerState.of(self._backbone.encode([observation]))
-        with watch("llm"):
-            trace = forward(self._backbone, state, self.schedule)
-        with watch("head"):
-            chunk = self._backbone.decode_action(self._backbone.predict(state))[0]
-        self.last = StepReport(tuple(trace.layers_run), {**watch.ms, "guidance": 0.0}, tuple(trace.jumps))
-        return chunk.head(self._execute_horizon)
+        state: LayerState = yield Encode(self.backbone, observation)
+        prediction: Prediction = yield Predict(self.backbone, state, self.schedule)
+        self.last = StepReport(tuple(prediction.trace.layers_run), jumps=tuple(prediction.trace.jumps))
+        return prediction.chunk.head(self._execute_horizon)
+
+
+def full_policy(backbone: Backbone, execute_horizon: int) -> SchedulePolicy:
+    """Every layer at every step: the upstream model."""
+    return SchedulePolicy(backbone, FullSchedule(), execute_horizon)

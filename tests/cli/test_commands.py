@@ -108,6 +108,24 @@ def test_eval_resumes_to_the_same_result(distilled: dict[str, Any], document: Do
     assert len(log.read_text().splitlines()) == 6
 
 
+def test_eval_side_by_side_finds_the_same_but_no_latency(distilled: dict[str, Any], document: Documents) -> None:
+    arguments = ("eval", "--episodes", "3", "--method", "full,random-skip-adapters,dysl")
+    alone, together = document(*arguments), document(*arguments, "--batch", "4")
+    assert (alone["batch"], together["batch"]) == (1, 4)
+    assert _without_times(together) == {**_without_times(alone), "batch": 4}
+    for method in together["methods"].values():
+        assert method["errors"] == 0 and method["llm_ms_mean"] is None and method["llm_ms_p50"] is None
+
+
+def test_eval_in_bfloat16_takes_a_float32_bundle(distilled: dict[str, Any], document: Documents, run: Run) -> None:
+    arguments = ("eval", "--episodes", "2", "--method", "full,dysl")
+    document(*arguments)
+    half = document(*arguments, "--set", "model.dtype=bfloat16")
+    assert [method["errors"] for method in half["methods"].values()] == [0, 0]
+    resumed = run(*arguments, "--resume")
+    assert resumed.exit_code == 4 and "about.dtype: then 'bfloat16', now 'float32'" in resumed.stderr
+
+
 def test_eval_does_not_resume_another_evaluation(distilled: dict[str, Any], document: Documents, run: Run) -> None:
     document("eval", "--method", "full")
     result = run("eval", "--episodes", "2", "--method", "full", "--resume")

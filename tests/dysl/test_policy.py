@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,13 +10,15 @@ import torch
 from dyslctl.dysl.guidance import GuidanceSettings
 from dyslctl.dysl.policy import DySLPolicy
 from dyslctl.dysl.skip_modules import SkipModules
-from dyslctl.engine import FullSchedule
-from dyslctl.policy import SchedulePolicy
-from dyslctl.types import Observation
+from dyslctl.engine import FullSchedule, Jump
+from dyslctl.jobs.lockstep import Coroutine, run_together
+from dyslctl.policy import SchedulePolicy, StepReport
+from dyslctl.types import LayerState, Observation
 
 if TYPE_CHECKING:
     from tests.tiny import TinyBackbone
 
+Step = tuple[np.ndarray, StepReport]
 SKIP = GuidanceSettings(-1e-4, 0.0, k=1, tau=0.0)
 
 
@@ -127,3 +130,57 @@ def test_reset_makes_an_episode_repeatable(
         policy.reset()
         runs.append([(policy.select_action(o).actions.tolist(), policy.last.layers) for o in observations])
     assert runs[0] == runs[1]
+
+
+def test_a_twin_shares_the_adapters_and_not_the_guidance(
+    backbone: TinyBackbone, modules: SkipModules, observations: list[Observation]
+) -> None:
+    policy = dysl_policy(backbone, modules)
+    twin, fresh = policy.twin(), dysl_policy(backbone, modules)
+    for observation in observations[:20]:
+        policy.select_action(observation)
+    assert policy.guidance.allow_points.points != fresh.guidance.allow_points.points
+    for observation in observations[20:]:
+        assert np.array_equal(twin.select_action(observation).actions, fresh.select_action(observation).actions)
+        assert twin.last.layers == fresh.last.layers
+        assert twin.guidance.allow_points.points == fresh.guidance.allow_points.points
+
+
+def test_a_twin_shares_the_adapters(
+    backbone: TinyBackbone, modules: SkipModules, observations: list[Observation]
+) -> None:
+    policy, state = dysl_policy(backbone, modules), LayerState.of(backbone.encode(observations[:1]))
+    mine, its = (each.schedule.before(1, state) for each in (policy, policy.twin()))
+    assert isinstance(mine, Jump) and isinstance(its, Jump)
+    assert its.through is mine.through
+
+
+def test_side_by_side_every_policy_decides_as_it_does_alone(
+    backbone: TinyBackbone, modules: SkipModules, observations: list[Observation]
+) -> None:
+    """Skips, verifications and moving points: each lane has its own, with instructions of two lengths."""
+    policy = dysl_policy(backbone, modules)
+    lanes = [partial(walk, each) for each in (policy, policy.twin(), policy.twin())]
+    tasks = [observations[:15], observations[10:25], observations[20:], observations[5:20]]
+    together = dict(run_together(lanes, list(enumerate(tasks))))
+    for number, task in enumerate(tasks):
+        policy.reset()
+        alone = [(policy.select_action(observation).actions, policy.last) for observation in task]
+        for (actions, report), (expected, last) in zip(together[number], alone, strict=True):
+            np.testing.assert_allclose(actions, expected, atol=1e-5)
+            assert (report.layers, report.jumps, report.verified) == (last.layers, last.jumps, last.verified)
+            assert [asked.layer for asked in report.consulted] == [asked.layer for asked in last.consulted]
+            assert (report.timings_ms, report.reprediction_ms) == ({}, 0.0)
+    reports = [report for steps in together.values() for _, report in steps]
+    assert {report.verified for report in reports} == {True, False}
+    assert len({report.jumps for report in reports}) > 1
+
+
+def walk(policy: DySLPolicy, task: tuple[int, list[Observation]]) -> Coroutine[tuple[int, list[Step]]]:
+    number, observations = task
+    policy.reset()
+    steps: list[Step] = []
+    for observation in observations:
+        chunk = yield from policy.plan(observation)
+        steps.append((chunk.actions, policy.last))
+    return number, steps

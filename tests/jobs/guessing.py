@@ -10,14 +10,17 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.rollout import evaluate
-from dyslctl.policy import Consultation, Policy, StepReport
+from dyslctl.policy import Consultation, Plan, Policy, StepReport
 from dyslctl.suite import Demonstration, Environment, EpisodeSpec, Split, StepResult, TaskSuite
 from dyslctl.types import ActionChunk, Observation
 
@@ -76,6 +79,15 @@ class NoisyGuesser(Policy):
         self.seeds.append(seed)
         self.rng = np.random.default_rng(seed)
 
+    def twin(self) -> Self:
+        return deepcopy(self)
+
+    def plan(self, observation: Observation) -> Plan:
+        chunk = self.select_action(observation)
+        self.last = replace(self.last, timings_ms={})
+        return chunk
+        yield
+
     def select_action(self, observation: Observation) -> ActionChunk:
         assert observation.proprio is not None
         time.sleep(self.delay)
@@ -115,5 +127,6 @@ def unmakeable() -> Policy:
 
 
 if __name__ == "__main__":
-    suite = GuessingSuite()
-    evaluate(suite, policies(delay=0.02), suite.episodes("test", 20), Path(sys.argv[1]), workers=int(sys.argv[2]))
+    suite, (folder, workers, batch) = GuessingSuite(), sys.argv[1:]
+    episodes = suite.episodes("test", 20)
+    evaluate(suite, policies(delay=0.02), episodes, Path(folder), workers=int(workers), batch=int(batch))

@@ -21,7 +21,7 @@ from dyslctl.jobs.latency import (
     rotated,
     skip_efficiency,
 )
-from dyslctl.policy import Consultation, Policy, SchedulePolicy, StepReport
+from dyslctl.policy import Consultation, Plan, Policy, SchedulePolicy, StepReport
 from dyslctl.suites.tabletop import TabletopObject
 from dyslctl.types import ActionChunk, Observation
 
@@ -41,6 +41,9 @@ class Diary(Policy):
 
     def reset(self, seed: int = 0) -> None:
         self.book.append(f"{self.name}: reset {seed}")
+
+    def plan(self, observation: Observation) -> Plan:
+        raise NotImplementedError
 
     def select_action(self, observation: Observation) -> ActionChunk:
         self.book.append(f"{self.name}: {observation.instruction}")

@@ -16,13 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from dyslctl.engine import RUN, Jump, LayerSchedule, Step
 from dyslctl.errors import ArtifactError, ConfigError, EnvironmentMismatch, PluginError
 from dyslctl.jobs.rollout import evaluate
 from dyslctl.jobs.summary import EvaluationResult
 from dyslctl.jobs.workers import Policies
+from dyslctl.policy import SchedulePolicy, full_policy
+from dyslctl.types import LayerState
 
 if TYPE_CHECKING:
     from tests.jobs import guessing
+    from tests.tiny import TinyBackbone, TinyReach
 
 HERE = Path(__file__).parent
 
@@ -122,14 +126,14 @@ def test_the_manifest_says_what_was_evaluated(tmp_path: Path) -> None:
     assert manifest["schema"] == "dyslctl.episodes/1"
     assert manifest["methods"] == ["full", "dysl"]
     assert (manifest["suite"], manifest["split"], manifest["episodes"]) == ("guessing", "test", 2)
-    assert (manifest["execute_horizon"], manifest["workers"]) == (2, 1)
+    assert (manifest["execute_horizon"], manifest["workers"], manifest["batch"]) == (2, 1, 1)
     assert manifest["about"] == {"bundle": "cafe", "layers": [1, 2]}
     assert manifest["environment"]["torch"]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, workers: int) -> None:
-    program = [sys.executable, str(HERE / "guessing.py"), str(tmp_path / "killed"), str(workers)]
+@pytest.mark.parametrize(("workers", "batch"), [(1, 1), (2, 1), (1, 4)])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, workers: int, batch: int) -> None:
+    program = [sys.executable, str(HERE / "guessing.py"), str(tmp_path / "killed"), str(workers), str(batch)]
     process = subprocess.Popen(program)
     log = tmp_path / "killed" / "episodes.jsonl"
     while not (log.exists() and log.read_bytes().count(b"\n") >= 5):
@@ -141,7 +145,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, workers: int) -
     assert 5 <= finished < 40
 
     listener = Counter()
-    resumed = run(tmp_path / "killed", resume=True, workers=workers, progress=listener)
+    resumed = run(tmp_path / "killed", resume=True, workers=workers, batch=batch, progress=listener)
     run(tmp_path / "whole")
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
     assert resumed.methods["full"].episodes == 20
@@ -194,6 +198,7 @@ def test_without_resume_it_starts_anew(tmp_path: Path) -> None:
         ({"about": {"bundle": "beef"}}, "about.bundle: then 'cafe', now 'beef'"),
         ({"about": {}}, "about.bundle: then 'cafe', now None"),
         ({"workers": 2}, "workers: then 1, now 2"),
+        ({"batch": 8}, "batch: then 1, now 8"),
     ],
 )
 def test_resuming_something_else_names_the_difference(tmp_path: Path, options: Mapping[str, Any], message: str) -> None:
@@ -305,3 +310,55 @@ def test_a_policy_that_cannot_be_made_says_so_from_a_worker_too(tmp_path: Path) 
     for workers in (1, 2):
         with pytest.raises(ConfigError, match="no such bundle"):
             evaluate(suite, {"full": guessing.unmakeable}, suite.episodes("test", 2), tmp_path, workers=workers)
+
+
+def test_side_by_side_gives_the_same_episodes_without_timings(tmp_path: Path) -> None:
+    """Chains of two: an episode begins its second instruction, and ends, while others are in the middle of theirs."""
+    suite = guessing.GuessingSuite(max_score=2)
+    for batch in (1, 8):
+        result = evaluate(suite, guessing.policies(), suite.episodes("test", 20), tmp_path / str(batch), batch=batch)
+    assert rows(tmp_path / "8") == rows(tmp_path / "1")
+    assert {row["score"] for row in rows(tmp_path / "8")} == {0, 1, 2}
+    assert {method.llm_ms_mean for method in result.methods.values()} == {None}
+    record = json.loads((tmp_path / "8" / "episodes.jsonl").read_text().splitlines()[0])
+    assert (record["parts_ms"], record["llm_ms"]) == ({}, [])
+
+
+def test_a_crash_side_by_side_is_the_error_of_its_episode_alone(tmp_path: Path) -> None:
+    """In two processes, each with lanes of its own."""
+    suite = guessing.GuessingSuite()
+    policies: Policies = {"full": partial(guessing.NoisyGuesser, 0.0), "dysl": partial(guessing.Crashing, [101, 103])}
+    result = evaluate(suite, policies, suite.episodes("test", 8), tmp_path, batch=4, workers=2)
+    errors = [(row["method"], row["index"]) for row in rows(tmp_path) if row["status"] == "error"]
+    assert errors == [("dysl", 1), ("dysl", 3)]
+    assert (result.methods["full"].successes, result.methods["dysl"].successes) == (8, 6)
+
+
+def test_a_backbones_policies_side_by_side(
+    tmp_path: Path, tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach]
+) -> None:
+    suite, backbone = tiny_suite(), tiny_backbone()
+    policies: Policies = {
+        "full": lambda: full_policy(backbone, 2),
+        "three": lambda: SchedulePolicy(backbone, Skip(), 2),
+    }
+    for batch in (1, 5):
+        evaluate(suite, policies, suite.episodes("test", 6), tmp_path / str(batch), batch=batch)
+    assert rows(tmp_path / "5") == rows(tmp_path / "1")
+    assert {(row["method"], row["mean_layers_run"]) for row in rows(tmp_path / "5")} == {("full", 8.0), ("three", 3.0)}
+
+
+class Skip(LayerSchedule):
+    """Three layers: 0, 6 and 7."""
+
+    def before(self, layer: int, state: LayerState) -> Step:
+        return Jump(6) if layer == 1 else RUN
+
+
+def test_a_head_with_memory_plays_one_episode_at_a_time(
+    tmp_path: Path, tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach]
+) -> None:
+    suite, policies = tiny_suite(), {"full": lambda: full_policy(tiny_backbone(memory=True), 2)}
+    with pytest.raises(ConfigError, match="head without memory"):
+        evaluate(suite, policies, suite.episodes("test", 2), tmp_path, batch=2)
+    assert evaluate(suite, policies, suite.episodes("test", 2), tmp_path).methods["full"].episodes == 2

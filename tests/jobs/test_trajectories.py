@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 
-from dyslctl.jobs.trajectories import Trajectory, demonstrate, predict_full, roll_out, roll_out_policy
-from dyslctl.policy import Policy
+from dyslctl.errors import PluginError
+from dyslctl.jobs.trajectories import Trajectory, demonstrate, roll_out
+from dyslctl.policy import full_policy
 from dyslctl.suite import EpisodeSpec
-from dyslctl.types import ActionChunk, Observation
+from dyslctl.types import Observation
 
 SPEC = EpisodeSpec("hand", "train", 0, "task", 0)
 
@@ -57,52 +58,50 @@ def test_a_demonstration_begins_anew_at_each_instruction(tiny_backbone, tiny_sui
 
 
 def test_lockstep_episodes_equal_single_ones(tiny_backbone, tiny_suite) -> None:
-    backbone, suite = tiny_backbone(), tiny_suite()
+    policy, suite = full_policy(tiny_backbone(), tiny_suite.execute_horizon), tiny_suite()
     specs = suite.episodes("tune", 5)
-    side_by_side = sorted(roll_out(backbone, suite, specs, lanes=3), key=lambda made: made.spec.index)
-    alone = list(roll_out(backbone, suite, specs, lanes=1))
+    side_by_side = sorted(roll_out(policy, suite, specs, lanes=3), key=lambda made: made.spec.index)
+    alone = list(roll_out(policy, suite, specs))
     assert [made.spec for made in side_by_side] == specs
     assert [made.spec for made in alone] == specs
     for many, one in zip(side_by_side, alone, strict=True):
-        assert many.executed == one.executed
+        assert (many.executed, many.score) == (one.executed, one.score)
         np.testing.assert_allclose(np.stack(many.chunks), np.stack(one.chunks), atol=1e-5)
 
 
 def test_a_head_with_memory_gets_one_lane_and_forgets_between_episodes(tiny_backbone, tiny_suite) -> None:
-    backbone, suite = tiny_backbone(memory=True), tiny_suite()
+    policy, suite = full_policy(tiny_backbone(memory=True), tiny_suite.execute_horizon), tiny_suite()
     specs = suite.episodes("tune", 2)
-    both = list(roll_out(backbone, suite, specs, lanes=8))
-    (second,) = roll_out(backbone, suite, specs[1:], lanes=8)
+    both = list(roll_out(policy, suite, specs, lanes=8))
+    (second,) = roll_out(policy, suite, specs[1:], lanes=8)
     np.testing.assert_array_equal(np.stack(both[1].chunks), np.stack(second.chunks))
 
 
-def test_rollouts_stop_when_the_episode_is_over(tiny_backbone, tiny_suite) -> None:
-    (made,) = roll_out(tiny_backbone(), tiny_suite(), tiny_suite().episodes("tune", 1), lanes=4)
-    assert sum(made.executed) <= tiny_suite().max_steps
-    assert max(made.executed) == tiny_suite.execute_horizon
+def test_a_rollout_records_what_was_seen_and_executed(tiny_backbone, tiny_suite) -> None:
+    """Followed by hand: the policy's own steps in a simulator of ours."""
+    policy, suite = full_policy(tiny_backbone(), tiny_suite.execute_horizon), tiny_suite()
+    (spec,) = suite.episodes("tune", 1)
+    (made,) = roll_out(policy, suite, [spec], lanes=4)
+    world = suite.make()
+    observation = world.reset(spec)
+    for seen, chunk in zip(made.observations[:3], made.chunks[:3], strict=True):
+        assert np.array_equal(seen.images["agent"], observation.images["agent"])
+        predicted = policy.select_action(observation)
+        np.testing.assert_allclose(chunk, predicted.normalized, atol=1e-6)
+        for action in predicted.actions:
+            observation = world.step(action).observation
+    assert set(made.executed) == {tiny_suite.execute_horizon}
+    assert sum(made.executed) == suite.max_steps and made.score == 0
 
 
-def test_the_full_model_as_a_policy_visits_the_same_states(tiny_backbone, tiny_suite) -> None:
-    backbone, suite = tiny_backbone(), tiny_suite(chain=2)
-
-    class Full(Policy):
-        resets = 0
-
-        def reset(self, seed: int = 0) -> None:
-            self.resets += 1
-            backbone.reset()
-
-        def select_action(self, observation: Observation) -> ActionChunk:
-            return predict_full(backbone, [observation])[0].head(suite.execute_horizon)
-
-    specs = suite.episodes("tune", 2)
-    by_policy, by_model = list(roll_out_policy(Full(), suite, specs)), list(roll_out(backbone, suite, specs, lanes=1))
-    assert [made.executed for made in by_policy] == [made.executed for made in by_model]
+def test_a_crash_in_a_rollout_is_raised(tiny_backbone, tiny_suite) -> None:
+    policy, suite = full_policy(tiny_backbone(), tiny_suite.execute_horizon), tiny_suite()
+    policy.backbone.norm.weight.fill_(float("nan"))
+    with pytest.raises(PluginError, match="expected finite actions"):
+        list(roll_out(policy, suite, suite.episodes("tune", 3), lanes=2))
 
 
 def test_a_suite_without_an_expert_says_so(tiny_backbone, tiny_suite) -> None:
-    from dyslctl.errors import PluginError
-
     class NoExpert(tiny_suite):
         def demonstrate(self, spec: EpisodeSpec):
             raise PluginError("no expert")

@@ -70,6 +70,14 @@ def test_an_evaluation_has_its_methods_and_its_pairs() -> None:
     assert paired.rows == [("dysl", "full", "2", "5", "0.453")]
 
 
+def test_an_evaluation_side_by_side_says_that_it_was_not_timed() -> None:
+    untimed = {**METHOD, "llm_ms_mean": None, "llm_ms_p50": None}
+    success, _ = tables({**EVAL, "batch": 32, "methods": {"full": untimed}})
+    assert success.rows[0][5:7] == ("–", "–")
+    assert success.notes[-1] == "not timed: 32 episodes ran side by side (--batch 1 times them)"
+    assert len(tables({**EVAL, "batch": 1})[0].notes) == 1
+
+
 def test_no_pairs_no_table() -> None:
     assert len(tables({**EVAL, "paired": {}})) == 1
 

@@ -84,6 +84,7 @@ class EvalConfig(Part):
     episodes: Positive = 100
     split: Literal["train", "tune", "test"] = "test"
     workers: Positive = 1
+    batch: Positive = 1
     target_episodes: Positive = 20
 
 

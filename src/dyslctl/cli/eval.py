@@ -33,6 +33,14 @@ def evaluate(
     ] = None,
     split: Annotated[str | None, typer.Option("--split", help="Of the initial states: train, tune or test.")] = None,
     workers: Workers = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            "--batch",
+            help="Episodes side by side in each process, computed together; with more than one, nothing is timed.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Seed = None,
     resume: Resume = False,
     fail_if: FailIf = None,
@@ -61,6 +69,7 @@ def evaluate(
         eval__episodes=episodes,
         eval__split=split,
         eval__workers=workers,
+        eval__batch=batch,
     )
     workspace = enter(run, layers_of(config, set_, given))
     check_names(fail_if or (), workspace.config.eval.methods)

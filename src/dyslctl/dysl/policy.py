@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-
 from dyslctl.backbone import Backbone
 from dyslctl.dysl.guidance import GuidanceSettings, SkipGuidance
 from dyslctl.dysl.schedule import DySLSchedule
 from dyslctl.dysl.skip_modules import SkipModules
-from dyslctl.engine import ForwardTrace, FullSchedule, LayerSchedule, forward
-from dyslctl.policy import Policy, StepReport, Stopwatch
-from dyslctl.types import ActionChunk, LayerState, Observation
+from dyslctl.engine import FullSchedule
+from dyslctl.policy import Encode, Plan, Policy, Predict, Prediction, StepReport
+from dyslctl.types import LayerState, Observation
 
 
 class DySLPolicy(Policy):
@@ -38,7 +36,7 @@ class DySLPolicy(Policy):
             pre_skip: Move the skipping-allow points; off, every controller always decides.
             post_skip: Predict again with all layers at a first fall of continuity.
         """
-        self._backbone = backbone
+        self.backbone = backbone
         self._execute_horizon = execute_horizon
         self._post_skip = post_skip
         self.guidance = SkipGuidance(modules.partition.segments, settings, backbone.spec.gripper_dim)
@@ -46,49 +44,32 @@ class DySLPolicy(Policy):
 
     def reset(self, seed: int = 0) -> None:
         """Forget the past: the head's memory, continuity and allow points."""
-        self._backbone.reset()
+        self.backbone.reset()
         self.schedule.begin_episode(seed)
         self.guidance.reset()
 
-    @torch.inference_mode()
-    def select_action(self, observation: Observation) -> ActionChunk:
+    def plan(self, observation: Observation) -> Plan:
         """Predict with skipping; verify at a first fall of continuity; let the points move for the next inference."""
-        watch = Stopwatch(self._backbone.device)
-        with watch("encode"):
-            state = LayerState.of(self._backbone.encode([observation]))
-        memory = self._backbone.snapshot()
-        chunk, trace = self._predict(watch, state, self.schedule)
-        with watch("guidance"):
-            drop = self._post_skip and self.guidance.preview(chunk.normalized).first_drop
+        state: LayerState = yield Encode(self.backbone, observation)
+        memory = self.backbone.snapshot()
+        prediction: Prediction = yield Predict(self.backbone, state, self.schedule)
+        chunk, trace = prediction.chunk.head(self._execute_horizon), prediction.trace
+        drop = self._post_skip and self.guidance.preview(chunk.normalized).first_drop
 
-        layers, predicted_ms = trace.layers_run, watch.total_ms
+        layers = trace.layers_run
         resume = trace.resume_state if drop else None
         if resume is not None:
-            self._backbone.restore(memory)
-            chunk, rest = self._predict(watch, resume, FullSchedule(), trace.resume_layer or 0)
-            layers = layers + rest.layers_run
-        reprediction_ms = watch.total_ms - predicted_ms
+            self.backbone.restore(memory)
+            again: Prediction = yield Predict(self.backbone, resume, FullSchedule(), trace.resume_layer or 0)
+            chunk, layers = again.chunk.head(self._execute_horizon), layers + again.trace.layers_run
 
-        with watch("guidance"):
-            verdict = self.guidance.commit(chunk.normalized)
+        verdict = self.guidance.commit(chunk.normalized)
         self.last = StepReport(
             layers=tuple(layers),
-            timings_ms=watch.ms,
             jumps=tuple(trace.jumps),
             consulted=tuple(self.schedule.consulted),
             verified=resume is not None,
-            reprediction_ms=reprediction_ms,
             continuity=verdict.continuity,
             delta_continuity=verdict.delta,
         )
         return chunk
-
-    def _predict(
-        self, watch: Stopwatch, state: LayerState, schedule: LayerSchedule, first: int = 0
-    ) -> tuple[ActionChunk, ForwardTrace]:
-        """The layers from ``first`` on, then the head: the actions that would be executed."""
-        with watch("llm"):
-            trace = forward(self._backbone, state, schedule, first)
-        with watch("head"):
-            chunk = self._backbone.decode_action(self._backbone.predict(state))[0]
-        return chunk.head(self._execute_horizon), trace

@@ -27,6 +27,7 @@ from dyslctl.dysl.states import residual_states
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.trained import load_modules, partition_of
 from dyslctl.jobs.trajectories import Trajectory, roll_out
+from dyslctl.policy import full_policy
 from dyslctl.suite import Split, TaskSuite
 from dyslctl.types import LayerState, Observation
 
@@ -81,7 +82,8 @@ def record(
     """The full model's own episodes, in the order of their initial states."""
     trajectories: list[Trajectory] = []
     progress.start(episodes, "full-model episodes")
-    for trajectory in roll_out(backbone, suite, suite.episodes(split, episodes), lanes):
+    policy = full_policy(backbone, suite.execute_horizon)
+    for trajectory in roll_out(policy, suite, suite.episodes(split, episodes), lanes):
         trajectories.append(trajectory)
         progress.advance()
     progress.close()

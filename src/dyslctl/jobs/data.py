@@ -20,8 +20,8 @@ from dyslctl.dysl.distillation import full_actions
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.dataset import Batch, Dataset
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
-from dyslctl.jobs.trajectories import Trajectory, demonstrate, roll_out, roll_out_policy
-from dyslctl.policy import Policy
+from dyslctl.jobs.trajectories import Trajectory, demonstrate, roll_out
+from dyslctl.policy import Policy, full_policy
 from dyslctl.suite import EpisodeSpec, Split, TaskSuite
 from dyslctl.types import LayerInputs, Observation
 
@@ -107,7 +107,7 @@ def _trajectories(
 ) -> Iterable[Trajectory]:
     if source == "expert":
         return (demonstrate(backbone, suite, spec) for spec in specs)
-    return roll_out(backbone, suite, specs, lanes) if policy is None else roll_out_policy(policy, suite, specs)
+    return roll_out(policy or full_policy(backbone, suite.execute_horizon), suite, specs, lanes)
 
 
 def _frames(trajectory: Trajectory, backbone: Backbone, *, labelled: bool) -> list[Frame]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,10 +10,14 @@ from typing import Any, Literal
 import numpy as np
 
 from dyslctl.errors import ArtifactError, PluginError
+from dyslctl.jobs.lockstep import Coroutine, run_together
 from dyslctl.policy import Policy, StepReport
-from dyslctl.suite import Environment, EpisodeSpec, TaskSuite
+from dyslctl.suite import Environment, EpisodeSpec, StepResult, TaskSuite
+from dyslctl.types import ActionChunk, Observation
 
 RESTART = "without --resume the evaluation starts anew"
+Visitor = Callable[[Observation, ActionChunk, int], object]
+"""Told of each inference: what it saw, the chunk it gave, and how many of its actions were executed."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class EpisodeRecord:
         mean_layers_run: Of one inference.
         controllers: Skipping controllers asked, over all inferences.
         verifications: Inferences that post-skip verification predicted again.
-        parts_ms: Latency of each part of an inference, milliseconds summed over all inferences.
+        parts_ms: Latency of each part of an inference, milliseconds summed over all inferences. Empty, as ``llm_ms``,
+            if episodes ran side by side: an inference then has no time of its own.
         llm_ms: Latency of the decoder layers of each inference, milliseconds.
         error: ``Type: message`` of what crashed.
     """
@@ -85,10 +90,21 @@ class EpisodeRecord:
 def run_episode(
     environment: Environment, policy: Policy, method: str, spec: EpisodeSpec, suite: TaskSuite
 ) -> EpisodeRecord:
-    """Let ``policy`` act in the episode ``spec``; a crash becomes a record of status ``error``."""
+    """Let ``policy`` act alone, and timed, in the episode ``spec``; a crash becomes a record of status ``error``."""
+    (record,) = run_together([lambda spec: episode(environment, policy, method, spec, suite)], [spec])
+    return record
+
+
+def episode(
+    environment: Environment, policy: Policy, method: str, spec: EpisodeSpec, suite: TaskSuite, *, alone: bool = True
+) -> Coroutine[EpisodeRecord]:
+    """:func:`run_episode` as a coroutine. Unless ``alone``, it asks for what others may share, and is not timed."""
     identity: dict[str, Any] = {"method": method, **asdict(spec)}
+    reports: list[StepReport] = []
     try:
-        score, steps, reports = _play(environment, policy, spec, suite)
+        score, steps = yield from act(
+            environment, policy, spec, suite, lambda *_: reports.append(policy.last), alone=alone
+        )
     except Exception as error:
         return EpisodeRecord(**identity, status="error", error=f"{type(error).__name__}: {error}")
     totals = _totals(reports)
@@ -97,25 +113,37 @@ def run_episode(
     )
 
 
-def _play(
-    environment: Environment, policy: Policy, spec: EpisodeSpec, suite: TaskSuite
-) -> tuple[int, int, list[StepReport]]:
-    """Act until the episode is over: its score, the number of actions, what each inference did."""
+def act(
+    environment: Environment, policy: Policy, spec: EpisodeSpec, suite: TaskSuite, visit: Visitor, *, alone: bool
+) -> Coroutine[tuple[int, int]]:
+    """Act until the episode is over: its score and the number of actions. ``visit`` is told of each inference.
+
+    Raises:
+        PluginError: If the policy returns an action that is not finite.
+    """
     observation, score, steps = environment.reset(spec), 0, 0
     policy.reset(seed=_seed(spec, score, suite))
-    reports: list[StepReport] = []
     while steps < suite.max_steps:
-        chunk = policy.select_action(observation.painted())
-        reports.append(policy.last)
-        for action in _finite(chunk.actions)[: suite.max_steps - steps]:
-            result = environment.step(action)
-            observation, score, steps = result.observation, result.score, steps + 1
-            if result.done:
-                return score, steps, reports
-            if result.new_instruction:
-                policy.reset(seed=_seed(spec, score, suite))
-                break
-    return score, steps, reports
+        seen = observation.painted()
+        chunk = policy.select_action(seen) if alone else (yield from policy.plan(seen))
+        result, executed = _execute(environment, chunk, suite.max_steps - steps)
+        observation, score, steps = result.observation, result.score, steps + executed
+        visit(seen, chunk, executed)
+        if result.done:
+            break
+        if result.new_instruction:
+            policy.reset(seed=_seed(spec, score, suite))
+    return score, steps
+
+
+def _execute(environment: Environment, chunk: ActionChunk, limit: int) -> tuple[StepResult, int]:
+    """At most ``limit`` actions, up to the end of the instruction: what came of the last, and how many."""
+    results: list[StepResult] = []
+    for action in _finite(chunk.actions)[:limit]:
+        results.append(environment.step(action))
+        if results[-1].done or results[-1].new_instruction:
+            break
+    return results[-1], len(results)
 
 
 def _seed(spec: EpisodeSpec, score: int, suite: TaskSuite) -> int:
@@ -139,5 +167,5 @@ def _totals(reports: Sequence[StepReport]) -> dict[str, Any]:
         "controllers": sum(len(report.consulted) for report in reports),
         "verifications": sum(report.verified for report in reports),
         "parts_ms": {part: round(sum(report.timings_ms.get(part, 0.0) for report in reports), 3) for part in parts},
-        "llm_ms": [round(report.timings_ms["llm"], 3) for report in reports],
+        "llm_ms": [round(report.timings_ms["llm"], 3) for report in reports if report.timings_ms],
     }

@@ -1,8 +1,9 @@
 """Evaluate policies on the same episodes, resumably.
 
 ``<out>/manifest.json`` says what is evaluated, ``<out>/episodes.jsonl`` holds one line an episode and method. In one
-process all methods run episode 0, then all run episode 1, ...: whatever the machine does meanwhile hits them alike, so
-that their latencies compare. Episodes are seeded one by one, so the order does not matter for anything else.
+process, one at a time, all methods run episode 0, then all run episode 1, ...: whatever the machine does meanwhile hits
+them alike, so that their latencies compare. Episodes are seeded one by one, so the order does not matter for anything
+else.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def evaluate(
     about: Mapping[str, Any] | None = None,
     resume: bool = False,
     workers: int = 1,
+    batch: int = 1,
     progress: Progress = NO_PROGRESS,
     description: str = "episodes",
 ) -> EvaluationResult:
@@ -53,24 +55,26 @@ def evaluate(
             resume.
         resume: Go on with what ``out`` holds; otherwise it is started anew. Crashed episodes run again.
         workers: Processes. More than one is faster, but their latencies do not compare.
+        batch: Episodes that run side by side in each process, their inferences computed together. More than one is
+            faster, but nothing is timed, and results may differ by rounding.
         progress: Listener; one piece is one episode of one method.
         description: What the listener calls this.
 
     Raises:
-        ConfigError: If there is nothing to evaluate.
+        ConfigError: If there is nothing to evaluate, or ``batch`` is more than 1 and a head has a memory.
         ArtifactError: If ``out`` holds an evaluation of something else, or a damaged one.
         EnvironmentMismatch: If ``out`` cannot be written.
         PluginError: If a method crashes with the same error three times in a row.
     """
     if not policies or not episodes:
         raise ConfigError("nothing to evaluate: expected at least one method and one episode")
-    manifest = _manifest(suite, list(policies), episodes, workers, about or {})
+    manifest = _manifest(suite, list(policies), episodes, {"workers": workers, "batch": batch}, about or {})
     log = _EpisodeLog(out, manifest, resume)
-    tasks = [(spec, log.missing(list(policies), spec)) for spec in episodes]
+    tasks = [(spec, method) for spec in episodes for method in log.missing(list(policies), spec)]
     progress.start(len(episodes) * len(policies), description)
     progress.advance(len(log.records))
     try:
-        for record in play(suite, policies, [task for task in tasks if task[1]], workers):
+        for record in play(suite, policies, tasks, workers, batch):
             log.append(record)
             progress.advance(1, **log.running_success(record.method))
     finally:
@@ -121,7 +125,11 @@ class _EpisodeLog:
 
 
 def _manifest(
-    suite: TaskSuite, methods: list[str], episodes: Sequence[EpisodeSpec], workers: int, about: Mapping[str, Any]
+    suite: TaskSuite,
+    methods: list[str],
+    episodes: Sequence[EpisodeSpec],
+    how: Mapping[str, int],
+    about: Mapping[str, Any],
 ) -> dict[str, Any]:
     specs = json.dumps([asdict(spec) for spec in episodes]).encode()
     manifest = {
@@ -133,7 +141,7 @@ def _manifest(
         "methods": methods,
         "execute_horizon": suite.execute_horizon,
         "max_steps": suite.max_steps,
-        "workers": workers,
+        **how,
         "about": dict(about),
         "environment": environment().as_dict(),
     }

@@ -1,23 +1,24 @@
 """Episodes as a model that predicts chunks sees them: one observation an inference, and the chunk that came of it.
 
-Three sources give the same :class:`Trajectory`: the suite's scripted expert; the full model acting in many
-environments in lock-step, so that one batched forward pass serves them all; and any policy, one episode at a time.
+Two sources give the same :class:`Trajectory`: the suite's scripted expert, and any policy, acting in many environments
+in lock-step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
-import torch
 
 from dyslctl.backbone import Backbone
-from dyslctl.engine import FullSchedule, forward
+from dyslctl.jobs.episodes import act
+from dyslctl.jobs.lockstep import Coroutine, run_together
 from dyslctl.policy import Policy
 from dyslctl.suite import Demonstration, Environment, EpisodeSpec, TaskSuite
-from dyslctl.types import ActionChunk, LayerState, Observation
+from dyslctl.types import ActionChunk, Observation
 
 
 @dataclass
@@ -27,7 +28,8 @@ class Trajectory:
     Attributes:
         spec: The episode's initial state.
         observations: What each inference saw.
-        chunks: Of each inference, ``[N, A]`` float32 normalised: the expert's next actions, or the model's own.
+        chunks: Of each inference, float32 normalised: the expert's next actions ``[N, A]``, or those the policy chose
+            to execute.
         executed: Of each inference, how many actions of its chunk were executed.
         score: Subtasks solved.
     """
@@ -100,73 +102,25 @@ def _inference_steps(demonstration: Demonstration, horizon: int) -> list[int]:
     return steps
 
 
-@torch.no_grad()
-def predict_full(backbone: Backbone, observations: Sequence[Observation]) -> list[ActionChunk]:
-    """What the full model does: one batched pass through every layer."""
-    state = LayerState.of(backbone.encode(observations))
-    forward(backbone, state, FullSchedule())
-    return backbone.decode_action(backbone.predict(state))
-
-
-def roll_out(backbone: Backbone, suite: TaskSuite, specs: Sequence[EpisodeSpec], lanes: int) -> Iterator[Trajectory]:
-    """The full model's episodes, in the order in which they end.
+def roll_out(policy: Policy, suite: TaskSuite, specs: Sequence[EpisodeSpec], lanes: int = 1) -> Iterator[Trajectory]:
+    """The episodes of ``policy``, in the order in which they end.
 
     Args:
-        backbone: Who acts.
+        policy: Who acts.
         suite: Where.
         specs: The initial states.
-        lanes: Environments that run side by side. A head with memory belongs to one episode: it gets one lane.
+        lanes: Episodes that run side by side. A head with memory belongs to one episode: it gets one lane.
     """
-    waiting = iter(specs)
-    width = lanes if backbone.snapshot() is None else 1
-    active = [_Lane(suite.make(), spec) for spec in islice(waiting, width)]
-    backbone.reset()
-    while active:
-        for lane, chunk in zip(active, predict_full(backbone, [lane.observation for lane in active]), strict=True):
-            if lane.execute(chunk, suite.execute_horizon):
-                backbone.reset()
-        for lane in [lane for lane in active if lane.done]:
-            yield lane.trajectory
-            spec = next(waiting, None)
-            if spec is None:
-                active.remove(lane)
-            else:
-                lane.begin(spec)
+    width = min(lanes, len(specs)) if policy.backbone.snapshot() is None else 1
+    policies = [policy, *(policy.twin() for _ in range(width - 1))]
+    return run_together([partial(_record, suite.make(), each, suite) for each in policies], specs)
 
 
-def roll_out_policy(policy: Policy, suite: TaskSuite, specs: Sequence[EpisodeSpec]) -> Iterator[Trajectory]:
-    """The episodes of any policy, one after another."""
-    environment = suite.make()
-    for spec in specs:
-        lane = _Lane(environment, spec)
-        policy.reset(spec.seed)
-        while not lane.done:
-            if lane.execute(policy.select_action(lane.observation), suite.execute_horizon):
-                policy.reset(spec.seed)
-        yield lane.trajectory
+def _record(environment: Environment, policy: Policy, suite: TaskSuite, spec: EpisodeSpec) -> Coroutine[Trajectory]:
+    trajectory = Trajectory(spec)
 
+    def add(seen: Observation, chunk: ActionChunk, executed: int) -> None:
+        trajectory.add(seen, chunk.normalized, executed)
 
-class _Lane:
-    """One environment of a lock-step rollout."""
-
-    def __init__(self, environment: Environment, spec: EpisodeSpec) -> None:
-        self._environment = environment
-        self.begin(spec)
-
-    def begin(self, spec: EpisodeSpec) -> None:
-        self.trajectory = Trajectory(spec)
-        self.observation = self._environment.reset(spec)
-        self.done = False
-
-    def execute(self, chunk: ActionChunk, horizon: int) -> bool:
-        """Act until the horizon, a new instruction or the end; true if the policy's past ends here."""
-        seen, executed = self.observation, 0
-        for action in chunk.actions[:horizon]:
-            result = self._environment.step(action)
-            executed += 1
-            if result.done or result.new_instruction:
-                break
-        self.observation, self.done = result.observation, result.done
-        self.trajectory.add(seen, chunk.normalized, executed)
-        self.trajectory.score = result.score
-        return result.done or result.new_instruction
+    trajectory.score, _ = yield from act(environment, policy, spec, suite, add, alone=False)
+    return trajectory

@@ -99,6 +99,8 @@ def _eval(document: Document) -> list[Table]:
         for name, method in document["methods"].items()
     ]
     notes = [f"{document['episodes']} paired episodes; Wilson intervals in percent; layers run count re-predictions"]
+    if document.get("batch", 1) > 1:
+        notes.append(f"not timed: {document['batch']} episodes ran side by side (--batch 1 times them)")
     return [Table(f"Success on {document['suite']}", columns, rows, notes), *_paired(document)]
 
 

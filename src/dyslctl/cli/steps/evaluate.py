@@ -31,9 +31,15 @@ def run_eval(workspace: Workspace, *, resume: bool, progress: Progress) -> dict[
         about=_about(workspace, recipe),
         resume=resume,
         workers=settings.workers,
+        batch=settings.batch,
         progress=progress,
     )
-    more = {"seed": workspace.config.seed, "target_layers": target, "figures": _draw(result, workspace)}
+    more = {
+        "seed": workspace.config.seed,
+        "batch": settings.batch,
+        "target_layers": target,
+        "figures": _draw(result, workspace),
+    }
     document = {**result.as_dict(), **more}
     workspace.keep(f"eval-{suite.name}", document, out)
     if recipe.bundle is not None:
@@ -67,6 +73,7 @@ def measure_target(workspace: Workspace, out: Path, *, resume: bool, progress: P
         about=_about(workspace, recipe),
         resume=resume,
         workers=settings.workers,
+        batch=settings.batch,
         progress=progress,
         description="dysl's mean layers",
     )
@@ -76,8 +83,13 @@ def measure_target(workspace: Workspace, out: Path, *, resume: bool, progress: P
 
 def _about(workspace: Workspace, recipe: PolicyRecipe) -> dict[str, Any]:
     """What the episodes depend on beside suite and methods; resuming compares it."""
-    fingerprint = workspace.backbone.load().spec.fingerprint
-    return {"backbone": fingerprint, "seed": recipe.seed, "target_layers": recipe.target_layers, **recipe.identity()}
+    return {
+        "backbone": workspace.backbone.load().spec.fingerprint,
+        "dtype": workspace.backbone.dtype,
+        "seed": recipe.seed,
+        "target_layers": recipe.target_layers,
+        **recipe.identity(),
+    }
 
 
 def _draw(result: EvaluationResult, workspace: Workspace) -> dict[str, str]:

@@ -1,0 +1,122 @@
+"""Many coroutines side by side: what they ask of a backbone at the same time is computed as one batch.
+
+One round encodes every waiting observation, then takes every waiting prediction through the layers, whether it begins
+at layer 0 or resumes in the middle. Between rounds each coroutine goes on by itself, with its simulator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from dyslctl.backbone import Backbone
+from dyslctl.engine import forward_together, stack, stackable
+from dyslctl.policy import Encode, Predict, Prediction, Request
+from dyslctl.types import ActionChunk, LayerInputs, LayerState, Observation
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Coroutine = Generator[Request, Any, Result]
+"""Yields requests, is sent their answers (or thrown the error they ended in), and returns a result."""
+
+
+def run_together(lanes: Sequence[Callable[[Task], Coroutine[Result]]], tasks: Iterable[Task]) -> Iterator[Result]:
+    """Run ``tasks`` on ``lanes``, one a lane at a time, and yield the results as they come.
+
+    Args:
+        lanes: Each begins the coroutine for a task. What a lane owns, such as a simulator, serves one after another.
+        tasks: Taken in order by whichever lane is free.
+    """
+    queue = iter(tasks)
+    seats = [_Seat(map(begin, queue)) for begin in lanes]
+    for seat in seats:
+        yield from seat.advance(None)
+    while any(seat.request is not None for seat in seats):
+        for kind in (Encode, Predict):
+            asking = {seat: seat.request for seat in seats if isinstance(seat.request, kind)}
+            for seat, answer in zip(asking, answer_together(list(asking.values())), strict=True):
+                yield from seat.advance(answer)
+
+
+class _Seat(Generic[Result]):
+    """A lane at work.
+
+    Attributes:
+        request: What its coroutine waits for; ``None`` before the first one, and once no task is left.
+    """
+
+    def __init__(self, coroutines: Iterator[Coroutine[Result]]) -> None:
+        self._coroutines = coroutines
+        self._current = next(coroutines, None)
+        self.request: Request | None = None
+
+    def advance(self, answer: object) -> Iterator[Result]:
+        """Go on with ``answer`` until the next request; the results of the coroutines that end on the way."""
+        while self._current is not None:
+            try:
+                self.request = _resume(self._current, answer)
+            except StopIteration as end:
+                yield end.value
+                self._current, self.request, answer = next(self._coroutines, None), None, None
+            else:
+                return
+
+
+def _resume(coroutine: Coroutine[Any], answer: object) -> Request:
+    return coroutine.throw(answer) if isinstance(answer, Exception) else coroutine.send(answer)
+
+
+@torch.inference_mode()
+def answer_together(requests: Sequence[Encode | Predict]) -> list[object]:
+    """The answers to ``requests``, all of one kind, in order; the error in place of those it befell."""
+    answers: dict[int, object] = {}
+    for backbone in dict.fromkeys(request.backbone for request in requests):
+        own = [index for index, request in enumerate(requests) if request.backbone is backbone]
+        encodes = [request.observation for index in own if isinstance(request := requests[index], Encode)]
+        predicts = [request for index in own if isinstance(request := requests[index], Predict)]
+        found = _encode(backbone, encodes) if encodes else _predict(backbone, predicts)
+        answers |= zip(own, found, strict=True)
+    return [answers[index] for index in range(len(requests))]
+
+
+def _encode(backbone: Backbone, observations: Sequence[Observation]) -> list[LayerState | Exception]:
+    """One state an observation. If a batch fails each is tried alone: the others may be good."""
+    try:
+        return [*_rows(backbone.encode(observations))]
+    except Exception as error:
+        if len(observations) == 1:
+            return [error]
+        return [_encode(backbone, [observation])[0] for observation in observations]
+
+
+def _predict(backbone: Backbone, requests: Sequence[Predict]) -> list[Prediction | Exception]:
+    """One prediction a request. An error hits all: schedules have moved on, so nothing can be tried again."""
+    states = [request.state for request in requests]
+    try:
+        traces = forward_together(
+            backbone, states, [request.schedule for request in requests], [request.first for request in requests]
+        )
+        chunks = _decode(backbone, states)
+    except Exception as error:
+        return [error] * len(requests)
+    return [Prediction(chunk, trace) for chunk, trace in zip(chunks, traces, strict=True)]
+
+
+def _decode(backbone: Backbone, states: Sequence[LayerState]) -> list[ActionChunk]:
+    chunks: dict[int, ActionChunk] = {}
+    for group in stackable(states):
+        batch = stack([states[index] for index in group])
+        chunks |= zip(group, backbone.decode_action(backbone.predict(batch)), strict=True)
+    return [chunks[index] for index in range(len(states))]
+
+
+def _rows(inputs: LayerInputs) -> Iterator[LayerState]:
+    """Each sample as if it had been encoded alone: without padding, so that only token counts must agree."""
+    for row in range(inputs.batch_size):
+        one = slice(row, row + 1)
+        state = LayerState(inputs.hidden[one], inputs.positions[one], inputs.kinds[one])
+        if inputs.mask is not None:
+            state.select(inputs.mask[one].nonzero()[None, :, 1])
+        yield state
