@@ -1,4 +1,4 @@
-"""Does skipped work become saved time? Full against skipping schedules, interleaved in one process.
+"""Does skipped work become saved time? The full model against jumps of the paper's rule, interleaved in one process.
 
     python benchmarks/skip_efficiency.py                        # random weights, 24 layers, hidden 512
     python benchmarks/skip_efficiency.py --checkpoint embedded  # the mini backbone that comes with the plugin

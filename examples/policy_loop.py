@@ -19,7 +19,7 @@ def main() -> None:
     while not done:
         chunk = policy.select_action(observation)
         print(f"{policy.last.layers_run:2d} layers, {policy.last.timings_ms['llm']:5.1f} ms")
-        for action in chunk.actions:
+        for action in chunk.actions:  # all of them, before the next inference: exits remember what they meant to do
             result = environment.step(action)
             observation, done, score = result.observation, result.done, result.score
             if done:

@@ -111,6 +111,16 @@ def test_resuming_completes_the_full_pass_bit_for_bit(
     assert torch.equal(trace.resume_state.hidden, by_hand(backbone, inputs, range(8)))
 
 
+def test_a_jump_may_leave_tokens_behind(backbone: TinyBackbone, inputs: LayerInputs) -> None:
+    """The head sees the kept ones, adapted; who resumes sees them all."""
+    keep, state = torch.tensor([[5, 10, 11]]).expand(len(inputs.kinds), -1), LayerState.of(inputs)
+    trace = forward(backbone, state, At(3, Jump(8, lambda hidden: hidden + 1, keep=keep)))
+    before = by_hand(backbone, inputs, range(3))
+    assert torch.equal(state.hidden, before[:, keep[0]] + 1)
+    assert torch.equal(state.kinds, inputs.kinds[:, keep[0]]) and torch.equal(state.positions, keep)
+    assert trace.resume_state is not None and torch.equal(trace.resume_state.hidden, before)
+
+
 def test_resume_is_the_first_of_several_jumps(backbone: TinyBackbone, inputs: LayerInputs) -> None:
     class Twice(LayerSchedule):
         def before(self, layer: int, state: LayerState) -> Step:

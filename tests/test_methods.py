@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from dyslctl import methods
+from dyslctl.dysl.exit_policy import ExitSettings
+from dyslctl.dysl.exits import ExitModules, ExitSizes
 from dyslctl.dysl.guidance import GuidanceSettings
-from dyslctl.dysl.partition import LayerPartition
+from dyslctl.dysl.partition import LayerPartition, tail
 from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
 from dyslctl.errors import ConfigError
 from dyslctl.policy import StepReport
@@ -18,26 +20,44 @@ if TYPE_CHECKING:
     from tests.tiny import TinyBackbone, TinyReach
 
 
+PARTITION = LayerPartition(8, (0, 3, 7))
+
+
 @dataclass(frozen=True)
-class Assets:
+class Paper:
     modules: SkipModules
     guidance: GuidanceSettings
 
 
+@dataclass(frozen=True)
+class Exits:
+    modules: ExitModules
+    settings: ExitSettings
+
+
 @pytest.fixture
-def assets() -> Assets:
-    """Modules that always skip, with adapters that change something."""
+def assets() -> methods.Assets:
+    """Modules that always skip; exits before 1, 2 and 4, those of static before 2 and 6. Adapters change something."""
     torch.manual_seed(0)
-    modules = SkipModules(LayerPartition(8, (0, 3, 7)), SkipSizes.mini(16))
-    for layer in modules.partition.dynamic_layers:
-        torch.nn.init.normal_(modules.adapter(layer).up.weight)
-    return Assets(modules.eval(), GuidanceSettings(-1e-4, 0.0, k=1, tau=0.0))
+    modules = SkipModules(PARTITION, SkipSizes.mini(16))
+    sizes = ExitSizes(16, 4, 3, adapter_rank=4)
+    exits, static = (ExitModules(tail(PARTITION), layers, sizes) for layers in ((1, 2, 4), (2, 6)))
+    for adapter in [*modules.adapters.values(), *exits.adapters.values(), *static.adapters.values()]:
+        torch.nn.init.normal_(adapter.get_parameter("up.weight"))
+    paper = Paper(modules.eval(), GuidanceSettings(-1e-4, 0.0, k=1, tau=0.0))
+    made, alone = (Exits(each.eval(), ExitSettings(99.0)) for each in (exits, static))
+    return methods.Assets(PARTITION, made, paper, alone)
 
 
 def reports(
-    name: str, backbone: TinyBackbone, suite: TinyReach, assets: Assets, steps: int = 20
+    name: str,
+    backbone: TinyBackbone,
+    suite: TinyReach,
+    assets: methods.Assets,
+    dial: float | None = None,
+    steps: int = 20,
 ) -> tuple[list[StepReport], np.ndarray]:
-    policy = methods.build(name, backbone, assets, execute_horizon=2, target_layers=5.0)
+    policy = methods.build(name, backbone, assets, execute_horizon=2, target_layers=5.0, dial=dial)
     environment, spec = suite.make(), suite.episodes("test", 1)[0]
     observation, seen, actions = environment.reset(spec), [], []
     policy.reset(spec.seed)
@@ -55,16 +75,46 @@ def test_names_are_in_table_order() -> None:
         "full",
         "dysl",
         "dysl-paper",
-        "dysl-no-pre",
-        "dysl-no-post",
+        "dysl-paper-no-pre",
+        "dysl-paper-no-post",
         "random-skip",
         "random-skip-adapters",
+        "static",
+        "oracle",
     ]
 
 
 def test_what_each_method_needs() -> None:
-    assert [name for name in methods.names() if not methods.needs_bundle(name)] == ["full"]
-    assert [name for name in methods.names() if methods.needs_target(name)] == ["random-skip", "random-skip-adapters"]
+    assert {name: methods.method(name).bundle for name in methods.names()} == {
+        "full": None,
+        "dysl": "dysl",
+        "dysl-paper": "dysl-paper",
+        "dysl-paper-no-pre": "dysl-paper",
+        "dysl-paper-no-post": "dysl-paper",
+        "random-skip": None,
+        "random-skip-adapters": "dysl",
+        "static": "static",
+        "oracle": "dysl",
+    }
+    assert methods.bundles(["dysl-paper", "full", "random-skip-adapters", "dysl"]) == ["dysl-paper", "dysl"]
+    assert methods.bundles(["oracle", "static", "dysl"]) == ["dysl", "static"]
+    matching = [name for name in methods.names() if methods.needs_target(name)]
+    assert matching == ["random-skip", "random-skip-adapters", "static"]
+
+
+def test_which_bundles_are_at_hand(assets: methods.Assets) -> None:
+    assert assets.bundles() == {"dysl", "dysl-paper", "static"}
+    assert methods.Assets(static=assets.static).bundles() == {"static"}
+    assert methods.NO_ASSETS.bundles() == set()
+
+
+def test_whom_random_skipping_matches() -> None:
+    assert methods.reference(["full", "random-skip"]) == "dysl"
+    assert methods.reference(["dysl-paper", "random-skip", "dysl"]) == "dysl"
+    assert methods.reference(["random-skip", "dysl-paper"]) == "dysl-paper"
+    assert methods.with_reference(["full", "dysl-paper"]) == ["full", "dysl-paper"]
+    assert methods.with_reference(["static"]) == ["static", "dysl"], "a fixed exit has nothing to choose"
+    assert methods.with_reference(["full", "random-skip"]) == ["full", "random-skip", "dysl"]
 
 
 def test_an_unknown_name_gets_a_suggestion(tiny_backbone: type[TinyBackbone]) -> None:
@@ -72,33 +122,48 @@ def test_an_unknown_name_gets_a_suggestion(tiny_backbone: type[TinyBackbone]) ->
         methods.build("dysl-papr", tiny_backbone(), execute_horizon=2)
 
 
-def test_a_missing_bundle_or_target_is_named(tiny_backbone: type[TinyBackbone], assets: Assets) -> None:
-    with pytest.raises(ConfigError, match="trained skip modules") as caught:
-        methods.build("dysl", tiny_backbone(), execute_horizon=2)
-    assert caught.value.hint is not None and "distill" in caught.value.hint
-    with pytest.raises(ConfigError, match="layers to match"):
-        methods.build("random-skip", tiny_backbone(), assets, execute_horizon=2)
+def test_a_missing_bundle_or_target_is_named(tiny_backbone: type[TinyBackbone], assets: methods.Assets) -> None:
+    missing = {"dysl": "trained exits", "dysl-paper": "trained skip modules", "random-skip": "a skip profile"}
+    missing |= {"static": "exits trained one by one", "oracle": "trained exits"}
+    for name, said in missing.items():
+        with pytest.raises(ConfigError, match=said) as caught:
+            methods.build(name, tiny_backbone(), execute_horizon=2, target_layers=5.0)
+        assert caught.value.hint is not None and caught.value.hint.startswith("dyslctl ")
+    for name in ("random-skip", "static"):
+        with pytest.raises(ConfigError, match="layers to match"):
+            methods.build(name, tiny_backbone(), assets, execute_horizon=2)
 
 
 def test_methods_do_what_they_say(
-    tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach], assets: Assets
+    tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach], assets: methods.Assets
 ) -> None:
     backbone, suite = tiny_backbone(), tiny_suite()
     ran = {name: reports(name, backbone, suite, assets)[0] for name in methods.names()}
     verified = {name: any(report.verified for report in seen) for name, seen in ran.items()}
     layers = {name: {report.layers_run for report in seen} for name, seen in ran.items()}
     assert layers["full"] == {8}
-    assert verified["dysl"] and verified["dysl-no-pre"] and not verified["dysl-no-post"]
-    assert max(layers["dysl-no-post"]) == 8 and min(layers["dysl-no-post"]) == 3
-    assert layers["dysl-no-pre"] == {3, 10}
+    assert layers["dysl"] == {1} and not verified["dysl"]
+    assert verified["dysl-paper"] and verified["dysl-paper-no-pre"] and not verified["dysl-paper-no-post"]
+    assert max(layers["dysl-paper-no-post"]) == 8 and min(layers["dysl-paper-no-post"]) == 3
+    assert layers["dysl-paper-no-pre"] == {3, 10}
     assert 3 <= min(layers["random-skip"]) < max(layers["random-skip"]) <= 8
+    assert layers["random-skip-adapters"] == {1, 2, 4, 8}
+    assert layers["static"] == {6}, "of its own exits the one nearest to five layers"
+    assert layers["oracle"] == {1} and all(report.consulted == () for report in ran["oracle"])
 
 
-def test_random_skips_coins_do_not_depend_on_the_adapters(
-    tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach], assets: Assets
+@pytest.mark.parametrize("name", [name for name, method in methods.METHODS.items() if method.dial is not None])
+def test_a_dial_goes_from_all_layers_to_few_and_never_back(
+    tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach], assets: methods.Assets, name: str
 ) -> None:
-    backbone, suite = tiny_backbone(), tiny_suite()
-    plain, plain_actions = reports("random-skip", backbone, suite, assets)
-    adapted, adapted_actions = reports("random-skip-adapters", backbone, suite, assets)
-    assert [r.layers for r in plain] == [r.layers for r in adapted]
-    assert not np.array_equal(plain_actions, adapted_actions)
+    """Each method as at its default dial, on the first inference: later ones begin in other states."""
+    assert assets.paper is not None
+    controllers = Paper(assets.paper.modules, GuidanceSettings(-1.0, 0.0, tau=0.5))
+    assets, dial = methods.Assets(PARTITION, assets.exits, controllers), methods.method(name).dial
+    assert dial is not None
+    layers = [
+        reports(name, tiny_backbone(), tiny_suite(), assets, place, steps=1)[0][0].layers_run
+        for place in np.linspace(dial.low, dial.high, 25)
+    ]
+    assert layers[0] == 8 and layers[-1] == (1 if name in ("dysl", "oracle") else 3)
+    assert layers == sorted(layers, reverse=True)

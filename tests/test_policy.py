@@ -90,7 +90,7 @@ def test_a_plan_asks_for_an_encoding_then_for_a_prediction(
     with pytest.raises(StopIteration) as end:
         plan.send(Prediction(chunk, ForwardTrace(layers_run=[0, 5], jumps=[(1, 5)])))
     assert np.array_equal(end.value.value.normalized, np.ones((2, 3)))
-    assert policy.last == StepReport((0, 5), {}, jumps=((1, 5),)), "what is not run alone is not timed"
+    assert policy.last == StepReport((0, 5), {}, jumps=((1, 5),), predicted=chunk), "what is not run alone is not timed"
 
 
 def test_each_part_of_a_step_is_timed(

@@ -36,7 +36,7 @@ def observations() -> list[Observation]:
 @pytest.mark.parametrize("memory", [False, True])
 def test_a_sound_backbone_keeps_every_rule(tiny_backbone: Base, observations: list[Observation], memory: bool) -> None:
     report = check_backbone(tiny_backbone(memory=memory), observations)
-    assert len(report.results) == 15
+    assert len(report.results) == 16
     assert report.failures == ()
     assert "ok    Encode is pure" in str(report)
 
@@ -164,6 +164,14 @@ def squeezed_prediction(base: Base) -> TinyBackbone:
     return Broken()
 
 
+def reads_everything(base: Base) -> TinyBackbone:
+    class Broken(base):  # type: ignore[misc, valid-type]
+        def predict(self, state: LayerState) -> Tensor:
+            return super().predict(state) + state.hidden.mean((1, 2))[:, None, None]  # type: ignore[no-any-return]
+
+    return Broken()
+
+
 def no_snapshot(base: Base) -> TinyBackbone:
     class Broken(base):  # type: ignore[misc, valid-type]
         def restore(self, memory: object) -> None:
@@ -241,6 +249,7 @@ def negative_loss(base: Base) -> TinyBackbone:
         (trainable, "Gradients reach"),
         (detached, "Gradients reach"),
         (squeezed_prediction, "The prediction is"),
+        (reads_everything, "The head reads proprio"),
         (no_snapshot, "Snapshot, restore and reset"),
         (shared_snapshot, "Snapshot, restore and reset"),
         (decodes_in_place, "Decoding is pure"),

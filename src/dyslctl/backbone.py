@@ -152,7 +152,8 @@ class Backbone(ABC):
     def predict(self, state: LayerState) -> Tensor:
         """Final norm and head: ``[B, N, A]`` normalised actions, differentiable in ``state.hidden``.
 
-        The only method that may change the head's memory.
+        Reads tokens of the kinds PROPRIO, TEXT and ACTION only, found by kind: others may be gone. The only method
+        that may change the head's memory.
         """
 
     @abstractmethod

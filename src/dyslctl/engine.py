@@ -26,11 +26,15 @@ class Run:
 class Jump:
     """Go on before layer ``to`` (``to == num_layers``: the head), handing the hidden state ``through`` an adapter.
 
-    ``through`` maps ``[B, T, H]`` to ``[B, T, H]``; ``None`` is the plain skip, the identity.
+    Attributes:
+        through: Maps ``[B, T, H]`` to ``[B, T, H]``; ``None`` is the plain skip, the identity.
+        keep: ``[B, K]`` int64 as in ``LayerState.select``, the only tokens to go on with; ``None`` keeps all. The state
+            to resume from keeps all either way.
     """
 
     to: int
     through: Callable[[Tensor], Tensor] | None = None
+    keep: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -204,5 +208,7 @@ class _Walk:
         if not layer < jump.to <= self._num_layers:
             raise ValueError(f"a jump must go forward: from layer {layer} to {jump.to} of {self._num_layers}")
         self.trace.jumps.append((layer, jump.to))
+        if jump.keep is not None:
+            self.state.select(jump.keep)
         self.state.hidden = self.state.hidden if jump.through is None else jump.through(self.state.hidden)
         self._next = jump.to

@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, TypeVar
 
 from dyslctl.backbone import Backbone
-from dyslctl.baselines.random_skip import RandomSkipSchedule, skip_probability
+from dyslctl.baselines.oracle import OracleExit
+from dyslctl.baselines.random_skip import RandomExits, RandomSkipSchedule, exit_probability, skip_probability
+from dyslctl.baselines.static_exit import nearest_exit
+from dyslctl.dysl.exit_policy import ExitPolicy, ExitSettings
+from dyslctl.dysl.exit_schedule import ExitLadder, FixedExit, PlannedExit
+from dyslctl.dysl.exits import ExitModules
 from dyslctl.dysl.guidance import GuidanceSettings
+from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.policy import DySLPolicy
 from dyslctl.dysl.skip_modules import SkipModules
 from dyslctl.errors import ConfigError
 from dyslctl.plugins import did_you_mean
 from dyslctl.policy import Policy, SchedulePolicy, full_policy
 
+Trained = Literal["dysl", "dysl-paper", "static"]
+"""The methods that ``dyslctl distill`` trains; each has a bundle of its own, named after it."""
+Asset = TypeVar("Asset")
+
+
+class ExitAssets(Protocol):
+    """What the methods need of a bundle with exits."""
+
+    @property
+    def modules(self) -> ExitModules:
+        """Exits and planner, with their partition."""
+
+    @property
+    def settings(self) -> ExitSettings:
+        """The calibrated threshold."""
+
 
 class SkipAssets(Protocol):
-    """What the methods need of a bundle."""
+    """What the methods need of a ``dysl-paper`` bundle."""
 
     @property
     def modules(self) -> SkipModules:
@@ -29,6 +51,31 @@ class SkipAssets(Protocol):
 
 
 @dataclass(frozen=True)
+class Assets:
+    """What a run has to offer; ``None`` for what was not asked for.
+
+    Attributes:
+        partition: The skip profile's.
+        exits: The bundle of ``dysl``.
+        paper: The bundle of ``dysl-paper``.
+        static: The bundle of ``static``.
+    """
+
+    partition: LayerPartition | None = None
+    exits: ExitAssets | None = None
+    paper: SkipAssets | None = None
+    static: ExitAssets | None = None
+
+    def bundles(self) -> set[Trained]:
+        """Which bundles are at hand."""
+        found: dict[Trained, object] = {"dysl": self.exits, "dysl-paper": self.paper, "static": self.static}
+        return {name for name, bundle in found.items() if bundle is not None}
+
+
+NO_ASSETS = Assets()
+
+
+@dataclass(frozen=True)
 class Setup:
     """Everything a method may be built from.
 
@@ -36,38 +83,81 @@ class Setup:
         backbone: The frozen model.
         execute_horizon: Actions of a chunk executed before the next inference.
         seed: Of the method's own randomness; an episode's seed comes with ``Policy.reset``.
-        assets: The bundle, for methods that need one.
+        assets: What the run has trained.
         target_layers: Mean executed layers to match, for methods that need it.
+        dial: Where the method's dial stands; ``None``: as it was calibrated.
     """
 
     backbone: Backbone
     execute_horizon: int
     seed: int = 0
-    assets: SkipAssets | None = None
+    assets: Assets = NO_ASSETS
     target_layers: float | None = None
+    dial: float | None = None
 
-    def required_assets(self) -> SkipAssets:
-        """The bundle.
+    def partition(self) -> LayerPartition:
+        """The skip profile's partition.
 
         Raises:
             ConfigError: If there is none.
         """
-        if self.assets is None:
-            raise ConfigError("this method needs trained skip modules", hint="dyslctl distill makes the bundle")
-        return self.assets
+        return _required(self.assets.partition, "a skip profile", "dyslctl profile makes it")
 
-    def required_target(self) -> float:
+    def exits(self) -> ExitAssets:
+        """The bundle of ``dysl``.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        return _required(self.assets.exits, "trained exits", "dyslctl distill makes the bundle")
+
+    def paper(self) -> SkipAssets:
+        """The bundle of ``dysl-paper``.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        hint = "dyslctl distill --method dysl-paper makes the bundle"
+        return _required(self.assets.paper, "trained skip modules", hint)
+
+    def static(self) -> ExitAssets:
+        """The bundle of ``static``.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        hint = "dyslctl distill --method static makes the bundle"
+        return _required(self.assets.static, "exits trained one by one", hint)
+
+    def target(self) -> float:
         """The number of layers to match.
 
         Raises:
             ConfigError: If there is none.
         """
-        if self.target_layers is None:
-            raise ConfigError(
-                "this method needs a mean number of layers to match",
-                hint="evaluate it together with dysl, whose mean it takes",
-            )
-        return self.target_layers
+        hint = "evaluate it together with dysl, whose mean it takes"
+        return _required(self.target_layers, "a mean number of layers to match", hint)
+
+
+def _required(value: Asset | None, what: str, hint: str) -> Asset:
+    if value is None:
+        raise ConfigError(f"this method needs {what}", hint)
+    return value
+
+
+@dataclass(frozen=True)
+class Dial:
+    """The one number by which a method trades success for layers: the larger, the fewer layers, monotonically.
+
+    Attributes:
+        low: Every layer runs.
+        high: As few layers run as the method can.
+        meaning: In words.
+    """
+
+    low: float
+    high: float
+    meaning: str
 
 
 @dataclass(frozen=True)
@@ -77,14 +167,20 @@ class Method:
     Attributes:
         summary: One line for ``--help`` and reports.
         build: Makes the policy.
-        needs_bundle: Skip modules must exist.
+        bundle: Whose bundle it needs.
+        needs_partition: The skip profile's partition must be given.
         needs_target: The mean number of executed layers must be given.
+        dial: How it trades success for layers, if it can.
+        privileged: It knows what no robot knows: a bound, whose time means nothing.
     """
 
     summary: str
     build: Callable[[Setup], Policy]
-    needs_bundle: bool = True
+    bundle: Trained | None = None
+    needs_partition: bool = False
     needs_target: bool = False
+    dial: Dial | None = None
+    privileged: bool = False
 
 
 def names() -> list[str]:
@@ -103,9 +199,14 @@ def method(name: str) -> Method:
     return METHODS[name]
 
 
-def needs_bundle(name: str) -> bool:
-    """Whether the method needs a partition, skip modules and thresholds."""
-    return method(name).needs_bundle
+def bundles(wanted: Iterable[str]) -> list[Trained]:
+    """The bundles that the methods ``wanted`` need together, each once.
+
+    Raises:
+        ConfigError: If a method is unknown.
+    """
+    needed = [method(name).bundle for name in wanted]
+    return [bundle for bundle in dict.fromkeys(needed) if bundle is not None]
 
 
 def needs_target(name: str) -> bool:
@@ -113,34 +214,53 @@ def needs_target(name: str) -> bool:
     return method(name).needs_target
 
 
+def reference(wanted: Iterable[str]) -> str:
+    """Whose mean layers the random methods match: ``dysl``, unless only another trained method takes part."""
+    trained = [name for name in wanted if method(name).dial is not None]
+    return "dysl" if "dysl" in trained or not trained else trained[0]
+
+
+def with_reference(wanted: Sequence[str]) -> list[str]:
+    """``wanted``, and the method whose mean layers must be measured first if any of them matches it."""
+    return [*wanted, reference(wanted)] if any(map(needs_target, wanted)) else list(wanted)
+
+
 def build(
     name: str,
     backbone: Backbone,
-    assets: SkipAssets | None = None,
+    assets: Assets = NO_ASSETS,
     *,
     execute_horizon: int,
     seed: int = 0,
     target_layers: float | None = None,
+    dial: float | None = None,
 ) -> Policy:
     """A policy for ``name``, ready for ``reset``.
 
     Raises:
         ConfigError: If the name is unknown, or the method lacks its bundle or its target.
     """
-    return method(name).build(Setup(backbone, execute_horizon, seed, assets, target_layers))
+    return method(name).build(Setup(backbone, execute_horizon, seed, assets, target_layers, dial))
 
 
 def _full(setup: Setup) -> Policy:
     return full_policy(setup.backbone, setup.execute_horizon)
 
 
-def _dysl(*, pre_skip: bool = True, post_skip: bool = True) -> Callable[[Setup], Policy]:
+def _dysl(setup: Setup) -> Policy:
+    assets = setup.exits()
+    threshold = assets.settings.threshold if setup.dial is None else setup.dial
+    schedule = PlannedExit(ExitLadder(assets.modules), assets.modules.planner.bind(), threshold)
+    return ExitPolicy(setup.backbone, schedule, setup.execute_horizon)
+
+
+def _paper(*, pre_skip: bool = True, post_skip: bool = True) -> Callable[[Setup], Policy]:
     def make(setup: Setup) -> Policy:
-        assets = setup.required_assets()
+        assets = setup.paper()
         return DySLPolicy(
             setup.backbone,
             assets.modules,
-            assets.guidance,
+            assets.guidance.shifted(setup.dial or 0.0),
             setup.execute_horizon,
             pre_skip=pre_skip,
             post_skip=post_skip,
@@ -149,28 +269,49 @@ def _dysl(*, pre_skip: bool = True, post_skip: bool = True) -> Callable[[Setup],
     return make
 
 
-def _random_skip(*, adapters: bool) -> Callable[[Setup], Policy]:
-    def make(setup: Setup) -> Policy:
-        modules = setup.required_assets().modules
-        schedule = RandomSkipSchedule(
-            modules.partition,
-            skip_probability(modules.partition, setup.required_target()),
-            seed=setup.seed,
-            adapters=modules if adapters else None,
-        )
-        return SchedulePolicy(setup.backbone, schedule, setup.execute_horizon)
+def _random_skip(setup: Setup) -> Policy:
+    partition = setup.partition()
+    schedule = RandomSkipSchedule(partition, skip_probability(partition, setup.target()), seed=setup.seed)
+    return SchedulePolicy(setup.backbone, schedule, setup.execute_horizon)
 
-    return make
 
+def _random_exits(setup: Setup) -> Policy:
+    ladder = ExitLadder(setup.exits().modules)
+    probability = exit_probability(ladder.exits, ladder.num_layers, setup.target())
+    return ExitPolicy(setup.backbone, RandomExits(ladder, probability, seed=setup.seed), setup.execute_horizon)
+
+
+def _static(setup: Setup) -> Policy:
+    ladder = ExitLadder(setup.static().modules)
+    schedule = FixedExit(ladder, nearest_exit(ladder, setup.target()))
+    return ExitPolicy(setup.backbone, schedule, setup.execute_horizon)
+
+
+def _oracle(setup: Setup) -> Policy:
+    assets, horizon = setup.exits(), setup.execute_horizon
+    threshold = assets.settings.threshold if setup.dial is None else setup.dial
+    schedule = OracleExit(ExitLadder(assets.modules), setup.backbone, threshold, horizon)
+    return ExitPolicy(setup.backbone, schedule, horizon)
+
+
+DAMAGE = Dial(-6.5, 0.5, "log of the relative damage that an exit may do")
+"""From less than the floor below which damage is not told apart, to more than the motion itself."""
+LENIENCE = Dial(-16.0, 16.0, "logits that every controller is more willing to skip by")
 
 METHODS: Mapping[str, Method] = {
-    "full": Method("every layer, the upstream model", _full, needs_bundle=False),
-    "dysl": Method("dynamic-static layer skipping, the recommended recipe", _dysl()),
-    "dysl-paper": Method("the rule of the paper; in this version the same as dysl", _dysl()),
-    "dysl-no-pre": Method("without pre-skip prediction: controllers always decide", _dysl(pre_skip=False)),
-    "dysl-no-post": Method("without post-skip verification: no second prediction", _dysl(post_skip=False)),
-    "random-skip": Method("random jumps without adapters", _random_skip(adapters=False), needs_target=True),
-    "random-skip-adapters": Method(
-        "random jumps through the trained adapters", _random_skip(adapters=True), needs_target=True
+    "full": Method("every layer, the upstream model", _full),
+    "dysl": Method("planned exits: the cheapest one that is predicted to do no harm", _dysl, "dysl", dial=DAMAGE),
+    "dysl-paper": Method("the rule of the paper", _paper(), "dysl-paper", dial=LENIENCE),
+    "dysl-paper-no-pre": Method(
+        "without pre-skip prediction: controllers always decide", _paper(pre_skip=False), "dysl-paper", dial=LENIENCE
+    ),
+    "dysl-paper-no-post": Method(
+        "without post-skip verification: no second prediction", _paper(post_skip=False), "dysl-paper", dial=LENIENCE
+    ),
+    "random-skip": Method("random jumps without adapters", _random_skip, needs_partition=True, needs_target=True),
+    "random-skip-adapters": Method("random exits through dysl's adapters", _random_exits, "dysl", needs_target=True),
+    "static": Method("always the same exit, trained for that", _static, "static", needs_target=True),
+    "oracle": Method(
+        "a planner that knows the damage: a bound, not for use", _oracle, "dysl", dial=DAMAGE, privileged=True
     ),
 }

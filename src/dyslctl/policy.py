@@ -20,10 +20,14 @@ from dyslctl.types import ActionChunk, LayerState, Observation
 
 @dataclass(frozen=True)
 class Consultation:
-    """A controller was asked before ``layer`` and answered with its probability of skipping."""
+    """Something trained was asked before ``layer``.
+
+    Attributes:
+        answer: A controller's probability of skipping, or the planner's log damage of the first exit.
+    """
 
     layer: int
-    probability: float
+    answer: float
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,12 @@ class StepReport:
         timings_ms: Milliseconds of ``encode``, ``llm``, ``head`` and ``guidance``, second prediction included. Empty
             if the step was not run alone: computed together with others it has no time of its own.
         jumps: ``(from, to)`` of each skip of the first pass.
-        consulted: The controllers that were asked.
-        verified: The action was predicted a second time, with every layer.
-        reprediction_ms: The part of ``llm`` and ``head`` that the second prediction took.
+        consulted: The controllers that were asked; or the planner.
+        verified: The action was predicted again, with more layers.
+        reprediction_ms: The part of ``llm`` and ``head`` that predicting again took.
         continuity: ``C`` after the chunk (Eq. 1), ``None`` while undefined.
         delta_continuity: The lowest ``delta C`` the guidance saw in the chunk, ``None`` while undefined.
+        predicted: The whole chunk, of which the first actions are executed.
     """
 
     layers: tuple[int, ...]
@@ -50,6 +55,7 @@ class StepReport:
     reprediction_ms: float = 0.0
     continuity: float | None = None
     delta_continuity: float | None = None
+    predicted: ActionChunk | None = None
 
     @property
     def layers_run(self) -> int:
@@ -200,7 +206,11 @@ class SchedulePolicy(Policy):
         """Encode, run the layers as the schedule says, decode."""
         state: LayerState = yield Encode(self.backbone, observation)
         prediction: Prediction = yield Predict(self.backbone, state, self.schedule)
-        self.last = StepReport(tuple(prediction.trace.layers_run), jumps=tuple(prediction.trace.jumps))
+        self.last = StepReport(
+            layers=tuple(prediction.trace.layers_run),
+            jumps=tuple(prediction.trace.jumps),
+            predicted=prediction.chunk,
+        )
         return prediction.chunk.head(self._execute_horizon)
 
 

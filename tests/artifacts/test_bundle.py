@@ -15,20 +15,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dyslctl.artifacts.bundle import (
+    WEIGHTS,
     Bundle,
     BundleHeader,
-    Calibration,
-    SelfTest,
+    ExitModuleSizes,
     TrainingInfo,
     check_belongs,
     check_tensors,
     load_bundle,
     save_bundle,
-    save_guidance,
+    save_settings,
+    weights_digest,
 )
+from dyslctl.artifacts.bundle_settings import Calibration, Exits
 from dyslctl.artifacts.files import sha256
 from dyslctl.artifacts.fingerprint import made_with
 from dyslctl.artifacts.model_card import CardMetric, model_card
+from dyslctl.artifacts.self_test import SelfTest
 from dyslctl.artifacts.skip_profile import BackboneRef, Guidance, ModuleSizes, Similarity, SkipProfile
 from dyslctl.errors import ArtifactError, EnvironmentMismatch
 
@@ -63,7 +66,7 @@ def answer(answers: Mapping[str, Tensor], hidden: Tensor) -> Mapping[str, Tensor
 
 def make(modules: Modules | None = None, profile: SkipProfile = PROFILE) -> Bundle:
     modules = modules or Modules()
-    training = TrainingInfo(stage=2, steps=10, seed=0, method="dysl", samples=64)
+    training = TrainingInfo(stage=2, steps=10, seed=0, method="dysl-paper", samples=64)
     header = BundleHeader.of(profile, training, made_with("dyslctl distill --stage 2", 0))
     return Bundle(header, modules.state_dict(), SelfTest.record(modules.probe, 4), Guidance())
 
@@ -97,7 +100,7 @@ def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
     saved, modules = make(), Modules()
     assert save(tmp_path / "bundle", saved) == tmp_path / "bundle" / "bundle.safetensors"
     loaded = load_bundle(tmp_path / "bundle")
-    assert loaded.header == saved.header and loaded.guidance == saved.guidance
+    assert loaded.header == saved.header and loaded.settings == saved.settings
     assert loaded.tensors.keys() == modules.state_dict().keys()
     for name, tensor in modules.state_dict().items():
         assert torch.equal(loaded.tensors[name], tensor)
@@ -195,7 +198,7 @@ def test_a_bundle_of_another_profile_names_both_sides_and_the_fix(change: dict[s
 
 def test_a_newer_bundle_is_refused(tmp_path: Path) -> None:
     weights = save(tmp_path / "bundle")
-    newer = _metadata(weights).replace("dyslctl.bundle/1", "dyslctl.bundle/2")
+    newer = _metadata(weights).replace("dyslctl.bundle/2", "dyslctl.bundle/3")
     save_file(load_file(weights), weights, metadata={"header": newer})
     with pytest.raises(ArtifactError, match="made by a newer dyslctl"):
         load_bundle(tmp_path / "bundle")
@@ -205,7 +208,7 @@ def test_a_newer_bundle_is_refused(tmp_path: Path) -> None:
 def test_any_other_safetensors_file_is_no_bundle(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     weights = save(tmp_path / "bundle")
     save_file(load_file(weights), weights, metadata=metadata)
-    with pytest.raises(ArtifactError, match=r"no dyslctl header|expected schema dyslctl\.bundle/1"):
+    with pytest.raises(ArtifactError, match=r"no dyslctl header|expected schema dyslctl\.bundle/2"):
         load_bundle(tmp_path / "bundle")
 
 
@@ -222,9 +225,9 @@ def test_calibration_changes_the_settings_alone(tmp_path: Path) -> None:
     before = weights.read_bytes()
     guidance = Guidance(eta_1=-0.02, eta_2=0.01)
     calibration = Calibration(rule="quantile", suite="tiny", split="tune", episodes=5, numbers={"p1": 0.05})
-    save_guidance(tmp_path / "bundle", guidance, calibration)
+    save_settings(tmp_path / "bundle", guidance, calibration)
     loaded = load_bundle(tmp_path / "bundle")
-    assert (loaded.guidance, loaded.calibration) == (guidance, calibration)
+    assert (loaded.settings, loaded.calibration) == (guidance, calibration)
     assert weights.read_bytes() == before
 
 
@@ -270,3 +273,83 @@ def test_the_model_card_states_base_model_thresholds_and_results() -> None:
     card = model_card(bundle, "tiny_reach", metrics)
     assert "| dysl | 90.0% [87.0%, 92.5%] | 500 | 7.25 |" in card
     assert "eta_1 = -0.02, eta_2 = 0.01, tau = 0.5, k = 5" in card
+
+
+def exits(threshold: float | None = None, method: str = "dysl", *, remembers: bool = True) -> Bundle:
+    bundle = make()
+    training = bundle.header.training.model_copy(update={"method": method})
+    sizes = ExitModuleSizes(exits=(1, 2), adapter_width=4, planner_width=8, remembers=remembers)
+    header = BundleHeader.of(PROFILE, training, made_with("dyslctl distill", 0), sizes)
+    return Bundle(header, bundle.tensors, bundle.self_test, Exits(threshold=threshold))
+
+
+def test_exits_have_a_section_of_their_own(tmp_path: Path) -> None:
+    saved = exits()
+    save(tmp_path / "bundle", saved)
+    loaded = load_bundle(tmp_path / "bundle")
+    assert (loaded.header, loaded.settings) == (saved.header, saved.settings)
+    text = (tmp_path / "bundle" / "bundle.yaml").read_text()
+    assert "exits:" in text and "guidance" not in text
+    assert isinstance(loaded.settings, Exits)
+    with pytest.raises(ArtifactError, match="threshold is null"):
+        loaded.settings.settings()
+    save_settings(tmp_path / "bundle", Exits(threshold=-1.5), None)
+    assert load_bundle(tmp_path / "bundle").settings == Exits(threshold=-1.5)
+
+
+def test_the_header_says_whether_exits_remember(tmp_path: Path) -> None:
+    for remembers in (True, False):
+        weights = save(tmp_path / "bundle", exits(remembers=remembers))
+        sizes = load_bundle(tmp_path / "bundle").header.modules
+        assert isinstance(sizes, ExitModuleSizes) and sizes.remembers == remembers
+    unsaid = _metadata(weights).replace(', "remembers": false', "")
+    assert unsaid != _metadata(weights)
+    save_file(load_file(weights), weights, metadata={"header": unsaid})
+    with pytest.raises(ArtifactError, match="remembers"):
+        load_bundle(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("method", ["dysl", "static"])
+def test_settings_of_another_method_are_refused(tmp_path: Path, method: str) -> None:
+    save(tmp_path / "bundle", exits(method=method))
+    save_settings(tmp_path / "bundle", Guidance(), None)
+    with pytest.raises(ArtifactError, match=f"settings of another method than {method}") as caught:
+        load_bundle(tmp_path / "bundle")
+    assert caught.value.hint is not None and f"--method {method} " in caught.value.hint
+
+
+@pytest.mark.parametrize("sections", ["", "exits: {}\nguidance: {}\n"])
+def test_settings_have_exactly_one_section(tmp_path: Path, sections: str) -> None:
+    settings = save(tmp_path / "bundle", exits()).with_name("bundle.yaml")
+    kept = [line for line in settings.read_text().splitlines(keepends=True) if line.startswith(("schema", "weights"))]
+    settings.write_text("".join(kept) + sections)
+    with pytest.raises(ArtifactError, match="either the section exits or the section guidance"):
+        load_bundle(tmp_path / "bundle")
+
+
+def test_a_bundle_of_the_first_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    weights = save(tmp_path / "bundle")
+    older = _metadata(weights).replace("dyslctl.bundle/2", "dyslctl.bundle/1")
+    save_file(load_file(weights), weights, metadata={"header": older})
+    with pytest.raises(ArtifactError, match=r"dyslctl\.bundle/1 is no longer read") as caught:
+        load_bundle(tmp_path / "bundle")
+    assert caught.value.hint == "make the file again"
+
+
+def test_the_digest_of_the_weights_does_not_depend_on_who_wrote_them(tmp_path: Path) -> None:
+    one, other = make(), make()
+    header = other.header.model_copy(update={"made_with": made_with("dyslctl distill --resume", 0)})
+    save(tmp_path / "one", one)
+    save(tmp_path / "two", Bundle(header, one.tensors, one.self_test, one.settings))
+    assert sha256(tmp_path / "one" / WEIGHTS) != sha256(tmp_path / "two" / WEIGHTS)
+    assert weights_digest(tmp_path / "one") == weights_digest(tmp_path / "two")
+    changed = {name: tensor + 1 for name, tensor in one.tensors.items()}
+    save(tmp_path / "three", Bundle(header, changed, one.self_test, one.settings))
+    assert weights_digest(tmp_path / "three") != weights_digest(tmp_path / "one")
+
+
+def test_the_model_card_of_exits() -> None:
+    card = model_card(exits(), "tiny_reach")
+    assert "Planned exits" in card and "exits before layers 1, 2; adapter / planner width 4 / 8" in card
+    assert "not calibrated yet" in card
+    assert "log damage below -1.5 |" in model_card(exits(-1.5), "tiny_reach")

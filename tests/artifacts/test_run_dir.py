@@ -33,9 +33,10 @@ def test_the_layout(tmp_path: Path) -> None:
     paths = [
         run.manifest_path,
         run.skip_profile,
-        run.bundle(1),
+        run.bundle("dysl", 1),
         run.bundle(),
-        run.distill(2),
+        run.bundle("dysl-paper"),
+        run.distill("dysl", 2),
         run.eval("s"),
         run.bench("orin"),
         run.report,
@@ -43,9 +44,10 @@ def test_the_layout(tmp_path: Path) -> None:
     assert [str(path.relative_to(run.path)) for path in paths] == [
         "manifest.json",
         "skip_profile.yaml",
-        "bundle_stage1",
-        "bundle",
-        "distill/stage2",
+        "bundles/dysl-stage1",
+        "bundles/dysl",
+        "bundles/dysl-paper",
+        "distill/dysl-stage2",
         "eval/s",
         "bench/orin",
         "report",
@@ -103,3 +105,12 @@ def test_a_folder_that_is_no_run_or_of_a_newer_version(tmp_path: Path) -> None:
 def test_current_is_plain_text(tmp_path: Path) -> None:
     (tmp_path / "current").write_text("by-hand")
     assert current_run(tmp_path) == "by-hand"
+
+
+def test_the_bundles_there_are(tmp_path: Path) -> None:
+    run = start_run(MANIFEST, "mine", tmp_path)
+    assert run.bundles() == []
+    for method, stage in (("static", 2), ("dysl", 2), ("dysl", 1)):
+        run.bundle(method, stage).mkdir(parents=True)
+    (run.path / "bundles" / ".half-written").mkdir()
+    assert [folder.name for folder in run.bundles()] == ["dysl", "dysl-stage1", "static"]

@@ -8,7 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dyslctl.baselines.random_skip import RandomSkipSchedule, expected_layers, skip_probability
+from dyslctl.baselines.random_skip import (
+    RandomExits,
+    RandomSkipSchedule,
+    exit_probability,
+    expected_exit,
+    expected_layers,
+    skip_probability,
+)
+from dyslctl.dysl.exit_schedule import ExitLadder
+from dyslctl.dysl.exits import ExitModules, ExitSizes
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.engine import forward
 from dyslctl.errors import ConfigError
@@ -36,7 +45,7 @@ def test_the_probability_meets_the_target(static: set[int], where: float) -> Non
 def test_targets_out_of_reach() -> None:
     assert skip_probability(PARTITION, 9.5) == 0.0
     assert skip_probability(PARTITION, 3.0) == pytest.approx(1.0)
-    with pytest.raises(ConfigError, match="at least the 3 static"):
+    with pytest.raises(ConfigError, match="at least 3 layers, the static layers"):
         skip_probability(PARTITION, 2.9)
 
 
@@ -60,3 +69,50 @@ def test_the_realised_mean_is_the_target(tiny_backbone: type[TinyBackbone], tiny
     assert np.mean([len(layers) for layers in ran]) == pytest.approx(4.625, abs=0.2)
     assert all({0, 3, 7} <= set(layers) for layers in ran)
     assert [0, 2, 3, 7] not in ran, "a skip jumps to the next static layer, never over a single one"
+
+
+EXITS = (2, 3, 5)
+
+
+@pytest.fixture
+def ladder() -> ExitLadder:
+    return ExitLadder(ExitModules(LayerPartition(8, (0, 1)), EXITS, ExitSizes(16, 4, 3, adapter_rank=4)))
+
+
+def test_expected_exit_by_hand() -> None:
+    """At p = 1/2: 2/2 + 3/4 + 5/8 + 8/8 = 3.375."""
+    assert expected_exit(EXITS, 8, 0.5) == 3.375
+    assert (expected_exit(EXITS, 8, 0.0), expected_exit(EXITS, 8, 1.0)) == (8, 2)
+
+
+@given(st.sets(st.integers(1, 23), min_size=1), st.floats(0, 1))
+def test_the_exits_probability_meets_the_target(layers: set[int], where: float) -> None:
+    exits = sorted(layers)
+    target = exits[0] + where * (24 - exits[0])
+    assert expected_exit(exits, 24, exit_probability(exits, 24, target)) == pytest.approx(target, abs=1e-6)
+
+
+def test_targets_out_of_reach_of_exits() -> None:
+    assert exit_probability(EXITS, 8, 9.5) == 0.0
+    with pytest.raises(ConfigError, match="at least 2 layers, those before the first exit"):
+        exit_probability(EXITS, 8, 1.9)
+
+
+def exit_plans(backbone: TinyBackbone, suite: TinyReach, ladder: ExitLadder, seed: int, count: int) -> list[int]:
+    inputs = backbone.encode([suite.make().reset(suite.episodes("test", 1)[0])])
+    schedule = RandomExits(ladder, 0.5, seed=seed)
+    schedule.memory = torch.zeros(1, ladder.sizes.memory)
+    schedule.begin_episode(7)
+    with torch.inference_mode():
+        return [len(forward(backbone, LayerState.of(inputs), schedule).layers_run) for _ in range(count)]
+
+
+def test_random_exits_have_the_expected_mean(
+    tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach], ladder: ExitLadder
+) -> None:
+    backbone, suite = tiny_backbone(), tiny_suite()
+    ran = exit_plans(backbone, suite, ladder, 0, 600)
+    assert set(ran) == {*EXITS, 8}
+    assert np.mean(ran) == pytest.approx(3.375, abs=0.25)
+    assert exit_plans(backbone, suite, ladder, 0, 20) == ran[:20]
+    assert exit_plans(backbone, suite, ladder, 1, 20) != ran[:20]

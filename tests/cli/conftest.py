@@ -20,6 +20,7 @@ QUICK = [
     *("--set", "distill.batch_size=4"),
     *("--set", "distill.steps=3"),
     *("--set", "calibrate.episodes=2"),
+    *("--set", "budget.episodes=2"),
     *("--set", "eval.episodes=1"),
     *("--set", "eval.target_episodes=1"),
     *("--set", "bench.warmup=0"),
@@ -57,7 +58,7 @@ def _tiny_plugins(tiny_backbone: type, tiny_suite: type) -> Callable[[pytest.Mon
 
 @pytest.fixture(scope="session")
 def _template(_tiny_plugins: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A run with a profile and one with a bundle too, made once; tests get copies."""
+    """A run with a profile, one with the bundle of dysl, and one with both; made once, tests get copies."""
     folder = tmp_path_factory.mktemp("template")
     with pytest.MonkeyPatch.context() as monkeypatch:
         _tiny_plugins(monkeypatch, folder)
@@ -65,7 +66,9 @@ def _template(_tiny_plugins: Callable[..., None], tmp_path_factory: pytest.TempP
         shutil.copytree("runs", "profiled")
         distilled = _document("distill")
         shutil.copytree("runs", "distilled")
-    return {"folder": folder, "profiled": profiled, "distilled": distilled}
+        paper = _document("distill", "--method", "dysl-paper")
+        shutil.copytree("runs", "paper")
+    return {"folder": folder, "profiled": profiled, "distilled": distilled, "paper": paper}
 
 
 @pytest.fixture
@@ -94,4 +97,12 @@ def distilled(run: Callable[..., Result], _template: dict[str, Any]) -> dict[str
     """What ``distill`` printed; its run is in the current folder."""
     shutil.copytree(_template["folder"] / "distilled", "runs")
     found: dict[str, Any] = _template["distilled"]
+    return found
+
+
+@pytest.fixture
+def paper(run: Callable[..., Result], _template: dict[str, Any]) -> dict[str, Any]:
+    """What ``distill --method dysl-paper`` printed; its run is in the current folder, with dysl's bundle too."""
+    shutil.copytree(_template["folder"] / "paper", "runs")
+    found: dict[str, Any] = _template["paper"]
     return found

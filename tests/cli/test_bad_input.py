@@ -20,7 +20,8 @@ from dyslctl.suite import Demonstration, EpisodeSpec, TaskSuite
 
 Run = Callable[..., Result]
 HOME = Path("runs/tiny")
-PROFILE, WEIGHTS, SETTINGS = HOME / "skip_profile.yaml", HOME / "bundle/bundle.safetensors", HOME / "bundle/bundle.yaml"
+PROFILE, BUNDLE = HOME / "skip_profile.yaml", HOME / "bundles/dysl"
+WEIGHTS, SETTINGS = BUNDLE / "bundle.safetensors", BUNDLE / "bundle.yaml"
 
 
 def _files() -> dict[Path, bytes]:
@@ -70,28 +71,31 @@ def test_a_bad_skip_profile(distilled: dict[str, Any], run: Run, old: str, new: 
 
 
 def test_a_bundle_of_another_profile_leaves_the_earlier_evaluation(distilled: dict[str, Any], run: Run) -> None:
-    assert run("eval", "--method", "random-skip,dysl", "--quiet").exit_code == 0
-    static = list(load_bundle(HOME / "bundle").header.static_layers)
+    assert run("eval", "--method", "random-skip-adapters,dysl", "--quiet").exit_code == 0
+    static = list(load_bundle(BUNDLE).header.static_layers)
     other = sorted({*static, next(layer for layer in range(8) if layer not in static)})
     _edit(PROFILE, f"static_layers: {static}", f"static_layers: {other}")
-    for arguments in (["eval", "--method", "random-skip,dysl"], ["bench", "--device", "orin", "--method", "dysl"]):
+    for arguments in (
+        ["eval", "--method", "random-skip-adapters,dysl"],
+        ["bench", "--device", "orin", "--method", "dysl"],
+    ):
         said = _refused(run, 4, *arguments)
         assert "belongs to another skip profile" in said and str(static) in said and str(other) in said
 
 
 def test_a_truncated_bundle(distilled: dict[str, Any], run: Run) -> None:
     WEIGHTS.write_bytes(WEIGHTS.read_bytes()[:-64])
-    _edit(SETTINGS, "tau: 0.5", "tau: 0.25")  # a bundle that this process has not loaded before
-    assert "truncated or damaged" in _refused(run, 4, "eval", "--method", "random-skip,dysl")
+    _edit(SETTINGS, "split: tune", "split: test")  # a bundle that this process has not loaded before
+    assert "truncated or damaged" in _refused(run, 4, "eval", "--method", "random-skip-adapters,dysl")
 
 
 @pytest.mark.parametrize("damage", ["misshapen", "not finite"])
 def test_a_damaged_tensor_in_a_bundle(distilled: dict[str, Any], run: Run, damage: str) -> None:
-    bundle = load_bundle(HOME / "bundle")
+    bundle = load_bundle(BUNDLE)
     name, tensor = next((name, tensor) for name, tensor in bundle.tensors.items() if tensor.dim() == 2)
     bad = tensor[:-1] if damage == "misshapen" else torch.full_like(tensor, torch.nan)
-    save_bundle(HOME / "bundle", replace(bundle, tensors={**bundle.tensors, name: bad}), "")
-    assert f"{damage}: {name}" in _refused(run, 4, "eval", "--method", "random-skip,dysl")
+    save_bundle(BUNDLE, replace(bundle, tensors={**bundle.tensors, name: bad}), "")
+    assert f"{damage}: {name}" in _refused(run, 4, "eval", "--method", "random-skip-adapters,dysl")
 
 
 @pytest.mark.parametrize(
@@ -101,14 +105,28 @@ def test_a_damaged_tensor_in_a_bundle(distilled: dict[str, Any], run: Run, damag
         ("scale: null", "scale: [1.0]", "scale has 1 numbers"),
     ],
 )
-def test_guidance_edited_for_another_model(distilled: dict[str, Any], run: Run, old: str, new: str, said: str) -> None:
+def test_guidance_edited_for_another_model(paper: dict[str, Any], run: Run, old: str, new: str, said: str) -> None:
+    _edit(HOME / "bundles/dysl-paper/bundle.yaml", old, new)
+    assert said in _refused(run, 4, "eval", "--method", "random-skip,dysl-paper")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("threshold: ", "threshold: many # ", "exits.threshold: Input should be a valid number"),
+        ("threshold: ", "treshold: ", "exits.treshold: unknown key. Did you mean 'threshold'?"),
+        ("threshold: ", "threshold: null # ", "not calibrated yet: threshold is null"),
+        ("exits:", "guidance:", "guidance.threshold: unknown key"),
+    ],
+)
+def test_exits_edited_badly(distilled: dict[str, Any], run: Run, old: str, new: str, said: str) -> None:
     _edit(SETTINGS, old, new)
-    assert said in _refused(run, 4, "eval", "--method", "random-skip,dysl")
+    assert said in _refused(run, 4, "eval", "--method", "random-skip-adapters,dysl")
 
 
 def test_a_newer_bundle(distilled: dict[str, Any], run: Run) -> None:
-    _edit(SETTINGS, "bundle-settings/1", "bundle-settings/2")
-    assert "made by a newer dyslctl" in _refused(run, 4, "eval", "--method", "random-skip,dysl")
+    _edit(SETTINGS, "bundle-settings/2", "bundle-settings/3")
+    assert "made by a newer dyslctl" in _refused(run, 4, "eval", "--method", "random-skip-adapters,dysl")
 
 
 def test_an_image_that_is_not_finite(
@@ -122,7 +140,7 @@ def test_an_image_that_is_not_finite(
         return replace(found, observations=[replace(seen, images=nan) for seen in found.observations])
 
     monkeypatch.setattr(tiny_suite, "demonstrate", damaged)
-    assert "finite" in _refused(run, 2, "distill")
+    assert "finite" in _refused(run, 2, "distill", "--method", "dysl-paper")
 
 
 @pytest.mark.parametrize("text", ["eval: {episodes: many}", "eval: {episods: 3}", "eval: {episodes: 1, episodes: 2}"])
@@ -154,13 +172,27 @@ def test_a_full_disk(distilled: dict[str, Any], run: Run, monkeypatch: pytest.Mo
 
 
 def test_a_failed_calibration_leaves_the_old_bundle(
-    distilled: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch
+    paper: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise ArtifactError("no episode to calibrate on")
 
-    monkeypatch.setattr("dyslctl.cli.steps.distill.calibrate", fails)
-    before = {path: path.read_bytes() for path in (HOME / "bundle").iterdir()}
-    result = run("distill", "--stage", "2", "--steps", "1", "--quiet")
+    monkeypatch.setattr("dyslctl.cli.steps.trainers.calibrate", fails)
+    bundle = HOME / "bundles/dysl-paper"
+    before = {path: path.read_bytes() for path in bundle.iterdir()}
+    result = run("distill", "--method", "dysl-paper", "--stage", "2", "--steps", "1", "--quiet")
     assert result.exit_code == 4 and "no episode to calibrate on" in result.stderr
-    assert {path: path.read_bytes() for path in (HOME / "bundle").iterdir()} == before
+    assert {path: path.read_bytes() for path in bundle.iterdir()} == before
+
+
+def test_exits_whose_dial_was_not_found_say_how_to_find_it(
+    distilled: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise ArtifactError("no episode to play")
+
+    monkeypatch.setattr("dyslctl.cli.steps.calibrate.find_dial", fails)
+    result = run("distill", "--stage", "2", "--steps", "1", "--quiet")
+    assert result.exit_code == 4 and "no episode to play" in result.stderr
+    said = _refused(run, 4, "eval", "--method", "dysl")
+    assert "not calibrated yet" in said and "dyslctl distill --stage 2" in said

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from dyslctl import plugins
+from dyslctl import methods, plugins
+from dyslctl.artifacts.bundle import load_bundle
 from dyslctl.artifacts.strict_yaml import read_yaml
 
 Run = Callable[..., Result]
@@ -59,11 +60,52 @@ def test_distill_reports_both_stages(distilled: dict[str, Any]) -> None:
         assert distilled[key] == distilled["stages"][-1][key]
     assert distilled["steps"] == 3
     assert (Path(distilled["bundle_path"]) / "bundle.safetensors").exists()
-    assert read_yaml(Path("runs/tiny/bundle/bundle.yaml"))["guidance"]["eta_1"] < 0
+    assert distilled["bundle_path"] == "runs/tiny/bundles/dysl" and distilled["method"] == "dysl"
+    settings = read_yaml(Path("runs/tiny/bundles/dysl/bundle.yaml"))
+    assert settings["exits"]["threshold"] == distilled["calibrated"]["dial"]
+    assert settings["calibration"]["rule"] == "closed loop: at most 1 points of success lost"
+
+
+def test_the_papers_method_has_a_bundle_of_its_own(paper: dict[str, Any]) -> None:
+    assert paper["bundle_path"] == "runs/tiny/bundles/dysl-paper" and paper["method"] == "dysl-paper"
+    assert read_yaml(Path("runs/tiny/bundles/dysl-paper/bundle.yaml"))["guidance"]["eta_1"] < 0
+    assert sorted(path.name for path in Path("runs/tiny/bundles").iterdir()) == [
+        "dysl", "dysl-paper", "dysl-paper-stage1", "dysl-stage1",
+    ]  # fmt: skip
+
+
+def test_exits_for_a_fixed_pattern_are_matched_to_the_planned_ones(
+    distilled: dict[str, Any], document: Documents, run: Run
+) -> None:
+    """Their bundle stands beside dysl's; ``static`` runs the exit nearest to dysl's mean, ``oracle`` needs no more."""
+    result = run("eval", "--episodes", "2", "--method", "static", "--quiet")
+    assert result.exit_code != 0 and "dyslctl distill --method static" in result.stderr
+    made = document("distill", "--method", "static")
+    assert (made["bundle_path"], "calibrated" in made) == ("runs/tiny/bundles/static", False)
+    exits = load_bundle(Path("runs/tiny/bundles/static")).header.modules.exits
+    found = document("eval", "--episodes", "2", "--method", "static,oracle,dysl")
+    layers = {name: method["mean_layers_run"] for name, method in found["methods"].items()}
+    assert layers["static"] == min([*exits, 8], key=lambda layer: abs(layer - layers["dysl"]))
+    assert min(exits) <= layers["oracle"] <= 8
+
+
+def test_exits_without_a_memory_and_from_other_suites(profiled: dict[str, Any], document: Documents) -> None:
+    settings = ("distill.remembers=false", "distill.rounds=1", "distill.suites=[a,b]")
+    made = document("distill", "--target-layers", "8", *(part for each in settings for part in ("--set", each)))
+    header = load_bundle(Path(made["bundle_path"])).header
+    assert not header.modules.remembers
+    folder = Path("runs/tiny/distill/dysl-stage2")
+    assert (folder / "round1-checkpoint.safetensors").exists()
+    assert not (folder / "round2-checkpoint.safetensors").exists()
+
+
+def test_a_setting_of_the_other_method_is_refused(profiled: dict[str, Any], run: Run) -> None:
+    result = run("distill", "--lambda", "0.25")
+    assert result.exit_code == 2 and "no setting 'penalty_weight' for this method" in result.stderr
 
 
 def test_lambda_is_the_weight_of_executed_layers(profiled: dict[str, Any], document: Documents) -> None:
-    document("distill", "--stage", "1", "--lambda", "0.25")
+    document("distill", "--method", "dysl-paper", "--stage", "1", "--lambda", "0.25")
     assert read_yaml(Path("runs/tiny/config/distill-stage1.yaml"))["distill"]["penalty_weight"] == 0.25
 
 
@@ -75,9 +117,7 @@ def test_stage_2_needs_stage_1(profiled: dict[str, Any], run: Run) -> None:
 def test_eval_compares_methods_on_the_same_episodes(distilled: dict[str, Any], document: Documents) -> None:
     found = document("eval", "--episodes", "2")
     assert found["schema"] == "dyslctl.eval/1" and found["suite"] == "tiny_reach" and found["episodes"] == 2
-    assert list(found["methods"]) == [
-        "full", "random-skip", "random-skip-adapters", "dysl", "dysl-no-pre", "dysl-no-post",
-    ]  # fmt: skip
+    assert list(found["methods"]) == ["full", "random-skip-adapters", "dysl"]  # fmt: skip
     for method in found["methods"].values():
         assert {
             "successes", "success_rate", "success_ci95", "errors", "mean_layers_run", "llm_ms_mean", "llm_ms_p50",
@@ -91,14 +131,14 @@ def test_eval_compares_methods_on_the_same_episodes(distilled: dict[str, Any], d
 
 def test_the_model_card_says_what_was_calibrated_and_found(distilled: dict[str, Any], document: Documents) -> None:
     card = Path(distilled["bundle_path"]) / "README.md"
-    assert "eta_1 = -" in card.read_text() and "Not evaluated yet" in card.read_text()
+    assert "log damage below" in card.read_text() and "Not evaluated yet" in card.read_text()
     found = document("eval", "--episodes", "2", "--method", "full,dysl")["methods"]["dysl"]
     row = next(line for line in card.read_text().splitlines() if line.startswith("| dysl on tiny_reach, test |"))
     assert f"| {found['success_rate']:.1%} [" in row and f"| 2 | {found['mean_layers_run']:.2f} |" in row
 
 
 def test_eval_resumes_to_the_same_result(distilled: dict[str, Any], document: Documents) -> None:
-    arguments = ("eval", "--episodes", "2", "--method", "full,random-skip,dysl")
+    arguments = ("eval", "--episodes", "2", "--method", "full,random-skip-adapters,dysl")
     whole = document(*arguments)
     log = Path("runs/tiny/eval/tiny_reach/episodes.jsonl")
     lines = log.read_text().splitlines(keepends=True)
@@ -142,17 +182,24 @@ def test_a_method_without_its_bundle_says_what_makes_it(profiled: dict[str, Any]
     assert result.exit_code == 4 and "dyslctl distill" in result.stderr
 
 
-def test_an_edited_bundle_setting_takes_effect_in_the_same_process(
-    distilled: dict[str, Any], document: Documents
-) -> None:
-    settings = Path("runs/tiny/bundle/bundle.yaml")
+def test_an_edited_bundle_setting_takes_effect_in_the_same_process(paper: dict[str, Any], document: Documents) -> None:
+    settings = Path("runs/tiny/bundles/dysl-paper/bundle.yaml")
     layers = []
     for tau in (0.0, 1.0):  # always skip, never skip
         before = read_yaml(settings)["guidance"]["tau"]
         settings.write_text(settings.read_text().replace(f"tau: {before}", f"tau: {tau}"))
-        found = document("eval", "--method", "dysl-no-pre")
-        layers.append(found["methods"]["dysl-no-pre"]["mean_layers_run"])
+        found = document("eval", "--method", "dysl-paper-no-pre")
+        layers.append(found["methods"]["dysl-paper-no-pre"]["mean_layers_run"])
     assert layers[0] < layers[1] == 8
+
+
+def test_the_papers_methods_side_by_side(paper: dict[str, Any], document: Documents) -> None:
+    names = ["full", "random-skip", *(name for name in methods.names() if name.startswith("dysl-paper"))]
+    found = document("eval", "--method", ",".join(names), "--batch", "2")
+    assert list(found["methods"]) == names
+    assert all(method["errors"] == 0 for method in found["methods"].values())
+    assert "| dysl-paper on tiny_reach, test |" in Path("runs/tiny/bundles/dysl-paper/README.md").read_text()
+    assert "Not evaluated yet" in Path("runs/tiny/bundles/dysl/README.md").read_text()
 
 
 def test_a_threshold_fails_after_the_result_is_out(distilled: dict[str, Any], run: Run, tmp_path: Path) -> None:
@@ -225,7 +272,7 @@ def test_report_gathers_what_there_is(distilled: dict[str, Any], document: Docum
 
 
 def test_report_leaves_out_what_belongs_to_an_earlier_profile(distilled: dict[str, Any], document: Documents) -> None:
-    assert len(document("report")["results"]) == 3
+    assert len(document("report")["results"]) == 4
     document("profile", "--ratio", "0.75")
     assert document("report")["results"] == ["dyslctl.profile/1"]
 

@@ -20,6 +20,7 @@ SMALL = """
 profile: {samples: 32}
 distill: {episodes: 4, steps: 40, batch_size: 8, checkpoint_every: 5}
 calibrate: {episodes: 4}
+budget: {episodes: 4}
 eval: {episodes: 3, target_episodes: 1}
 bench: {iterations: 3, warmup: 1, min_seconds: 0.0, episodes: 1}
 """
@@ -72,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_eval_then_report(folder: Path) -> None:
     found = _document(folder, "eval", *RUN, "--suite", "tabletop_object")
     assert {name: (method["episodes"], method["errors"]) for name, method in found["methods"].items()} == {
-        name: (3, 0) for name in ("full", "random-skip", "random-skip-adapters", "dysl", "dysl-no-pre", "dysl-no-post")
+        name: (3, 0) for name in ("full", "random-skip-adapters", "dysl")
     }
     report = subprocess.run(
         [sys.executable, "-m", "dyslctl", "report", *RUN, "--json"],
@@ -93,7 +94,7 @@ def test_bench_here_and_on_orin(folder: Path) -> None:
 
 
 def test_a_killed_eval_resumes_to_the_same_result(folder: Path) -> None:
-    arguments = ("eval", *RUN, "--method", "full,random-skip,dysl", "--suite", "tabletop_spatial")
+    arguments = ("eval", *RUN, "--method", "full,random-skip-adapters,dysl", "--suite", "tabletop_spatial")
     whole = _document(folder, *arguments)
     log = folder / "runs/openvla-oft/eval/tabletop_spatial/episodes.jsonl"
     process = _start(folder, *arguments)
@@ -107,13 +108,13 @@ def test_a_killed_distill_resumes_to_the_same_weights(folder: Path) -> None:
     (folder / "killed").mkdir()
     _document(folder, "profile", "openvla-oft", "--run", "./killed")
     _document(folder, *arguments)
-    whole = load_bundle(folder / "killed/bundle_stage1").tensors
-    checkpoint = folder / "killed/distill/stage1/checkpoint.safetensors"
+    whole = load_bundle(folder / "killed/bundles/dysl-stage1").tensors
+    checkpoint = folder / "killed/distill/dysl-stage1/checkpoint.safetensors"
     checkpoint.unlink()
     process = _start(folder, *arguments)
     _kill_when(process, checkpoint.exists)
     document = _document(folder, *arguments, "--resume")
-    resumed = load_bundle(folder / "killed/bundle_stage1").tensors
+    resumed = load_bundle(folder / "killed/bundles/dysl-stage1").tensors
     assert document["steps"] == 40
     assert all(tensor.equal(resumed[name]) for name, tensor in whole.items())
 
@@ -123,8 +124,8 @@ def test_inspect_verifies_everything_that_was_made(folder: Path) -> None:
     kinds = {
         run: "run directory",
         run / "skip_profile.yaml": "skip profile",
-        run / "bundle": "bundle",
-        run / "bundle" / "bundle.safetensors": "bundle",
+        run / "bundles/dysl": "bundle",
+        run / "bundles/dysl" / "bundle.safetensors": "bundle",
     }
     for path, kind in kinds.items():
         shown = subprocess.run(
@@ -136,7 +137,7 @@ def test_inspect_verifies_everything_that_was_made(folder: Path) -> None:
 
 
 def test_a_truncated_bundle_is_refused_by_every_reader(folder: Path) -> None:
-    weights = folder / "runs/openvla-oft/bundle/bundle.safetensors"
+    weights = folder / "runs/openvla-oft/bundles/dysl/bundle.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[: len(content) // 2])
     try:

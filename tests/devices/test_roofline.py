@@ -50,12 +50,12 @@ def test_held_out_orin_rows_from_a6000_rows() -> None:
     a6000 = {row.method: row.llm_ms for row in published_latency("a6000", "openvla-oft")}
     orin = {row.method: row.llm_ms for row in published_latency("orin", "openvla-oft")}
     one_image, errors = replace(LLAMA_7B, tokens=350), {}
-    for method in ("dysl", "deer", "flexidepth", "random-skip"):
+    for method in ("dysl-paper", "deer", "flexidepth", "random-skip"):
         source, target = a6000[method], orin[method]
         assert source is not None and target is not None
         layers = equivalent_layers(find_device("a6000"), one_image, source)
         errors[method] = (predict(find_device("orin"), LLAMA_7B, Usage(layers)).llm_ms / target - 1) * 100
-    assert errors == pytest.approx({"dysl": 1.3, "deer": 3.6, "flexidepth": 7.2, "random-skip": 16.2}, abs=0.05)
+    assert errors == pytest.approx({"dysl-paper": 1.3, "deer": 3.6, "flexidepth": 7.2, "random-skip": 16.2}, abs=0.05)
     assert sum(abs(error) for error in errors.values()) / 4 == pytest.approx(7.1, abs=0.05)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dyslctl.dysl.exits import ExitModules, ExitSizes
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
 from dyslctl.types import Observation
@@ -45,3 +46,13 @@ def modules(partition: LayerPartition) -> SkipModules:
     for layer in partition.dynamic_layers:
         torch.nn.init.normal_(skip_modules.adapter(layer).up.weight, std=0.5)
     return skip_modules.eval()
+
+
+@pytest.fixture
+def exits() -> ExitModules:
+    """Prefix 0, 1; exits before layers 2, 3 and 5 of 8; for chunks of 4 actions with 3 dimensions."""
+    torch.manual_seed(0)
+    made = ExitModules(LayerPartition(8, (0, 1)), (2, 3, 5), ExitSizes(16, 4, 3, adapter_rank=16, planner_width=8))
+    for layer in made.exits:
+        torch.nn.init.normal_(made.adapter(layer).up.weight, std=0.2)
+    return made.eval().requires_grad_(False)

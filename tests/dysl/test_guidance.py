@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -245,3 +245,18 @@ def test_reset_starts_an_episode_from_nothing() -> None:
     watch.reset()
     assert watch.allow_points.points == [1]
     assert [watch.commit(chunk) for chunk in actions] == first
+
+
+def test_lenience_shifts_every_threshold_in_logits() -> None:
+    """logit(0.5) - log 3 = logit(1 / 4); logit(0.8) - log 4 = logit(0.5)."""
+    settings = GuidanceSettings(-1.0, 0.0, tau=0.5, tau_by_layer={3: 0.8, 4: 1.0, 5: 0.0})
+    assert settings.shifted(math.log(3)).tau == pytest.approx(0.25)
+    assert settings.shifted(math.log(4)).tau_by_layer == {3: pytest.approx(0.5), 4: 1.0, 5: 0.0}
+    assert settings.shifted(0.0) == settings
+
+
+@given(st.floats(0.01, 0.99), st.floats(-16, 16), st.floats(-16, 16))
+def test_more_lenience_never_raises_a_threshold(tau: float, one: float, two: float) -> None:
+    settings = GuidanceSettings(-1.0, 0.0, tau=tau)
+    low, high = sorted((one, two))
+    assert settings.shifted(high).tau <= settings.shifted(low).tau

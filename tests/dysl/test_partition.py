@@ -19,6 +19,7 @@ from dyslctl.dysl.partition import (
     harmonic_law,
     jump_cost,
     static_count,
+    tail,
     uniform,
 )
 from dyslctl.dysl.similarity import SimilarityResult
@@ -175,3 +176,26 @@ def test_choose_static_dispatches_and_names_the_criteria() -> None:
 @pytest.mark.parametrize(("layers", "count"), [(2, 2), (8, 4), (12, 4), (22, 4), (24, 5), (32, 6)])
 def test_default_count_leaves_the_profile_something_to_choose(layers: int, count: int) -> None:
     assert default_static_count(layers) == count
+
+
+@pytest.mark.parametrize(
+    ("static", "prefix"), [((0, 1, 2, 11), (0, 1, 2)), ((0, 3, 7, 11), (0,)), (tuple(range(12)), tuple(range(12)))]
+)
+def test_the_tail_begins_behind_the_leading_run(static: tuple[int, ...], prefix: tuple[int, ...]) -> None:
+    assert tail(LayerPartition(12, static)) == LayerPartition(12, prefix)
+
+
+@given(st.integers(1, 24), st.data())
+def test_the_tail_is_one_segment_up_to_the_head(num_layers: int, data: st.DataObject) -> None:
+    static = {0, *data.draw(st.sets(st.integers(0, num_layers - 1)))}
+    partition = LayerPartition(num_layers, tuple(sorted(static)))
+    found = tail(partition)
+    first = len(found.static_layers)
+    assert found.segments == (() if first == num_layers else (Segment(first, num_layers),))
+    assert set(found.static_layers) <= static and first not in static
+    assert tail(found) == found
+
+
+def test_a_tail_needs_a_first_layer() -> None:
+    with pytest.raises(ConfigError, match=r"layer 0 to be static, found static layers \[1, 2\]"):
+        tail(LayerPartition(4, (1, 2)))

@@ -59,6 +59,8 @@ def test_the_report_of_a_skip_and_of_a_verification(
     for observation in observations:
         chunk, report = policy.select_action(observation), policy.last
         assert len(chunk) == 2
+        assert report.predicted is not None and len(report.predicted) == 4
+        assert np.array_equal(report.predicted.actions[:2], chunk.actions)
         assert set(report.timings_ms) == {"encode", "llm", "head", "guidance"}
         assert report.jumps == ((1, 3), (4, 7))
         assert [c.layer for c in report.consulted] == [1, 4]

@@ -98,7 +98,7 @@ def test_the_recorded_probability_is_the_controllers_and_tau_may_differ_by_layer
             modules.controller(layer).out.bias.fill_(logit)
     schedule = DySLSchedule(modules, GuidanceSettings(-0.1, 0.0, tau=0.5, tau_by_layer={2: 0.99}))
     _, trace = run(backbone, inputs, schedule)
-    assert {c.layer: pytest.approx(c.probability) for c in schedule.consulted} == {
+    assert {c.layer: pytest.approx(c.answer) for c in schedule.consulted} == {
         1: 0.5,
         2: 0.9525741268,
         4: 0.0,

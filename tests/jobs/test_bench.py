@@ -11,36 +11,37 @@ import torch
 
 from dyslctl.devices.presets import find_device
 from dyslctl.devices.roofline import ModuleParams, Usage, predict
-from dyslctl.dysl.guidance import GuidanceSettings
+from dyslctl.dysl.exit_policy import ExitSettings
+from dyslctl.dysl.exits import ExitModules, ExitSizes
 from dyslctl.dysl.partition import LayerPartition
-from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
+from dyslctl.dysl.skip_modules import SkipSizes
 from dyslctl.errors import ConfigError, EnvironmentMismatch
 from dyslctl.jobs import bench as bench_module
 from dyslctl.jobs.bench import BenchPlan, Subject, bench, torch_device
 from dyslctl.jobs.latency import Series
-from dyslctl.jobs.prediction import choose_workload, headline, module_params, scaled
+from dyslctl.jobs.prediction import choose_workload, exit_params, headline, module_params, scaled
+from dyslctl.methods import Assets
 
 if TYPE_CHECKING:
     from tests.tiny import TinyBackbone, TinyReach
 
+SIZES = ExitSizes(16, 4, 3, adapter_rank=16)
 KEYS = {"method", "source", "llm_ms_p50", "end_to_end_ms_p50", "layers_run", "speedup"}
 PLAN = BenchPlan(("dysl", "random-skip-adapters"), Series(warmup=1, iterations=6, min_seconds=0.0), episodes=2)
 
 
 @dataclass(frozen=True)
-class Assets:
-    modules: SkipModules
-    guidance: GuidanceSettings
+class Exits:
+    modules: ExitModules
+    settings: ExitSettings
 
 
 @pytest.fixture
 def subject(tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach]) -> Subject:
-    """Eight layers, two static; every controller says yes, so each inference runs 2 and jumps once."""
-    modules = SkipModules(LayerPartition(8, (0, 7)), SkipSizes.mini(16)).eval().requires_grad_(False)
-    for layer in modules.partition.dynamic_layers:
-        torch.nn.init.constant_(modules.controller(layer).out.bias, 50.0)
-    guidance = GuidanceSettings(eta_1=-1e6, eta_2=1e6)
-    return Subject("openvla-oft", tiny_backbone(), tiny_suite(), Assets(modules, guidance))
+    """Eight layers, exits before layers 2 and 5; the first is always taken."""
+    modules = ExitModules(LayerPartition(8, (0, 1)), (2, 5), SIZES).eval().requires_grad_(False)
+    assets = Assets(exits=Exits(modules, ExitSettings(99.0)))
+    return Subject("openvla-oft", tiny_backbone(), tiny_suite(), assets)
 
 
 def test_this_machine_is_measured(subject: Subject) -> None:
@@ -68,17 +69,16 @@ def test_another_device_is_predicted_at_the_published_size(subject: Subject) -> 
     published = {row["method"]: row for row in document["rows"] if row["source"] == "published"}
     assert list(predicted) == ["full", "dysl", "random-skip-adapters"]
     assert all(row.keys() >= KEYS for row in document["rows"])
-    assert (published["full"]["llm_ms_p50"], published["dysl"]["llm_ms_p50"]) == (676, 345)
-    assert published["dysl"]["end_to_end_ms_p50"] is None and "Table 3" in published["dysl"]["citation"]
-    # 2 of 8 layers, one controller and one jump become 6 of 24, three and three.
-    assert (predicted["dysl"]["layers_run"], predicted["dysl"]["jumps_per_inference"]) == (6.0, 3.0)
+    assert (published["full"]["llm_ms_p50"], published["dysl-paper"]["llm_ms_p50"]) == (676, 345)
+    assert published["dysl-paper"]["end_to_end_ms_p50"] is None and "Table 3" in published["dysl-paper"]["citation"]
+    # 2 of 8 layers become 6 of 24; there is one planner and one jump at any depth.
+    assert (predicted["dysl"]["layers_run"], predicted["dysl"]["jumps_per_inference"]) == (6.0, 1.0)
     size = subject.backbone.workloads()["tiny-1b"]
-    expected = predict(find_device("orin"), size, Usage(6, 3, 3), module_params(size, None))
+    expected = predict(find_device("orin"), size, Usage(6, 1, 1), exit_params(size, SIZES, 2))
     assert predicted["dysl"]["llm_ms_p50"] == pytest.approx(expected.llm_ms)
     assert predicted["dysl"]["calibration"] == expected.calibration
-    # Six controllers over eight layers become 18 over 24.
-    full, every = Usage(24), Usage(24, controllers=18)
-    never = predict(find_device("orin"), size, every, module_params(size, None)).llm_ms
+    full, asked = Usage(24), Usage(24, controllers=1)
+    never = predict(find_device("orin"), size, asked, exit_params(size, SIZES, 2)).llm_ms
     plain = predict(find_device("orin"), size, full).llm_ms
     assert document["controller_overhead"] == pytest.approx(never / plain - 1)
     json.dumps(document, allow_nan=False)
@@ -103,7 +103,7 @@ def test_without_a_bundle_only_the_full_model_runs(subject: Subject) -> None:
     bare = Subject(subject.plugin, subject.backbone, subject.suite)
     document = bench(bare, BenchPlan(("full",), PLAN.series, 1))
     assert document["skip_efficiency"] is None and document["controller_overhead"] is None
-    with pytest.raises(ConfigError, match="trained skip modules"):
+    with pytest.raises(ConfigError, match="trained exits"):
         bench(bare, PLAN)
 
 
@@ -123,6 +123,8 @@ def test_wrong_names_are_refused(subject: Subject, monkeypatch: pytest.MonkeyPat
         bench(subject, PLAN, device="cpu", workload="tiny-1b")
     with pytest.raises(ConfigError, match="no method named 'dysle'"):
         bench(subject, BenchPlan(("dysle",)))
+    with pytest.raises(ConfigError, match="'oracle' runs the whole model"):
+        bench(subject, BenchPlan(("oracle",)))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(EnvironmentMismatch, match="no CUDA device"):
         torch_device("cuda")
@@ -133,12 +135,19 @@ def test_module_parameters_follow_the_papers_presets(tiny_backbone: type[TinyBac
     workload = choose_workload(tiny_backbone(), None)[1]
     assert workload.hidden_size == 2048
     assert module_params(workload, None) == ModuleParams(adapter=661_664, controller=69_697)
+    # Rank 2048 / 4; a memory of 4 * 3 + 1; a planner of 48 over three parts of 2048 and the memory, for five exits.
+    planner = 2 * 6157 + 6157 * 48 + 48 + 48 * 5 + 5
+    adapter = 2 * 2048 * 512 + 512 + 3 * 2048 + 4 * 512 * 13
+    assert exit_params(workload, SIZES, 5) == ModuleParams(adapter, planner)
+    narrow = ExitSizes(2048, 1, 1, adapter_rank=1, planner_width=1)  # at its own size a bundle keeps its widths
+    assert exit_params(workload, narrow, 1) == ModuleParams(2 * 2048 + 1 + 3 * 2048 + 2, 3 * 6146 + 1 + 1 + 1)
     own = SkipSizes(2048, 1, 1)  # 2 H r + r + H + 2 H and 2 H + H h + h + h + 1
     assert module_params(workload, own) == ModuleParams(adapter=10_241, controller=6_147)
 
 
 def test_scaling_and_headline() -> None:
     assert scaled(Usage(12, 4, 2), 32 / 16) == Usage(24, 8, 4)
+    assert scaled(Usage(12, 1, 1), 32 / 16, once=True) == Usage(24, 1, 1)
     rows: list[dict[str, Any]] = [
         {"method": "full", "skip_efficiency": None},
         {"method": "deer", "skip_efficiency": 0.9},

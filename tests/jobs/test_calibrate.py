@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dyslctl.artifacts.bundle import SETTINGS, WEIGHTS, load_bundle, save_guidance
+from dyslctl.artifacts.bundle import SETTINGS, WEIGHTS, save_settings
 from dyslctl.artifacts.skip_profile import Guidance
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.errors import ArtifactError, ConfigError
@@ -34,7 +34,8 @@ def straight(jumps: list[float]) -> Trajectory:
     """One-dimensional actions, one an inference, each ``jumps[i]`` above the one before."""
     made = Trajectory(EpisodeSpec("hand", "tune", 0, "task", 0))
     for action in np.cumsum(jumps):
-        made.add(Observation({}, "go"), np.array([[action]], np.float32), 1)
+        chunk = np.array([[action]], np.float32)
+        made.add(Observation({}, "go"), chunk, chunk, 1)
     return made
 
 
@@ -65,7 +66,7 @@ def test_every_setting_of_the_file_reaches_the_policy(bundle) -> None:
     backbone, _, made, folder = bundle
     layer, scale = made.dynamic_layers[0], (2.0,) * backbone.spec.action_dim
     edited = Guidance(eta_1=-0.5, eta_2=0.1, k=3, tau=0.4, tau_by_layer={layer: 0.9}, stride=2, scale=scale)
-    save_guidance(folder, edited, None)
+    save_settings(folder, edited, None)
     settings = load_modules(folder, made, backbone).guidance
     assert Guidance.of(settings) == edited
     assert settings.threshold(layer) == 0.9
@@ -101,7 +102,7 @@ def test_edited_settings_are_kept(bundle) -> None:
     settings = folder / SETTINGS
     settings.write_text(settings.read_text().replace("k: 5", "k: 3"))
     assert calibrate(backbone, suite, made, folder, episodes=4).guidance.k == 3
-    assert load_bundle(folder).guidance.k == 3
+    assert load_modules(folder, made, backbone).guidance.k == 3
 
 
 def test_a_bundle_of_another_profile_is_refused(bundle) -> None:

@@ -27,7 +27,7 @@ class Log:
 
 
 def frames(near: int, free: int) -> list[Frame]:
-    return [Frame(Observation({}, ""), i, None, near_flip=i < near) for i in range(near + free)]
+    return [Frame(Observation({}, ""), i, None, near_flip=i < near, remembered=None) for i in range(near + free)]
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,31 @@ def test_frames_with_and_without_a_chunk_may_share_a_batch(tiny_backbone, tiny_s
     backbone = tiny_backbone()
     observation = tiny_suite().make().reset(tiny_suite().episodes("train", 1)[0])
     chunk = np.full((4, 3), 0.5, np.float32)
-    frames = [Frame(observation, 0, chunk, near_flip=False), Frame(observation, 0, None, near_flip=False)]
+    frames = [Frame(observation, 0, each, near_flip=False, remembered=None) for each in (chunk, None)]
     (group,) = encode(backbone, frames).groups
     assert (group.target[0] == 0.5).all()
     torch.testing.assert_close(group.target[1], full_prediction(backbone, group.inputs)[1])
+
+
+def test_each_frame_carries_its_memory(tiny_backbone, tiny_suite) -> None:
+    """Twelve numbers of the chunk before, and 1; thirteen zeros where there was none."""
+    observation = tiny_suite().make().reset(tiny_suite().episodes("train", 1)[0])
+    before = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
+    frames = [Frame(observation, 0, None, near_flip=False, remembered=each) for each in (None, before)]
+    (group,) = encode(tiny_backbone(), frames).groups
+    assert group.memory.tolist() == [[0.0] * 13, [*before.flatten().tolist(), 1.0]]
+
+
+def test_a_policys_memory_is_what_it_predicted_before(tiny_backbone, tiny_suite) -> None:
+    """The full model acts, so the memory is the label of the sample before; the gripper is decided."""
+    backbone, suite = tiny_backbone(), tiny_suite()
+    (group,) = collect(backbone, suite, episodes=2, source="policy", batch_size=2).groups
+    decided = torch.from_numpy(np.stack([chunk.normalized for chunk in backbone.decode_action(group.target)]))
+    begins = torch.cat([torch.tensor([True]), group.episodes.diff() != 0])
+    assert begins.sum() == 2 and not group.memory[begins].any()
+    (later,) = (~begins).nonzero(as_tuple=True)
+    torch.testing.assert_close(group.memory[later, :-1], decided[later - 1].flatten(1), atol=1e-5, rtol=0)
+    assert (group.memory[later, -1] == 1).all()
 
 
 def test_frames_per_episode_and_samples_bound_the_data(tiny_backbone, tiny_suite) -> None:
@@ -121,4 +142,4 @@ def test_an_image_that_is_not_finite_is_the_backbones_error(tiny_backbone, tiny_
     observation = tiny_suite().make().reset(tiny_suite().episodes("train", 1)[0])
     damaged = replace(observation, images={"agent": np.full((8, 8, 3), np.nan)})
     with pytest.raises(ConfigError, match="finite"):
-        encode(tiny_backbone(), [Frame(damaged, 0, None, near_flip=False)])
+        encode(tiny_backbone(), [Frame(damaged, 0, None, near_flip=False, remembered=None)])

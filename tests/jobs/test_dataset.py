@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -17,7 +19,7 @@ def samples(first: int, count: int, tokens: int, conditioning: object = None) ->
         conditioning=conditioning,
     )
     label = number[:, None, None].clone()
-    return Batch(inputs, label, number.long())
+    return Batch(inputs, label, number.long(), memory=number[:, None] + 0.5)
 
 
 def numbers(batch: Batch) -> list[int]:
@@ -28,9 +30,10 @@ def test_padding_is_taken_out_and_rows_keep_their_labels() -> None:
     batch = samples(0, 3, tokens=4)
     mask = torch.tensor([[1, 1, 0, 1], [1, 1, 1, 1], [1, 0, 1, 1]], dtype=torch.bool)
     inputs = LayerInputs(batch.inputs.hidden, batch.inputs.positions, batch.inputs.kinds, mask)
-    parts = Batch(inputs, batch.target, batch.episodes).without_padding()
+    parts = Batch(inputs, batch.target, batch.episodes, batch.memory).without_padding()
     assert [part.inputs.hidden.shape[1] for part in parts] == [3, 4]
     assert [numbers(part) for part in parts] == [[0, 2], [1]]
+    assert [part.memory.tolist() for part in parts] == [[[0.5], [2.5]], [[1.5]]]
     assert parts[0].inputs.positions.tolist() == [[0, 1, 3], [0, 2, 3]]
     assert all(part.inputs.mask is None for part in parts)
 
@@ -47,7 +50,7 @@ def test_a_stripped_row_gives_the_full_models_action(tiny_backbone, tiny_suite) 
         return backbone.predict(state)
 
     label = torch.zeros(1, 1, 1)
-    (stripped,) = Batch(inputs, label, torch.zeros(1).long()).without_padding()
+    (stripped,) = Batch(inputs, label, torch.zeros(1).long(), torch.zeros(1, 1)).without_padding()
     torch.testing.assert_close(predict(stripped.inputs), predict(inputs))
 
 
@@ -84,11 +87,17 @@ def test_batches_visits_every_sample_once() -> None:
 def test_merge_joins_groups_of_equal_length() -> None:
     merged = Dataset.of([samples(0, 2, 3)]).merge(Dataset.of([samples(2, 1, 3), samples(3, 1, 4)]))
     assert [numbers(group) for group in merged.groups] == [[0, 1, 2], [3]]
+    assert [group.memory[:, 0].tolist() for group in merged.groups] == [[0.5, 1.5, 2.5], [3.5]]
 
 
 def test_the_digest_changes_with_a_label() -> None:
     assert Dataset.of([samples(0, 2, 3)]).digest() == Dataset.of([samples(0, 2, 3)]).digest()
     assert Dataset.of([samples(0, 2, 3)]).digest() != Dataset.of([samples(1, 2, 3)]).digest()
+
+
+def test_the_digest_changes_with_the_memory() -> None:
+    one = samples(0, 2, 3)
+    assert Dataset.of([one]).digest() != Dataset.of([replace(one, memory=one.memory + 1)]).digest()
 
 
 def test_conditioning_follows_its_rows() -> None:

@@ -5,11 +5,17 @@ from pathlib import Path
 import pytest
 
 from dyslctl import plugins
+from dyslctl.artifacts.bundle import TrainingInfo, save_settings
+from dyslctl.artifacts.bundle_settings import Exits
 from dyslctl.artifacts.files import write_json, write_jsonl
+from dyslctl.artifacts.fingerprint import made_with
 from dyslctl.artifacts.run_dir import RunManifest, start_run
+from dyslctl.artifacts.skip_profile import BackboneRef, ModuleSizes, Similarity, SkipProfile
+from dyslctl.dysl.exits import ExitSizes
 from dyslctl.errors import ArtifactError
 from dyslctl.jobs.episodes import EpisodeRecord
 from dyslctl.jobs.inspection import inspect
+from dyslctl.jobs.trained_exits import new_exits, save_exits
 
 
 def _episode(index: int, method: str, *, success: bool, status: str = "done") -> dict[str, object]:
@@ -22,6 +28,53 @@ def test_a_run_directory(tmp_path: Path) -> None:
     found = inspect(tmp_path / "tiny")
     assert found.kind == "run directory"
     assert found.facts == {"backbone": "tiny", "checkpoint": "here", "suite": "reach"}
+
+
+def _profile(fingerprint: str) -> SkipProfile:
+    return SkipProfile(
+        backbone=BackboneRef(plugin="tiny", checkpoint="x", fingerprint=fingerprint, num_layers=6, last_live_layer=5),
+        suite="reach",
+        samples=8,
+        static_layers=(0, 1, 5),
+        ratio=0.5,
+        criterion="similarity",
+        similarity=Similarity(cosine=(0.9,) * 6, standard_error=(0.1,) * 6),
+        modules=ModuleSizes(adapter_width=2, controller_width=2, pool="mean"),
+        made_with=made_with("dyslctl profile tiny", 0),
+    )
+
+
+def _save_exits(folder: Path, method: str, fingerprint: str = "f00d") -> None:
+    """Exits before layers 2 and 4, ``H`` = 4, ``P`` = 3."""
+    modules = new_exits(_profile(fingerprint), (2, 4), ExitSizes(4, 2, 1, adapter_rank=2, planner_width=3), seed=0)
+    training = TrainingInfo(stage=2, steps=7, seed=0, method=method)
+    save_exits(folder, modules.eval(), _profile(fingerprint), training, "dyslctl distill")
+
+
+@pytest.mark.parametrize("method", ["dysl", "static"])
+def test_a_bundle_with_exits(tmp_path: Path, method: str) -> None:
+    _save_exits(tmp_path / "bundle", method)
+    save_settings(tmp_path / "bundle", Exits(threshold=-1.5), None)
+    found = inspect(tmp_path / "bundle")
+    assert found.kind == "bundle"
+    assert (found.facts["method"], found.facts["stage"], found.facts["steps"]) == (method, 2, 7)
+    assert found.facts["threshold"] == -1.5 and "eta_1" not in found.facts
+    # Adapters 2 H r + r + H + 2 H + N r P and their scale; planner 2 F + F w + w + w E + E with F = 3 H + P.
+    assert found.facts["parameters"] == 2 * (16 + 2 + 4 + 8 + 12 + 1) + (30 + 45 + 3 + 6 + 2)
+
+
+def test_a_run_lists_its_bundles_and_refuses_a_strangers(tmp_path: Path) -> None:
+    run = start_run(RunManifest.now("tiny", "here", "reach"), root=tmp_path)
+    _profile("f00d").save(run.skip_profile)
+    for method in ("static", "dysl"):
+        _save_exits(run.bundle(method), method)
+    facts = inspect(run.path).facts
+    assert facts["static_layers"] == [0, 1, 5]
+    listed = {key: value for key, value in facts.items() if key.startswith("bundle_")}
+    assert listed == {"bundle_dysl": str(run.bundle("dysl")), "bundle_static": str(run.bundle("static"))}
+    _save_exits(run.bundle("static"), "static", fingerprint="beef")
+    with pytest.raises(ArtifactError, match="other backbone weights: bundle beef"):
+        inspect(run.path)
 
 
 def test_episodes_are_counted_by_method(tmp_path: Path) -> None:

@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import bootstrap as scipy_bootstrap
 
-from dyslctl.jobs.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
+from dyslctl.jobs import statistics
+from dyslctl.jobs.statistics import (
+    bootstrap_mean,
+    crossed_bootstrap,
+    mcnemar,
+    paired_bootstrap,
+    percentile_interval,
+    wilson,
+)
 
 
 def test_wilson_by_hand() -> None:
@@ -72,3 +81,42 @@ def test_swapping_the_pair_changes_the_sign(pairs: list[tuple[int, int]]) -> Non
     mean, low, high = paired_bootstrap(a, b)
     assert paired_bootstrap(b, a) == pytest.approx((-mean, -high, -low))
     assert low <= mean + 1e-9 and mean - 1e-9 <= high
+
+
+def test_resampling_takes_no_more_memory_for_more_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In blocks or at once: the same resamples."""
+    values = np.random.default_rng(2).normal(size=(3, 7, 2))
+    at_once = crossed_bootstrap(values)
+    monkeypatch.setattr(statistics, "BLOCK", 7 * 300)
+    np.testing.assert_array_equal(crossed_bootstrap(values), at_once)
+
+
+def test_crossed_resamples_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seeds drawn (2, 0) times, states (1, 0, 2) times, of 2 x 3: (2 * 1 * 1 + 2 * 2 * 3) / 6 = 14 / 6."""
+    draws = iter([np.array([[1.0, 0.0, 2.0]]), np.array([[2.0, 0.0]])])
+    monkeypatch.setattr(statistics, "RESAMPLES", 1)
+    monkeypatch.setattr(statistics, "_draws", lambda generator, size, count: next(draws))
+    values = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])[:, :, None]
+    assert crossed_bootstrap(values).tolist() == [[pytest.approx(14 / 6)]]
+
+
+def test_one_row_is_the_bootstrap_of_scipy() -> None:
+    values = np.random.default_rng(3).normal(size=200)
+    theirs = scipy_bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=0).confidence_interval
+    ours = percentile_interval(crossed_bootstrap(values[None, :, None])[:, 0])
+    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.01)
+
+
+def test_rows_and_columns_add_their_variances() -> None:
+    """Values r_s + c_e: the variance of the resampled mean is var(r) / S + var(c) / E, exactly for additive effects."""
+    generator = np.random.default_rng(4)
+    rows, columns = generator.normal(size=5), generator.normal(size=80)
+    drawn = crossed_bootstrap((rows[:, None] + columns[None, :])[:, :, None])[:, 0]
+    assert drawn.var() == pytest.approx(rows.var() / 5 + columns.var() / 80, rel=0.05)
+
+
+def test_quantities_keep_their_pairing() -> None:
+    """The second quantity is always 0.5 above the first, in every resample."""
+    first = np.random.default_rng(5).normal(size=(3, 40))
+    drawn = crossed_bootstrap(np.stack([first, first + 0.5], 2))
+    np.testing.assert_allclose(drawn[:, 1] - drawn[:, 0], 0.5)

@@ -12,7 +12,7 @@ from dyslctl.jobs.thresholds import OPERATORS, Condition, check_names, check_thr
 RESULTS: dict[str, Any] = {
     "dysl": {"success_rate": 0.88, "success_ci95": [0.85, 0.91], "llm_ms_p50": None, "ok": True, "nan": float("nan")},
     "dysl+specprune": {"success_rate": 0.5},
-    "dysl-no-pre": {"success_rate": 0.25, "errors": 0},
+    "dysl-paper-no-pre": {"success_rate": 0.25, "errors": 0},
 }
 
 
@@ -21,7 +21,7 @@ RESULTS: dict[str, Any] = {
     [
         ("dysl.success_rate < 0.9", Condition("dysl.success_rate", "<", 0.9)),
         ("  dysl.success_rate<=.9 ", Condition("dysl.success_rate", "<=", 0.9)),
-        ("dysl-no-pre.errors>0", Condition("dysl-no-pre.errors", ">", 0)),
+        ("dysl-paper-no-pre.errors>0", Condition("dysl-paper-no-pre.errors", ">", 0)),
         ("dysl+specprune.success_rate != 5e-1", Condition("dysl+specprune.success_rate", "!=", 0.5)),
         ("rows.0.speedup >= -1", Condition("rows.0.speedup", ">=", -1)),
         ("skip_efficiency == 1", Condition("skip_efficiency", "==", 1)),
@@ -112,18 +112,18 @@ def test_what_is_no_number_cannot_be_compared(path: str) -> None:
 
 
 def test_all_conditions_that_hold_are_listed() -> None:
-    conditions = ["dysl.success_rate < 0.9", "dysl-no-pre.errors > 0", "dysl-no-pre.success_rate < 0.5"]
+    conditions = ["dysl.success_rate < 0.9", "dysl-paper-no-pre.errors > 0", "dysl-paper-no-pre.success_rate < 0.5"]
     with pytest.raises(ThresholdNotMet) as caught:
         check_thresholds(conditions, RESULTS)
     assert caught.value.exit_code == 5
     assert caught.value.message.splitlines()[1:] == [
         "  dysl.success_rate < 0.9 (found 0.88)",
-        "  dysl-no-pre.success_rate < 0.5 (found 0.25)",
+        "  dysl-paper-no-pre.success_rate < 0.5 (found 0.25)",
     ]
 
 
 def test_a_good_result_passes_but_a_wrong_condition_never_does() -> None:
-    check_thresholds(["dysl.success_rate < 0.8", "dysl-no-pre.errors != 0"], RESULTS)
+    check_thresholds(["dysl.success_rate < 0.8", "dysl-paper-no-pre.errors != 0"], RESULTS)
     check_thresholds([], RESULTS)
     with pytest.raises(ConfigError):
         check_thresholds(["dysl.success_rate < 0.8", "dysl.nothing < 1"], RESULTS)

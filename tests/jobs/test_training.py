@@ -40,7 +40,7 @@ def test_rate_of_each_course_by_hand() -> None:
 
 
 def test_norms_and_biases_are_not_decayed() -> None:
-    groups = trainee().optimizer(0.1).param_groups
+    groups = trainee().optimizer(Optimization(steps=1, weight_decay=0.1)).param_groups
     assert [(group["weight_decay"], {p.ndim for p in group["params"]}) for group in groups] == [(0.1, {2}), (0.0, {1})]
 
 

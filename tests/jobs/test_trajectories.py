@@ -14,7 +14,8 @@ def trajectory(gripper: list[list[float]], words: list[str]) -> Trajectory:
     """One-dimensional actions: the gripper alone; every chunk is executed whole."""
     made = Trajectory(SPEC)
     for chunk, word in zip(gripper, words, strict=True):
-        made.add(Observation({}, word), np.array(chunk, np.float32)[:, None], len(chunk))
+        actions = np.array(chunk, np.float32)[:, None]
+        made.add(Observation({}, word), actions, actions, len(chunk))
     return made
 
 
@@ -37,8 +38,20 @@ def test_recordings_are_cut_where_the_instruction_changes() -> None:
 
 def test_only_executed_actions_are_recorded() -> None:
     made = Trajectory(SPEC)
-    made.add(Observation({}, "a"), np.arange(4, dtype=np.float32)[:, None], 2)
+    chunk = np.arange(4, dtype=np.float32)[:, None]
+    made.add(Observation({}, "a"), chunk, chunk, 2)
     assert made.executed_chunks()[0][:, 0].tolist() == [0, 1]
+
+
+def test_remembered_is_the_whole_chunk_before_but_not_over_a_restart() -> None:
+    """Predicted chunks of three, of which one action is chosen; a new instruction begins at the third inference."""
+    made = Trajectory(SPEC)
+    for index, word in enumerate(["a", "a", "b", "b"]):
+        predicted = np.full((3, 1), index, np.float32)
+        made.add(Observation({}, word), predicted[:1] + 10, predicted, 1)
+    remembered = made.remembered()
+    assert remembered[0] is None and remembered[2] is None
+    assert [remembered[index].tolist() for index in (1, 3)] == [[[0]] * 3, [[2]] * 3]
 
 
 def test_a_demonstration_is_cut_every_horizon_and_normalised(tiny_backbone, tiny_suite) -> None:
@@ -49,6 +62,10 @@ def test_a_demonstration_is_cut_every_horizon_and_normalised(tiny_backbone, tiny
     assert len(made) == -(-len(expert.actions) // suite.execute_horizon)
     assert sum(made.executed) == len(expert.actions)
     np.testing.assert_allclose(made.chunks[1], backbone.normalize(expert.actions[2:6]), rtol=1e-6)
+    assert all(
+        np.array_equal(meant[:, :2], chunk[:, :2]) for meant, chunk in zip(made.predicted, made.chunks, strict=True)
+    )
+    assert set(np.concatenate(made.predicted)[:, 2]) == {-1.0, 1.0}, "the gripper as it is executed"
 
 
 def test_a_demonstration_begins_anew_at_each_instruction(tiny_backbone, tiny_suite) -> None:
@@ -84,10 +101,12 @@ def test_a_rollout_records_what_was_seen_and_executed(tiny_backbone, tiny_suite)
     (made,) = roll_out(policy, suite, [spec], lanes=4)
     world = suite.make()
     observation = world.reset(spec)
-    for seen, chunk in zip(made.observations[:3], made.chunks[:3], strict=True):
+    for seen, chunk, meant in zip(made.observations[:3], made.chunks[:3], made.predicted[:3], strict=True):
         assert np.array_equal(seen.images["agent"], observation.images["agent"])
         predicted = policy.select_action(observation)
         np.testing.assert_allclose(chunk, predicted.normalized, atol=1e-6)
+        np.testing.assert_allclose(meant, policy.last.predicted.normalized, atol=1e-6)
+        assert (len(chunk), len(meant)) == (2, 4)
         for action in predicted.actions:
             observation = world.step(action).observation
     assert set(made.executed) == {tiny_suite.execute_horizon}

@@ -66,11 +66,11 @@ def test_headline_speedups_follow_from_the_tables() -> None:
 
 def test_orin_rows_are_llm_only() -> None:
     rows = {row.method: row for row in published_latency("orin", "openvla-oft")}
-    assert set(rows) == {"full", "dysl", "deer", "random-skip", "flexidepth"}
-    assert (rows["full"].llm_ms, rows["dysl"].llm_ms) == (676, 345)
+    assert set(rows) == {"full", "dysl-paper", "deer", "random-skip", "flexidepth"}
+    assert (rows["full"].llm_ms, rows["dysl-paper"].llm_ms) == (676, 345)
     assert all(row.end_to_end_ms is None for row in rows.values())
-    assert rows["dysl"].speedup == pytest.approx(1.959, abs=1e-3)
-    assert rows["dysl"].citation == "DySL-VLA, arXiv 2602.22896, Table 3, DySL7B"
+    assert rows["dysl-paper"].speedup == pytest.approx(1.959, abs=1e-3)
+    assert rows["dysl-paper"].citation == "DySL-VLA, arXiv 2602.22896, Table 3, DySL7B"
 
 
 def test_a800_rows_are_end_to_end_and_carry_their_flag() -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from dyslctl.report.results import interval, number, percent, tables
+from dyslctl.report.cells import interval, number, percent
+from dyslctl.report.results import tables
 
 METHOD = {
     "success_rate": 0.9,

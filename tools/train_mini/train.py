@@ -46,7 +46,6 @@ CONFIG: dict[str, Any] = {
     "text_config": {
         "hidden_size": 128,
         "intermediate_size": 256,
-        "num_hidden_layers": 12,
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
         "rms_norm_eps": 1e-6,
@@ -56,8 +55,8 @@ CONFIG: dict[str, Any] = {
     "vision_config": {"dino": {**TOWER, "registers": 1}, "siglip": TOWER},
     "oft": {"chunk_length": CHUNK, "action_dim": 7, "proprio_dim": 8, "num_images": 2, "center_crop": False},
 }
-MIDDLE_LAYER = 4
-"""Where the grounding probes read: the layers before it must have understood the instruction."""
+MIDDLE = 5 / 12
+"""Where the grounding probes read, as a share of the depth: the layers before must have understood the instruction."""
 SCENES = {"object": 72, "spatial": 24, "chain": 40}
 MATRIX_LR, OTHER_LR, EMA_DECAY = 0.006, 2e-3, 0.998
 DIM_WEIGHTS = torch.tensor([1, 1, 1, 0.3, 0.3, 1, 0.7])
@@ -151,7 +150,7 @@ class Trainer:
         torch.manual_seed(args.seed)
         self.rng = np.random.default_rng([args.seed, rank])
         self.vocabulary = Vocabulary.build()
-        self.config = model_config(self.vocabulary.tokenizer)
+        self.config = model_config(self.vocabulary.tokenizer, args.layers)
         self.statistics = demonstration_statistics(self.config.oft)
         self.model = OFTModel(self.config, attn_implementation="eager")
         initialise(self.model)
@@ -161,6 +160,7 @@ class Trainer:
         self.batches = Batches(self.config, self.statistics, self.vocabulary.input_ids)
         self.replay = Replay(args.replay)
         self.actors = [Actor(k, n, self.rng, self.vocabulary.numbers) for k, n in SCENES.items()]
+        self.middle_layer = round(MIDDLE * args.layers) - 1
         self.run_layers = torch.compile(self._run_layers, dynamic=False) if args.compile else self._run_layers
         self.history: list[list[float]] = []
         self.checkpoint = args.out / "training.pt"
@@ -172,7 +172,7 @@ class Trainer:
         middle = hidden
         for index, layer in enumerate(self.model.language_model.layers):
             hidden = layer(hidden, attention_mask=None, position_embeddings=(cos, sin), is_causal=False)
-            middle = hidden if index == MIDDLE_LAYER else middle
+            middle = hidden if index == self.middle_layer else middle
         return middle, hidden
 
     def losses(self, frames: Frames) -> tuple[Tensor, Tensor]:
@@ -277,9 +277,9 @@ class Trainer:
             optimizer.load_state_dict(saved)
 
 
-def model_config(tokenizer: PromptTokenizer) -> OFTConfig:
-    """:data:`CONFIG` with the tokenizer's ids."""
-    text = {"vocab_size": tokenizer.vocab_size, "pad_token_id": tokenizer.pad_id}
+def model_config(tokenizer: PromptTokenizer, num_layers: int) -> OFTConfig:
+    """:data:`CONFIG` with the tokenizer's ids and the depth."""
+    text = {"num_hidden_layers": num_layers, "vocab_size": tokenizer.vocab_size, "pad_token_id": tokenizer.pad_id}
     text |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.stop_id}
     merged = {**CONFIG, "pad_token_id": tokenizer.pad_id, "text_config": {**CONFIG["text_config"], **text}}
     return OFTConfig.model_validate(merged)
@@ -296,6 +296,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and curve.jsonl")
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--decay-from", type=int, default=1700)
     parser.add_argument("--dagger-from", type=int, default=350, help="step from which the policy drives scenes")
     parser.add_argument("--batch", type=int, default=64, help="samples per step and process")

@@ -1,44 +1,40 @@
-"""The bundle: trained adapters and controllers, with everything needed to trust them.
+"""The bundle: the trained modules of one method, with everything needed to trust them.
 
 A folder of three files, written and replaced as one: ``bundle.safetensors`` (weights, self-test vector and a JSON
-header), ``bundle.yaml`` (guidance settings, which calibration or a person may change) and ``README.md`` (model card).
+header), ``bundle.yaml`` (settings that calibration or a person may change) and ``README.md`` (model card).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dyslctl.artifacts.bundle_settings import BundleSettings, Calibration, Exits
 from dyslctl.artifacts.document import Document, Part
 from dyslctl.artifacts.files import atomic_folder, atomic_write, reading, sha256
-from dyslctl.artifacts.skip_profile import Guidance, MadeWith, ModuleSizes, SkipProfile
-from dyslctl.artifacts.strict_yaml import dump_yaml, read_yaml
+from dyslctl.artifacts.self_test import SelfTest
+from dyslctl.artifacts.skip_profile import Guidance, Layer, MadeWith, ModuleSizes, Positive, SkipProfile
 from dyslctl.errors import ArtifactError
 
 WEIGHTS, SETTINGS, CARD = "bundle.safetensors", "bundle.yaml", "README.md"
 PROBE_INPUT, PROBE_OUTPUT = "self_test.input", "self_test.output."
-SELF_TEST_TOLERANCE = 1e-5
-"""Largest accepted difference, absolute and relative: fp32 sums in another order, nothing more."""
-
-Probe = Callable[[Tensor], Mapping[str, Tensor]]
-"""Hidden states ``[1, T, H]`` -> the output of every adapter and controller, by name."""
 
 
 class TrainingInfo(Part):
     """How the weights came about.
 
     Attributes:
-        stage: 1 = adapters alone (Eq. 4), 2 = adapters and controllers (Eq. 5-6).
-        method: Method name, e.g. ``dysl``.
+        stage: 1 = adapters alone, 2 = with what decides.
+        method: ``dysl`` or ``dysl-paper``.
         samples: Training observations.
         loss_first, loss_last: Mean loss over the first and last steps.
     """
@@ -52,98 +48,55 @@ class TrainingInfo(Part):
     loss_last: float | None = None
 
 
+class ExitModuleSizes(Part):
+    """Sizes of the modules of ``dysl`` and ``static``.
+
+    Attributes:
+        exits: Layers before which a pass may leave, ascending; each has an adapter.
+        adapter_width: Hidden width ``r`` of an adapter.
+        planner_width: Hidden width of the planner.
+        remembers: Whether exits and planner are told the last chunk.
+    """
+
+    exits: tuple[Layer, ...]
+    adapter_width: Positive
+    planner_width: Positive
+    remembers: bool
+
+
 class BundleHeader(Document):
     """Identity of the weights; stored inside the safetensors file, so it cannot be separated from them."""
 
-    SCHEMA: ClassVar[str] = "dyslctl.bundle/1"
+    SCHEMA: ClassVar[str] = "dyslctl.bundle/2"
 
     plugin: str
     checkpoint: str
     backbone_fingerprint: str
     profile_hash: str
     static_layers: tuple[int, ...]
-    modules: ModuleSizes
+    modules: ModuleSizes | ExitModuleSizes
     training: TrainingInfo
     made_with: MadeWith
 
     @classmethod
-    def of(cls, profile: SkipProfile, training: TrainingInfo, made_with: MadeWith) -> BundleHeader:
-        """The header of modules trained for ``profile``."""
+    def of(
+        cls,
+        profile: SkipProfile,
+        training: TrainingInfo,
+        made_with: MadeWith,
+        modules: ModuleSizes | ExitModuleSizes | None = None,
+    ) -> BundleHeader:
+        """The header of modules trained for ``profile``, of the sizes it asks for unless ``modules`` says otherwise."""
         return cls(
             plugin=profile.backbone.plugin,
             checkpoint=profile.backbone.checkpoint,
             backbone_fingerprint=profile.backbone.fingerprint,
             profile_hash=profile.hash,
             static_layers=profile.static_layers,
-            modules=profile.modules,
+            modules=modules or profile.modules,
             training=training,
             made_with=made_with,
         )
-
-
-class Calibration(Part):
-    """Where the guidance thresholds come from (methods 1.9).
-
-    Attributes:
-        rule: How they were chosen, e.g. ``quantile``.
-        suite, split, episodes: The rollouts behind them.
-        numbers: Anything else worth keeping: quantiles, protected share, AUC.
-        data_hash: SHA-256 of the recorded actions; ``None`` for thresholds that were set by hand.
-    """
-
-    rule: str
-    suite: str
-    split: str
-    episodes: int
-    numbers: dict[str, float] = Field(default_factory=dict)
-    data_hash: str | None = None
-
-
-class BundleSettings(Document):
-    """The content of ``bundle.yaml``."""
-
-    SCHEMA: ClassVar[str] = "dyslctl.bundle-settings/1"
-
-    weights_sha256: str
-    guidance: Guidance
-    calibration: Calibration | None = None
-
-
-@dataclass(frozen=True)
-class SelfTest:
-    """What the modules answered when they were saved.
-
-    Attributes:
-        hidden: ``[1, T, H]`` float32 input of every module.
-        outputs: Module name -> its output.
-    """
-
-    hidden: Tensor = field(repr=False)
-    outputs: Mapping[str, Tensor] = field(repr=False)
-
-    @classmethod
-    @torch.no_grad()
-    def record(cls, probe: Probe, hidden_size: int, tokens: int = 4, seed: int = 0) -> SelfTest:
-        """Ask ``probe`` about a random hidden state, the same for every bundle of this size."""
-        generator = torch.Generator().manual_seed(seed)
-        hidden = torch.randn(1, tokens, hidden_size, generator=generator)
-        return cls(hidden, {name: output.detach().float().cpu() for name, output in probe(hidden).items()})
-
-    @torch.no_grad()
-    def replay(self, probe: Probe, where: str) -> None:
-        """Ask the loaded modules again.
-
-        Raises:
-            ArtifactError: If any of them answers differently.
-        """
-        answers = probe(self.hidden)
-        wrong = [name for name, output in self.outputs.items() if not _agrees(answers.get(name), output)]
-        if wrong:
-            raise ArtifactError(
-                f"{where}: the self-test failed, loaded modules answer differently than when they were saved: "
-                f"{', '.join(wrong)}",
-                hint="the file or this dyslctl differs from what made it: dyslctl distill makes the bundle again",
-            )
 
 
 @dataclass(frozen=True)
@@ -152,13 +105,13 @@ class Bundle:
 
     Attributes:
         tensors: State-dict key -> tensor.
-        guidance: What the policy runs with; thresholds are ``None`` until calibrated.
+        settings: What the policy runs with; thresholds are ``None`` until calibrated.
     """
 
     header: BundleHeader
     tensors: Mapping[str, Tensor] = field(repr=False)
     self_test: SelfTest
-    guidance: Guidance
+    settings: Guidance | Exits
     calibration: Calibration | None = None
 
 
@@ -173,24 +126,21 @@ def save_bundle(folder: Path, bundle: Bundle, card: str) -> Path:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in {**bundle.tensors, **probe}.items()}
     with atomic_folder(folder) as new:
         _save_weights(tensors, new / WEIGHTS, bundle.header)
-        settings = BundleSettings(
-            weights_sha256=sha256(new / WEIGHTS), guidance=bundle.guidance, calibration=bundle.calibration
-        )
-        (new / SETTINGS).write_text(_settings_yaml(settings), encoding="utf-8")
+        settings = BundleSettings.of(sha256(new / WEIGHTS), bundle.settings, bundle.calibration)
+        (new / SETTINGS).write_text(settings.yaml(), encoding="utf-8")
         (new / CARD).write_text(card, encoding="utf-8")
     return folder / WEIGHTS
 
 
-def save_guidance(folder: Path, guidance: Guidance, calibration: Calibration | None) -> None:
+def save_settings(folder: Path, settings: Guidance | Exits, calibration: Calibration | None) -> None:
     """Replace the settings of a saved bundle; its weights stay as they are.
 
     Raises:
         ArtifactError: If there is no bundle in ``folder``.
         EnvironmentMismatch: If the settings cannot be written.
     """
-    digest = _read_settings(folder).weights_sha256
-    new = BundleSettings(weights_sha256=digest, guidance=guidance, calibration=calibration)
-    atomic_write(folder / SETTINGS, _settings_yaml(new))
+    digest = BundleSettings.load(folder / SETTINGS).weights_sha256
+    atomic_write(folder / SETTINGS, BundleSettings.of(digest, settings, calibration).yaml())
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -201,7 +151,7 @@ def load_bundle(folder: Path) -> Bundle:
             tensor is not finite.
     """
     header, tensors = _read_weights(folder / WEIGHTS)
-    settings = _read_settings(folder)
+    settings = BundleSettings.load(folder / SETTINGS)
     digest = sha256(folder / WEIGHTS)
     if digest != settings.weights_sha256:
         raise ArtifactError(
@@ -213,7 +163,20 @@ def load_bundle(folder: Path) -> Bundle:
     hidden = tensors.pop(PROBE_INPUT, None)
     if hidden is None or not outputs:
         raise ArtifactError(f"{folder / WEIGHTS} holds no self-test vector", hint="dyslctl distill makes it again")
-    return Bundle(header, tensors, SelfTest(hidden, outputs), settings.guidance, settings.calibration)
+    return Bundle(header, tensors, SelfTest(hidden, outputs), _section(settings, header, folder), settings.calibration)
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of the tensors of the bundle in ``folder``: equal trainings give equal ones, whatever command made them.
+
+    Raises:
+        ArtifactError: If the file is missing or damaged.
+    """
+    _, tensors = _read_weights(folder / WEIGHTS)
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].float().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def check_belongs(header: BundleHeader, profile: SkipProfile, where: Path | str) -> None:
@@ -280,19 +243,16 @@ def _header_json(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
     return header if isinstance(header, dict) else {}
 
 
-def _read_settings(folder: Path) -> BundleSettings:
-    path = folder / SETTINGS
-    return BundleSettings.parse(read_yaml(path, hint="dyslctl distill makes it"), str(path))
-
-
-def _settings_yaml(settings: BundleSettings) -> str:
-    return dump_yaml(settings.dump(), "Settings of the trained modules beside this file; guidance may be edited.\n")
-
-
-def _agrees(answer: Tensor | None, expected: Tensor) -> bool:
-    if answer is None or answer.shape != expected.shape:
-        return False
-    return torch.allclose(answer.float().cpu(), expected, rtol=SELF_TEST_TOLERANCE, atol=SELF_TEST_TOLERANCE)
+def _section(settings: BundleSettings, header: BundleHeader, folder: Path) -> Guidance | Exits:
+    """The section that the header's modules run with."""
+    section = settings.exits if isinstance(header.modules, ExitModuleSizes) else settings.guidance
+    if section is None:
+        raise ArtifactError(
+            f"{folder / SETTINGS} holds settings of another method than {header.training.method}, whose modules are "
+            "beside it",
+            hint=f"dyslctl distill --method {header.training.method} makes the bundle again",
+        )
+    return section
 
 
 def _refuse(where: Path | str, problems: list[str]) -> None:

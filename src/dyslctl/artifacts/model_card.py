@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dyslctl.artifacts.bundle import CARD, Bundle, load_bundle
+from dyslctl.artifacts.bundle import CARD, Bundle, ExitModuleSizes, load_bundle
+from dyslctl.artifacts.bundle_settings import Exits
 from dyslctl.artifacts.files import atomic_write
+from dyslctl.artifacts.skip_profile import ModuleSizes
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,16 @@ tags: [robotics, vision-language-action, layer-skipping]
 
 # Skip modules for {header.plugin}
 
-Adapters and skipping controllers (DySL-VLA) for `{header.checkpoint}`. The backbone itself is unchanged and not
-included.
+{_what(bundle)} for `{header.checkpoint}`. The backbone itself is unchanged and not included.
 
 | | |
 | --- | --- |
 | backbone fingerprint | `{header.backbone_fingerprint}` |
 | skip profile | `{header.profile_hash}` |
 | static layers | {", ".join(map(str, header.static_layers))} |
-| adapter / controller width | {header.modules.adapter_width} / {header.modules.controller_width} |
+| modules | {_sizes(header.modules)} |
 | trained with | `{training.method}`, stage {training.stage}, {training.steps} steps, seed {training.seed} |
-| data | demonstrations of `{suite}`{_samples(training.samples)} |
+| data | states of `{suite}`{_samples(training.samples)} |
 | thresholds | {_thresholds(bundle)} |
 | made by | dyslctl {header.made_with.dyslctl}: `{header.made_with.command}` |
 
@@ -72,11 +73,30 @@ def _samples(samples: int | None) -> str:
     return "" if samples is None else f", {samples} observations"
 
 
+def _what(bundle: Bundle) -> str:
+    return "Planned exits" if isinstance(bundle.settings, Exits) else "Adapters and skipping controllers (DySL-VLA)"
+
+
+def _sizes(modules: ModuleSizes | ExitModuleSizes) -> str:
+    if isinstance(modules, ExitModuleSizes):
+        exits = ", ".join(map(str, modules.exits))
+        return f"exits before layers {exits}; adapter / planner width {modules.adapter_width} / {modules.planner_width}"
+    return f"adapter / controller width {modules.adapter_width} / {modules.controller_width}"
+
+
 def _thresholds(bundle: Bundle) -> str:
-    guidance = bundle.guidance
+    guidance = bundle.settings
+    if isinstance(guidance, Exits):
+        return _exits(guidance)
     if guidance.eta_1 is None or guidance.eta_2 is None:
         return "not calibrated yet"
     return f"eta_1 = {guidance.eta_1:.4g}, eta_2 = {guidance.eta_2:.4g}, tau = {guidance.tau:.4g}, k = {guidance.k}"
+
+
+def _exits(exits: Exits) -> str:
+    if exits.threshold is None:
+        return "not calibrated yet"
+    return f"log damage below {exits.threshold:.4g}"
 
 
 def _results(metrics: Mapping[str, CardMetric] | None) -> str:

@@ -68,13 +68,17 @@ class RunDirectory:
         """The skip profile, ``dyslctl profile``'s result."""
         return self.path / "skip_profile.yaml"
 
-    def bundle(self, stage: int = 2) -> Path:
-        """Folder of the bundle that stage ``stage`` writes; stage 2 is the one to deploy."""
-        return self.path / ("bundle" if stage == 2 else f"bundle_stage{stage}")
+    def bundle(self, method: str = "dysl", stage: int = 2) -> Path:
+        """Folder of the bundle of ``method`` that stage ``stage`` writes; stage 2 is the one to deploy."""
+        return self.path / "bundles" / (method if stage == 2 else f"{method}-stage{stage}")
 
-    def distill(self, stage: int) -> Path:
+    def bundles(self) -> list[Path]:
+        """The bundles there are."""
+        return sorted(path for path in (self.path / "bundles").glob("*") if not path.name.startswith("."))
+
+    def distill(self, method: str, stage: int) -> Path:
         """Folder of a stage's training state: checkpoints and loss curve."""
-        return self.path / "distill" / f"stage{stage}"
+        return self.path / "distill" / f"{method}-stage{stage}"
 
     def eval(self, suite: str) -> Path:
         """Folder of the episodes evaluated on ``suite``."""

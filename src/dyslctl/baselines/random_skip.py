@@ -1,22 +1,26 @@
-"""Random Skip: DySL's segments and jumps, with a coin in place of the controllers.
+"""Random skipping: a coin in place of every learned decision, at the same mean number of executed layers.
 
-Each dynamic layer that is reached is skipped with one probability ``p``, solved so that the mean number of executed
-layers equals a target. With the trained adapters it is what any learned decision must beat; without, the plain skip.
+* :class:`RandomSkipSchedule`: the paper's partition, plain jumps to the next static layer.
+* :class:`RandomExits`: the trained exits. What any learned decision must beat.
+
+One probability ``p`` for every coin, solved so that the mean equals a target.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
+from dyslctl.dysl.exit_schedule import ExitLadder, ExitSchedule
 from dyslctl.dysl.partition import LayerPartition
-from dyslctl.dysl.skip_modules import SkipModules
 from dyslctl.engine import RUN, Jump, LayerSchedule, Step
 from dyslctl.errors import ConfigError
 from dyslctl.types import LayerState
 
 
 def expected_layers(partition: LayerPartition, probability: float) -> float:
-    """Mean executed layers: ``|S| + sum_g sum_{j=1..m_g} (1 - p)^j``.
+    """Mean executed layers of random skips: ``|S| + sum_g sum_{j=1..m_g} (1 - p)^j``.
 
     The ``j``-th layer of a segment runs iff none of the first ``j`` coins said skip.
     """
@@ -25,40 +29,54 @@ def expected_layers(partition: LayerPartition, probability: float) -> float:
     return len(partition.static_layers) + dynamic
 
 
-def skip_probability(partition: LayerPartition, target_layers: float) -> float:
-    """The ``p`` whose mean executed layers is ``target_layers``, by bisection: the mean falls from ``L`` to ``|S|``.
+def expected_exit(exits: Sequence[int], num_layers: int, probability: float) -> float:
+    """Mean executed layers of random exits: ``sum_k p (1 - p)^(k - 1) e_k + (1 - p)^E L``."""
+    keep = 1 - probability
+    left = sum(probability * keep**k * layer for k, layer in enumerate(exits))
+    return left + keep ** len(exits) * num_layers
 
-    A target above ``L``, which re-predictions can cause, gives 0: no skipping scheme runs more.
+
+def skip_probability(partition: LayerPartition, target_layers: float) -> float:
+    """The ``p`` at which random skips run ``target_layers`` on average; a target above ``L`` gives 0.
 
     Raises:
         ConfigError: If the target is below the number of static layers.
     """
-    if target_layers < len(partition.static_layers):
+    return _solve(lambda p: expected_layers(partition, p), target_layers, "the static layers")
+
+
+def exit_probability(exits: Sequence[int], num_layers: int, target_layers: float) -> float:
+    """The ``p`` at which random exits run ``target_layers`` on average; a target above ``L`` gives 0.
+
+    Raises:
+        ConfigError: If the target is below the first exit.
+    """
+    return _solve(lambda p: expected_exit(exits, num_layers, p), target_layers, "those before the first exit")
+
+
+def _solve(mean: Callable[[float], float], target: float, always: str) -> float:
+    """Bisection: ``mean`` falls from ``p = 0`` to ``p = 1``. Re-predictions can ask for more than there is at 0."""
+    if target < mean(1.0):
         raise ConfigError(
-            f"random skipping runs at least the {len(partition.static_layers)} static layers, "
-            f"but {target_layers:.2f} mean layers were asked for"
+            f"random skipping runs at least {mean(1.0):g} layers, {always}, but {target:.2f} mean layers were asked for"
         )
+    if target >= mean(0.0):
+        return 0.0
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if expected_layers(partition, middle) > target_layers else (low, middle)
-    return 0.0 if target_layers >= partition.num_layers else (low + high) / 2
+        low, high = (middle, high) if mean(middle) > target else (low, middle)
+    return (low + high) / 2
 
 
 class RandomSkipSchedule(LayerSchedule):
-    """Fresh coins for every inference; the ``n``-th inference of an episode depends on both seeds and ``n`` alone."""
+    """Plain skips. Fresh coins an inference; the ``n``-th of an episode depends on both seeds and ``n`` alone."""
 
-    def __init__(
-        self, partition: LayerPartition, probability: float, *, seed: int = 0, adapters: SkipModules | None = None
-    ) -> None:
-        """``adapters`` fill in for the skipped layers; ``None`` hands the hidden state on as it is."""
+    def __init__(self, partition: LayerPartition, probability: float, *, seed: int = 0) -> None:
         self._probability = probability
         self._seed = seed
         self._column = {layer: column for column, layer in enumerate(partition.dynamic_layers)}
-        self._jumps = {
-            layer: Jump(partition.next_static(layer), None if adapters is None else adapters.adapter(layer).bind())
-            for layer in partition.dynamic_layers
-        }
+        self._jumps = {layer: Jump(partition.next_static(layer)) for layer in partition.dynamic_layers}
         self.begin_episode(0)
 
     def begin_episode(self, seed: int) -> None:
@@ -73,3 +91,23 @@ class RandomSkipSchedule(LayerSchedule):
         """Jump to the next static layer if this layer's coin says so."""
         jump = self._jumps.get(layer)
         return jump if jump is not None and self._skips[self._column[layer]] else RUN
+
+
+class RandomExits(ExitSchedule):
+    """Trained exits. One coin an exit and inference, as in :class:`RandomSkipSchedule`; the first that says so wins."""
+
+    def __init__(self, ladder: ExitLadder, probability: float, *, seed: int = 0) -> None:
+        super().__init__(ladder)
+        self._probability = probability
+        self._seed = seed
+        self.begin_episode(0)
+
+    def begin_episode(self, seed: int) -> None:
+        """Coins from here on derive from the schedule's seed and the episode's."""
+        self._coins = np.random.default_rng([self._seed, seed])
+
+    def choose(self, state: LayerState) -> int:
+        """Toss."""
+        leaves = self._coins.random(len(self.ladder.exits)) < self._probability
+        chosen = (layer for layer, coin in zip(self.ladder.exits, leaves, strict=True) if coin)
+        return next(chosen, self.ladder.num_layers)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dyslctl import __version__
-from dyslctl.cli import bench, demo, distill, doctor, eval, inspect, plugins, profile, report
+from dyslctl.cli import analyze, bench, calibrate, demo, distill, doctor, eval, inspect, plugins, profile, report
 from dyslctl.cli.command import Command
 
 EPILOG = "Exit codes: 0 ok, 1 internal error, 2 usage, 3 plugin or environment, 4 artifact, 5 threshold not met."
@@ -26,6 +26,7 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "profile": profile.profile,
     "distill": distill.distill,
+    "calibrate": calibrate.calibrate,
     "eval": eval.evaluate,
     "bench": bench.bench,
     "demo": demo.demo,
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 for name, function in COMMANDS.items():
     app.command(name, cls=Command)(function)
+app.add_typer(analyze.app)
 
 
 def _version(wanted: bool) -> None:

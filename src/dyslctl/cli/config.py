@@ -18,7 +18,7 @@ NotNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NotNegativeFloat = Annotated[float, Field(ge=0)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
-DEFAULT_METHODS = ("full", "random-skip", "random-skip-adapters", "dysl", "dysl-no-pre", "dysl-no-post")
+DEFAULT_METHODS = ("full", "random-skip-adapters", "dysl")
 
 
 class ModelConfig(Part):
@@ -44,11 +44,16 @@ class ProfileConfig(Part):
 
 
 class DistillConfig(Part):
-    """``dyslctl distill``: what to learn from, and what replaces the defaults of ``jobs.distill.DistillSettings``."""
+    """``dyslctl distill``: what to train, what to learn from, and what replaces the method's own defaults.
 
-    episodes: Positive = 200
-    data: Literal["expert", "policy"] = "expert"
-    method: Literal["dysl"] = "dysl"
+    Those are ``jobs.distill_exits.ExitTraining`` for ``dysl`` and ``static``, and ``jobs.distill.DistillSettings`` for
+    ``dysl-paper``; a key of the other one is an error. ``suites``: where exits learn, instead of the run's suite.
+    """
+
+    method: Literal["dysl", "dysl-paper", "static"] = "dysl"
+    suites: Names | None = None
+    episodes: Positive | None = None
+    data: Literal["expert", "policy"] | None = None
     steps: Positive | None = None
     batch_size: Positive | None = None
     adapter_lr: PositiveFloat | None = None
@@ -64,10 +69,20 @@ class DistillConfig(Part):
     penalty_weight: NotNegativeFloat | None = None
     kd_weight: NotNegativeFloat | None = None
     hard: bool | None = None
+    exits: tuple[Positive, ...] | None = None
+    adapter_width: Positive | None = None
+    planner_width: Positive | None = None
+    remembers: bool | None = None
+    rounds: Positive | None = None
+    explore: float | None = Field(default=None, gt=0, lt=1)
+    planner_steps: Positive | None = None
+    planner_batch: Positive | None = None
+    planner_lr: PositiveFloat | None = None
+    cache_gb: NotNegativeFloat | None = None
 
 
 class CalibrateConfig(Part):
-    """The end of stage 2: the thresholds of the guidance, from episodes of the full model."""
+    """The end of stage 2: the thresholds of ``dysl-paper``'s guidance, offline, from episodes of the full model."""
 
     episodes: Positive = 50
     rule: Literal["occupancy", "quantile"] = "occupancy"
@@ -75,6 +90,18 @@ class CalibrateConfig(Part):
     p2: float = Field(default=0.5, gt=0, lt=1)
     protected: float = Field(default=0.3, gt=0, lt=1)
     skip_rate: float | None = Field(default=None, ge=0, le=1)
+
+
+class BudgetConfig(Part):
+    """``dyslctl calibrate``, and the end of ``distill`` if a target is given: a method's dial, from closed loop."""
+
+    method: str = "dysl"
+    target_layers: PositiveFloat | None = None
+    target_ms: PositiveFloat | None = None
+    max_success_drop: NotNegativeFloat | None = None
+    episodes: Positive = 200
+    workers: Positive = 1
+    batch: Positive | None = None
 
 
 class EvalConfig(Part):
@@ -99,6 +126,21 @@ class BenchConfig(Part):
     stack: str = "paper-eager"
 
 
+class ParetoConfig(Part):
+    """``dyslctl analyze pareto``: which curves, from how many trainings, on how many episodes.
+
+    With no ``methods`` given, those of ``cli.steps.pareto.METHODS``.
+    """
+
+    methods: Names | None = None
+    budgets: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (4.5, 5.0, 6.0)
+    seeds: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (0, 1, 2)
+    episodes: Positive = 1000
+    tune_episodes: Positive = 200
+    workers: Positive = 1
+    batch: Positive | None = None
+
+
 class Config(Part):
     """Everything a command can be told. Unknown keys are errors."""
 
@@ -109,7 +151,9 @@ class Config(Part):
     distill: DistillConfig = DistillConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
     eval: EvalConfig = EvalConfig()
+    budget: BudgetConfig = BudgetConfig()
     bench: BenchConfig = BenchConfig()
+    pareto: ParetoConfig = ParetoConfig()
 
 
 Layer = tuple[str, Mapping[str, Any]]

@@ -16,7 +16,7 @@ SIZES: Layer = (
         "model": {"name": "openvla-oft"},
         "profile": {"samples": 256},
         "distill": {"episodes": 120},
-        "calibrate": {"episodes": 20},
+        "budget": {"episodes": 60},
         "eval": {"episodes": 20, "target_episodes": 8},
         "bench": {"iterations": 40},
     },
@@ -37,7 +37,7 @@ def demo(
 ) -> None:
     """Go the whole way, for real, on the embedded model.
 
-    Profile, distill in two stages, evaluate and bench; ends with one table and one HTML report.
+    Profile, distill in two stages, calibrate, evaluate and bench; ends with one table and one HTML report.
     """
     from dyslctl.cli.output import show
     from dyslctl.cli.workspace import begin, layers_of
@@ -59,7 +59,7 @@ def _work(workspace: Any, *, quiet: bool) -> dict[str, Any]:
     from dyslctl.cli.output import note
     from dyslctl.cli.progress import progress
     from dyslctl.cli.steps.bench import run_bench
-    from dyslctl.cli.steps.distill import run_distill
+    from dyslctl.cli.steps.distill import run_distill_to_budget
     from dyslctl.cli.steps.evaluate import run_eval
     from dyslctl.cli.steps.profile import run_profile
 
@@ -68,9 +68,9 @@ def _work(workspace: Any, *, quiet: bool) -> dict[str, Any]:
         note("1/5 profile: which layers are informative?", quiet=quiet)
         done["profile"] = run_profile(workspace, listener)
         note("2/5 distill, stage 1: adapters stand in for layers", quiet=quiet)
-        done["distill_stage1"] = run_distill(workspace, [1], resume=False, progress=listener)
-        note("3/5 distill, stage 2: controllers learn when to skip", quiet=quiet)
-        done["distill_stage2"] = run_distill(workspace, [2], resume=False, progress=listener)
+        done["distill_stage1"] = run_distill_to_budget(workspace, [1], resume=False, progress=listener)
+        note("3/5 distill, stage 2: a planner learns when they can, and how much to skip is found", quiet=quiet)
+        done["distill_stage2"] = run_distill_to_budget(workspace, [2], resume=False, progress=listener)
         note("4/5 eval: the same episodes with and without skipping", quiet=quiet)
         done["eval"] = run_eval(workspace, resume=False, progress=listener)
         for device in DEVICES:

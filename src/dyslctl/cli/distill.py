@@ -1,4 +1,4 @@
-"""``dyslctl distill``: adapters learn to stand in for skipped layers, controllers learn when to skip -> bundle."""
+"""``dyslctl distill``: adapters learn to stand in for skipped layers, a planner when they can -> bundle."""
 
 from __future__ import annotations
 
@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dyslctl.cli.config import flags
-from dyslctl.cli.options import AsJson, ConfigFile, Debug, Quiet, Resume, RunName, Seed, Set, Suite
+from dyslctl.cli.options import (
+    AsJson,
+    ConfigFile,
+    Debug,
+    MaxSuccessDrop,
+    Quiet,
+    Resume,
+    RunName,
+    Seed,
+    Set,
+    Suite,
+    TargetLayers,
+    TargetMs,
+)
 
 if TYPE_CHECKING:
     from dyslctl.jobs.distill import Stage
@@ -28,12 +41,20 @@ class Stages(StrEnum):
 
 
 def distill(
-    stage: Annotated[Stages, typer.Option("--stage", help="1 adapters, 2 adapters and controllers.")] = Stages.ALL,
-    steps: Annotated[int | None, typer.Option("--steps", help="Optimiser steps of each stage.")] = None,
-    method: Annotated[str | None, typer.Option("--method", help="What to train: dysl.")] = None,
-    lambda_: Annotated[
-        float | None, typer.Option("--lambda", help="Weight of executed layers against the task loss, Eq. 6.")
+    stage: Annotated[Stages, typer.Option("--stage", help="1 adapters, 2 adapters and what decides.")] = Stages.ALL,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Optimiser steps of a stage; exits: of each round of stage 2.")
     ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="What to train: dysl (the default), dysl-paper or static.")
+    ] = None,
+    lambda_: Annotated[
+        float | None,
+        typer.Option("--lambda", help="dysl-paper: weight of executed layers against the task loss, Eq. 6."),
+    ] = None,
+    target_layers: TargetLayers = None,
+    target_ms: TargetMs = None,
+    max_success_drop: MaxSuccessDrop = None,
     suite: Suite = None,
     seed: Seed = None,
     resume: Resume = False,
@@ -44,17 +65,27 @@ def distill(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train adapters (stage 1) and controllers (stage 2).
+    """Train adapters (stage 1) and what decides when to use them (stage 2).
 
-    The backbone stays frozen. Stage 2 ends with the calibration of the guidance thresholds.
+    The backbone stays frozen. Stage 2 of dysl ends as calibrate does: without a target, at the fewest layers that lose
+    at most one percentage point of success on the tune episodes.
     """
     from dyslctl.cli.output import show
     from dyslctl.cli.progress import progress
-    from dyslctl.cli.steps.distill import run_distill
+    from dyslctl.cli.steps.distill import run_distill_to_budget
     from dyslctl.cli.workspace import enter, layers_of
 
-    given = flags(suite=suite, seed=seed, distill__steps=steps, distill__method=method, distill__penalty_weight=lambda_)
+    given = flags(
+        suite=suite,
+        seed=seed,
+        distill__steps=steps,
+        distill__method=method,
+        distill__penalty_weight=lambda_,
+        budget__target_layers=target_layers,
+        budget__target_ms=target_ms,
+        budget__max_success_drop=max_success_drop,
+    )
     workspace = enter(run, layers_of(config, set_, given))
     with progress(quiet=quiet) as listener:
-        document = run_distill(workspace, stage.numbers, resume=resume, progress=listener)
+        document = run_distill_to_budget(workspace, stage.numbers, resume=resume, progress=listener)
     show(document, as_json=as_json)

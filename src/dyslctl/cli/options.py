@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from dyslctl import plugins
+from dyslctl.errors import ConfigError
 
-COMMON, WHAT = "Common options", "What to run on"
+COMMON, WHAT, TARGET = "Common options", "What to run on", "Target (one of them)"
 
 
 def _backbones(incomplete: str) -> list[str]:
@@ -83,8 +84,61 @@ Methods = Annotated[
 ]
 
 
+def _points(text: str) -> float:
+    """``"1pp"`` or ``"1"`` -> 1.0; a percent sign could mean one percent of the success, and is refused."""
+    try:
+        return float(text.removesuffix("pp"))
+    except ValueError:
+        raise typer.BadParameter(f"expected percentage points such as 1pp or 0.5pp, found {text!r}") from None
+
+
+TargetLayers = Annotated[
+    float | None,
+    typer.Option(
+        "--target-layers", help="Mean executed layers an inference, re-predictions counted.", rich_help_panel=TARGET
+    ),
+]
+TargetMs = Annotated[
+    float | None,
+    typer.Option(
+        "--target-ms", help="Milliseconds of the layers of an inference, batch 1, here.", rich_help_panel=TARGET
+    ),
+]
+MaxSuccessDrop = Annotated[
+    float | None,
+    typer.Option(
+        "--max-success-drop",
+        metavar="1pp",
+        parser=_points,
+        help="Fewest layers that lose at most so many percentage points of the full model's success.",
+        rich_help_panel=TARGET,
+    ),
+]
+SideBySide = Annotated[
+    int | None,
+    typer.Option(
+        "--batch", help="Episodes side by side in each process, computed together; default 32.", show_default=False
+    ),
+]
+
+
 def split_names(values: list[str] | None) -> list[str] | None:
     """``["a,b", "c"]`` -> ``["a", "b", "c"]``; ``None`` if the option was not given, empty if it names nothing."""
     if not values:
         return None
     return [name.strip() for value in values for name in value.split(",") if name.strip()]
+
+
+def split_numbers(text: str | None, option: str) -> list[float] | None:
+    """``"5,5.5"`` -> ``[5.0, 5.5]``; ``None`` if the option was not given.
+
+    Raises:
+        ConfigError: If it names anything but numbers.
+    """
+    names = split_names(None if text is None else [text])
+    if names is None:
+        return None
+    try:
+        return [float(name) for name in names]
+    except ValueError:
+        raise ConfigError(f"{option}: expected numbers separated by commas, found {text!r}") from None

@@ -43,12 +43,12 @@ class Workspace:
         recipe = PolicyRecipe(
             backbone=self.backbone,
             skip_profile=self.run.skip_profile,
-            bundle=self.run.bundle() if any([methods.needs_bundle(name) for name in names]) else None,
+            bundles={name: self.run.bundle(name) for name in methods.bundles(names)},
             execute_horizon=self.suite.execute_horizon,
             seed=self.config.seed,
             target_layers=target_layers,
         )
-        recipe.trained()
+        recipe.assets()
         return recipe
 
     def keep(self, command: str, document: dict[str, Any], folder: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -67,6 +67,21 @@ class GuidanceSettings:
     def threshold(self, layer: int) -> float:
         """``tau`` of the controller before ``layer``."""
         return self.tau_by_layer.get(layer, self.tau)
+
+    def shifted(self, lenience: float) -> GuidanceSettings:
+        """Every controller more willing to skip, by logits: ``logit(tau') = logit(tau) - lenience``.
+
+        Thresholds 0 and 1, always and never, stay what they are.
+        """
+        by_layer = {layer: _shift(tau, lenience) for layer, tau in self.tau_by_layer.items()}
+        return replace(self, tau=_shift(self.tau, lenience), tau_by_layer=by_layer)
+
+
+def _shift(tau: float, lenience: float) -> float:
+    """``tau`` itself at 0: calibrated thresholds must not change by rounding."""
+    if lenience == 0 or tau in (0, 1):
+        return tau
+    return 1 / (1 + (1 - tau) / tau * math.exp(lenience))
 
 
 class SkippingAllowPoints:

@@ -79,6 +79,21 @@ class LayerPartition:
         return min((s for s in self.static_layers if s > layer), default=self.num_layers)
 
 
+def tail(partition: LayerPartition) -> LayerPartition:
+    """The leading run of static layers stays; every later layer is dynamic, one segment up to the head.
+
+    Raises:
+        ConfigError: If layer 0 is dynamic: something must run before anything can be decided.
+    """
+    prefix = [layer for position, layer in enumerate(partition.static_layers) if layer == position]
+    if not prefix:
+        raise ConfigError(
+            f"expected layer 0 to be static, found static layers {list(partition.static_layers)}",
+            hint="dyslctl profile makes the first layer static",
+        )
+    return LayerPartition(partition.num_layers, tuple(prefix))
+
+
 def static_count(num_layers: int, ratio: float) -> int:
     """Static layers at a ratio ``r``: ``floor(r L + 0.5)``.
 

@@ -53,7 +53,8 @@ class DySLPolicy(Policy):
         state: LayerState = yield Encode(self.backbone, observation)
         memory = self.backbone.snapshot()
         prediction: Prediction = yield Predict(self.backbone, state, self.schedule)
-        chunk, trace = prediction.chunk.head(self._execute_horizon), prediction.trace
+        predicted, trace = prediction.chunk, prediction.trace
+        chunk = predicted.head(self._execute_horizon)
         drop = self._post_skip and self.guidance.preview(chunk.normalized).first_drop
 
         layers = trace.layers_run
@@ -61,7 +62,8 @@ class DySLPolicy(Policy):
         if resume is not None:
             self.backbone.restore(memory)
             again: Prediction = yield Predict(self.backbone, resume, FullSchedule(), trace.resume_layer or 0)
-            chunk, layers = again.chunk.head(self._execute_horizon), layers + again.trace.layers_run
+            predicted, layers = again.chunk, layers + again.trace.layers_run
+            chunk = predicted.head(self._execute_horizon)
 
         verdict = self.guidance.commit(chunk.normalized)
         self.last = StepReport(
@@ -71,5 +73,6 @@ class DySLPolicy(Policy):
             verified=resume is not None,
             continuity=verdict.continuity,
             delta_continuity=verdict.delta,
+            predicted=predicted,
         )
         return chunk

@@ -104,7 +104,7 @@ class Adapter(nn.Module):
         The norm's affine part is folded into ``W1`` and the scale into ``W2``, and no module is called: a controller
         or an adapter of a small model costs as much Python as arithmetic.
         """
-        size, (weight, bias) = (self.down.in_features,), _fold(self.norm, self.down)
+        size, (weight, bias) = (self.down.in_features,), fold(self.norm, self.down)
         up, up_bias = self.up.weight * self.scale, self.up.bias * self.scale
         return lambda x: x + F.linear(F.silu(F.linear(F.layer_norm(x, size), weight, bias)), up, up_bias)
 
@@ -127,12 +127,12 @@ class SkippingController(nn.Module):
     @torch.no_grad()
     def bind(self) -> Callable[[Tensor], Tensor]:
         """The same function of the weights as they are now, for inference; see :meth:`Adapter.bind`."""
-        size, (weight, bias) = (self.down.in_features,), _fold(self.norm, self.down)
+        size, (weight, bias) = (self.down.in_features,), fold(self.norm, self.down)
         out, out_bias = self.out.weight.clone(), self.out.bias.clone()
         return lambda pooled: F.linear(F.silu(F.linear(F.layer_norm(pooled, size), weight, bias)), out, out_bias)[:, 0]
 
 
-def _fold(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
+def fold(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
     """Weight and bias that give ``linear(norm(x))`` from ``x`` normalised without affine part."""
     return linear.weight * norm.weight, linear.bias + linear.weight @ norm.bias
 

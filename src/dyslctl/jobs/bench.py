@@ -6,18 +6,18 @@ for another device ``jobs/prediction.py`` turns that into time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from dyslctl import methods
-from dyslctl.backbone import Backbone
+from dyslctl.backbone import Backbone, Workload
 from dyslctl.devices.host import usable_cpus
 from dyslctl.devices.presets import DEFAULT_STACK, LOCAL, DevicePreset, find_device, live_device
-from dyslctl.dysl.policy import DySLPolicy
+from dyslctl.devices.roofline import ModuleParams
 from dyslctl.errors import ConfigError, EnvironmentMismatch
 from dyslctl.jobs.breakdown import PassShares, parts_ms, pass_shares
 from dyslctl.jobs.latency import (
@@ -30,16 +30,24 @@ from dyslctl.jobs.latency import (
     measure,
     measured_skip_efficiency,
 )
-from dyslctl.jobs.prediction import OWN, Row, choose_workload, headline, module_params, predicted_document, scaled
+from dyslctl.jobs.prediction import (
+    NEVER_SKIP,
+    OWN,
+    Row,
+    choose_workload,
+    exit_params,
+    headline,
+    module_params,
+    predicted_document,
+    scaled,
+)
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
-from dyslctl.methods import SkipAssets
+from dyslctl.methods import NO_ASSETS, Assets
 from dyslctl.policy import Policy
 from dyslctl.reference.published import PublishedLatency, published_latency
 from dyslctl.suite import TaskSuite
 
 SCHEMA = "dyslctl.bench/1"
-NEVER_SKIP = "controllers that never skip"
-"""Timed beside the methods; not one of them."""
 SHARES_FRAMES = 40
 """At most this many frames tell layers, controllers and adapters apart."""
 
@@ -50,13 +58,13 @@ class Subject:
 
     Attributes:
         plugin: Name of the backbone plugin, under which published rows are found.
-        assets: The bundle; methods that skip need it.
+        assets: The bundles; methods that skip need them.
     """
 
     plugin: str
     backbone: Backbone
     suite: TaskSuite
-    assets: SkipAssets | None = None
+    assets: Assets = NO_ASSETS
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class BenchPlan:
         methods: Method names; ``full`` is added if it is missing.
         series: How long.
         episodes: Recorded episodes to take frames from.
-        target_layers: What random skipping matches; ``None``: the mean of ``dysl``, measured first.
+        target_layers: What random skipping matches; ``None``: the mean of ``methods.reference``, measured first.
     """
 
     methods: tuple[str, ...] = ("full", "dysl")
@@ -127,9 +135,10 @@ def bench(
         progress: Told of the measurement.
 
     Raises:
-        ConfigError: If a name is unknown, a method needs a bundle and there is none, or this machine is asked to
-            measure another size than the loaded one.
+        ConfigError: If a name is unknown, a method needs a bundle and there is none, its time means nothing, or this
+            machine is asked to measure another size than the loaded one.
     """
+    _refuse_privileged(plan.methods)
     elsewhere = None if device in LOCAL or live_device() == device else find_device(device)
     if elsewhere is None and workload not in (None, OWN):
         raise ConfigError(
@@ -163,30 +172,39 @@ def _measure(subject: Subject, plan: BenchPlan, progress: Progress) -> Measured:
     frames = demonstration_frames(subject.suite, plan.episodes)
     target = plan.target_layers
     if needs_target and target is None:
-        target = _dysl_layers(subject, frames)
+        target = _mean_layers(subject, methods.reference(names), frames)
     policies = {name: _policy(subject, name, target) for name in names}
-    beside = {} if subject.assets is None else {NEVER_SKIP: _never_skip(subject, subject.assets)}
+    beside = _never_skip(subject, names)
     latency = measure(subject.backbone, {**policies, **beside}, frames, plan.series, progress=progress)
     never_skip = latency.pop(NEVER_SKIP, None)
     shares = pass_shares(subject.backbone, policies, frames, min(plan.series.iterations, SHARES_FRAMES))
     return Measured(latency, shares, never_skip)
 
 
-def _policy(subject: Subject, name: str, target_layers: float | None) -> Policy:
-    horizon = subject.suite.execute_horizon
-    return methods.build(name, subject.backbone, subject.assets, execute_horizon=horizon, target_layers=target_layers)
+def _policy(subject: Subject, name: str, target_layers: float | None = None, dial: float | None = None) -> Policy:
+    return methods.build(
+        name,
+        subject.backbone,
+        subject.assets,
+        execute_horizon=subject.suite.execute_horizon,
+        target_layers=target_layers,
+        dial=dial,
+    )
 
 
-def _never_skip(subject: Subject, assets: SkipAssets) -> Policy:
-    """Every controller decides, and no probability exceeds 1."""
-    settings = replace(assets.guidance, tau=1.0, tau_by_layer={})
-    horizon = subject.suite.execute_horizon
-    return DySLPolicy(subject.backbone, assets.modules, settings, horizon, pre_skip=False, post_skip=False)
+def _never_skip(subject: Subject, names: Iterable[str]) -> dict[str, Policy]:
+    """The reference method with its dial at the end where every decision falls for running; none if none can skip."""
+    name = methods.reference(names)
+    name = "dysl-paper-no-pre" if name.startswith("dysl-paper") else name
+    dial = methods.method(name).dial
+    if dial is None or methods.method(name).bundle not in subject.assets.bundles():
+        return {}
+    return {NEVER_SKIP: _policy(subject, name, dial=dial.low)}
 
 
-def _dysl_layers(subject: Subject, frames: Episodes) -> float:
+def _mean_layers(subject: Subject, name: str, frames: Episodes) -> float:
     once = Series(warmup=0, iterations=sum(map(len, frames)), min_seconds=0.0)
-    return measure(subject.backbone, {"dysl": _policy(subject, "dysl", None)}, frames, once)["dysl"].usage.layers
+    return measure(subject.backbone, {name: _policy(subject, name)}, frames, once)[name].usage.layers
 
 
 def _measured_document(subject: Subject, measured: Measured) -> Row:
@@ -220,12 +238,38 @@ def _predicted_document(
     subject: Subject, plan: BenchPlan, device: DevicePreset, workload: str | None, stack: str, progress: Progress
 ) -> Row:
     name, size = choose_workload(subject.backbone, workload)
-    params = module_params(size, None if subject.assets is None else subject.assets.modules.sizes)
     measured = _measure(subject, plan, progress)
     ratio = size.num_layers / subject.backbone.spec.num_layers
-    usages = {method: scaled(latency.usage, ratio) for method, latency in measured.latency.items()}
-    never = None if measured.never_skip is None else scaled(measured.never_skip.usage, ratio)
+    usages = {
+        method: scaled(latency.usage, ratio, once=_by_exits(method)) for method, latency in measured.latency.items()
+    }
+    reference = methods.reference(usages)
+    params = {method: _params(subject, method, size) for method in usages}
+    params[NEVER_SKIP] = _params(subject, reference, size)
+    beside = measured.never_skip
+    never = None if beside is None else scaled(beside.usage, ratio, once=_by_exits(reference))
     return {"workload": name, **predicted_document(usages, never, device, size, params, stack)}
+
+
+def _refuse_privileged(names: Sequence[str]) -> None:
+    privileged = [name for name in names if methods.method(name).privileged]
+    if privileged:
+        raise ConfigError(
+            f"'{privileged[0]}' runs the whole model to know what it may skip: there is nothing to time",
+            hint="eval and analyze pareto take it",
+        )
+
+
+def _by_exits(method: str) -> bool:
+    return methods.method(method).bundle in ("dysl", "static")
+
+
+def _params(subject: Subject, method: str, size: Workload) -> ModuleParams:
+    """Sizes of what ``method`` runs beside layers."""
+    exits, paper = subject.assets.exits, subject.assets.paper
+    if _by_exits(method) and exits is not None:
+        return exit_params(size, exits.modules.sizes, len(exits.modules.exits))
+    return module_params(size, None if paper is None else paper.modules.sizes)
 
 
 def _published_row(row: PublishedLatency) -> Row:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ class ClockedSchedule(LayerSchedule):
             self.adapters += self._now() - begin
             return mapped
 
-        return Jump(jump.to, through)
+        return replace(jump, through=through)
 
 
 @torch.inference_mode()

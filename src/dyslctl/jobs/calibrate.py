@@ -1,4 +1,4 @@
-"""``calibrate``: the thresholds of the guidance, fitted to how the full model moves (methods 1.9 a, b).
+"""The thresholds of ``dysl-paper``'s guidance, fitted to how the full model moves (methods 1.9 a, b).
 
 ``eta_1`` and ``eta_2`` are not published and depend on the suite, on the horizon and on ``k``. They are chosen on the
 ``tune`` initial states, never on the ones that results are reported on.
@@ -16,7 +16,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from dyslctl.artifacts.bundle import Calibration, check_belongs, load_bundle, save_guidance
+from dyslctl.artifacts.bundle import save_settings
+from dyslctl.artifacts.bundle_settings import Calibration
 from dyslctl.artifacts.model_card import write_card
 from dyslctl.artifacts.skip_profile import Guidance, SkipProfile
 from dyslctl.backbone import Backbone
@@ -157,15 +158,13 @@ def calibrate(
     """
     begin = time.perf_counter()
     profile.check_backbone(backbone.spec)
-    saved = load_bundle(bundle)
-    check_belongs(saved.header, profile, bundle)
+    trained = load_modules(bundle, profile, backbone)
     trajectories = record(backbone, suite, episodes=episodes, split=split, lanes=lanes, progress=progress)
-    etas = fit(trajectories, saved.guidance, partition_of(profile), backbone.spec.gripper_dim, how)
-    guidance = saved.guidance.model_copy(update={"eta_1": etas.eta_1, "eta_2": etas.eta_2})
+    etas = fit(trajectories, trained.document, partition_of(profile), backbone.spec.gripper_dim, how)
+    guidance = trained.document.model_copy(update={"eta_1": etas.eta_1, "eta_2": etas.eta_2})
     if how.skip_rate is not None:
-        modules = load_modules(bundle, profile, backbone).modules
         observations = [observation for trajectory in trajectories for observation in trajectory.observations]
-        taus = tau_by_quantile(skip_probabilities(backbone, modules, observations), how.skip_rate)
+        taus = tau_by_quantile(skip_probabilities(backbone, trained.modules, observations), how.skip_rate)
         guidance = guidance.model_copy(update={"tau_by_layer": taus})
     calibration = Calibration(
         rule=how.rule,
@@ -175,7 +174,7 @@ def calibrate(
         numbers=_numbers(etas, trajectories),
         data_hash=_digest(trajectories),
     )
-    save_guidance(bundle, guidance, calibration)
+    save_settings(bundle, guidance, calibration)
     write_card(bundle, profile.suite)
     return CalibrationResult(guidance, calibration, time.perf_counter() - begin)
 

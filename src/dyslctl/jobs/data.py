@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dyslctl.backbone import Backbone
 from dyslctl.dysl.distillation import full_actions
+from dyslctl.dysl.plan_memory import memory_size, remember
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.dataset import Batch, Dataset
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
@@ -40,12 +41,15 @@ class Frame:
     Attributes:
         chunk: ``[N, A]`` float32 normalised, the actions to learn; ``None`` for the full model's.
         near_flip: The gripper opens or closes around this step.
+        remembered: ``[N, A]`` float32 normalised, the chunk that the inference before predicted; ``None`` if this is
+            the first one of its instruction.
     """
 
     observation: Observation
     episode: int
     chunk: np.ndarray | None
     near_flip: bool
+    remembered: np.ndarray | None
 
 
 def collect(
@@ -53,6 +57,7 @@ def collect(
     suite: TaskSuite,
     *,
     episodes: int,
+    skip: int = 0,
     split: Split = "train",
     seed: int = 0,
     source: Source = "expert",
@@ -70,6 +75,7 @@ def collect(
         backbone: The frozen model.
         suite: Where the episodes take place.
         episodes: How many initial states of ``split`` to start from.
+        skip: Initial states to pass over before the first one.
         split: Which initial states.
         seed: Of the choice among the frames.
         source: Who visits the states.
@@ -88,7 +94,8 @@ def collect(
     rng = np.random.default_rng(seed)
     frames: list[Frame] = []
     progress.start(episodes, f"{source} episodes")
-    for trajectory in _trajectories(backbone, suite, suite.episodes(split, episodes), source, policy, batch_size):
+    specs = suite.episodes(split, skip + episodes)[skip:]
+    for trajectory in _trajectories(backbone, suite, specs, source, policy, batch_size):
         found = _frames(trajectory, backbone, labelled=source == "expert" and label == "expert")
         frames += found if frames_per_episode is None else _pick(found, frames_per_episode, rng)
         progress.advance()
@@ -113,8 +120,8 @@ def _trajectories(
 def _frames(trajectory: Trajectory, backbone: Backbone, *, labelled: bool) -> list[Frame]:
     near = trajectory.near_flip(backbone.spec.gripper_dim, backbone.spec.chunk_length)
     chunks = trajectory.chunks if labelled else [None] * len(trajectory)
-    rows = zip(trajectory.observations, chunks, near.tolist(), strict=True)
-    return [Frame(observation, trajectory.spec.index, chunk, flip) for observation, chunk, flip in rows]
+    rows = zip(trajectory.observations, chunks, near.tolist(), trajectory.remembered(), strict=True)
+    return [Frame(observation, trajectory.spec.index, chunk, flip, last) for observation, chunk, flip, last in rows]
 
 
 def _pick(frames: Sequence[Frame], count: int, rng: np.random.Generator) -> list[Frame]:
@@ -162,7 +169,9 @@ def encode(
 def _encode_batch(backbone: Backbone, frames: Sequence[Frame]) -> Batch:
     inputs = backbone.encode([frame.observation for frame in frames])
     episodes = torch.tensor([frame.episode for frame in frames])
-    return Batch(inputs, _targets(backbone, inputs, frames), episodes).to(torch.device("cpu"))
+    size = memory_size(backbone.spec.chunk_length, backbone.spec.action_dim)
+    memory = torch.from_numpy(np.stack([remember(frame.remembered, size) for frame in frames]))
+    return Batch(inputs, _targets(backbone, inputs, frames), episodes, memory).to(torch.device("cpu"))
 
 
 def _targets(backbone: Backbone, inputs: LayerInputs, frames: Sequence[Frame]) -> Tensor:

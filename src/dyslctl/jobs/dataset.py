@@ -23,11 +23,13 @@ class Batch:
         inputs: What enters the first layer, ``B`` rows.
         target: ``[B, N, A]`` float32 normalised, the chunk to learn.
         episodes: ``[B]`` int64, the episode each sample is from.
+        memory: ``[B, P]`` float32, the chunk predicted before, as ``dysl/plan_memory.py`` lays it out.
     """
 
     inputs: LayerInputs
     target: Tensor
     episodes: Tensor
+    memory: Tensor
 
     def __len__(self) -> int:
         return self.inputs.batch_size
@@ -61,7 +63,7 @@ class Batch:
         mask = None if old.mask is None else function(old.mask)
         conditioning = _map_tree([old.conditioning], lambda tensors: function(tensors[0]))
         inputs = LayerInputs(function(old.hidden), function(old.positions), function(old.kinds), mask, conditioning)
-        return Batch(inputs, function(self.target), function(self.episodes))
+        return Batch(inputs, function(self.target), function(self.episodes), function(self.memory))
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,19 @@ class Dataset:
         return sum(len(group) for group in self.groups)
 
     def batch(self, seed: int, step: int, size: int) -> Batch:
-        """``size`` random samples of one group, drawn for ``step``.
+        """``size`` random samples of one group, drawn for ``step``."""
+        group, rows = self.draw(seed, step, size)
+        return self.groups[group].rows(rows)
+
+    def draw(self, seed: int, step: int, size: int) -> tuple[int, Tensor]:
+        """Which group, and which ``size`` of its rows, int64, make the batch of ``step``.
 
         Depends on the arguments alone, not on what was drawn before: an interrupted run resumes exactly.
         """
         rng = np.random.default_rng((seed, step))
         sizes = np.array([len(group) for group in self.groups])
-        group = self.groups[int(rng.choice(len(sizes), p=sizes / sizes.sum()))]
-        return group.rows(torch.from_numpy(rng.choice(len(group), size, replace=len(group) < size)))
+        chosen = int(rng.choice(len(sizes), p=sizes / sizes.sum()))
+        return chosen, torch.from_numpy(rng.choice(sizes[chosen], size, replace=sizes[chosen] < size))
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Every sample once, at most ``size`` at a time."""
@@ -102,7 +109,8 @@ class Dataset:
             hidden = group.inputs.hidden
             digest.update(f"{hidden.dtype} {tuple(hidden.shape)}".encode())
             digest.update(hidden[:, hidden.shape[1] // 2, 0].float().numpy().tobytes())
-            digest.update(group.target.numpy().tobytes() + group.episodes.numpy().tobytes())
+            for column in (group.target, group.episodes, group.memory):
+                digest.update(column.numpy().tobytes())
         return digest.hexdigest()
 
     def merge(self, other: Dataset) -> Dataset:
@@ -118,7 +126,8 @@ def _join(parts: Sequence[Batch]) -> Batch:
         kinds=torch.cat([each.kinds for each in inputs]),
         conditioning=_map_tree([each.conditioning for each in inputs], torch.cat),
     )
-    return Batch(joined, torch.cat([part.target for part in parts]), torch.cat([part.episodes for part in parts]))
+    columns = [(part.target, part.episodes, part.memory) for part in parts]
+    return Batch(joined, *(torch.cat(column) for column in zip(*columns, strict=True)))
 
 
 def _map_tree(trees: Sequence[Any], function: Callable[[list[Tensor]], Tensor]) -> Any:

@@ -1,4 +1,4 @@
-"""``distill``: the two-stage training of adapters and controllers (section 3.4). Backbone and head stay frozen."""
+"""``distill --method dysl-paper``: adapters, then controllers too (section 3.4). Backbone and head stay frozen."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dyslctl.artifacts.bundle import WEIGHTS, TrainingInfo
-from dyslctl.artifacts.files import make_folder, sha256, write_json
+from dyslctl.artifacts.bundle import TrainingInfo, weights_digest
+from dyslctl.artifacts.files import make_folder, write_json
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.backbone import Backbone
 from dyslctl.dysl.distillation import (
@@ -32,8 +32,7 @@ from dyslctl.errors import ConfigError
 from dyslctl.jobs.dataset import Dataset
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.trained import load_modules, new_modules, save_modules
-from dyslctl.jobs.training import Optimization, StepLoss, Trainee, train, uses_bf16
-from dyslctl.plugins import did_you_mean
+from dyslctl.jobs.training import Optimization, StepLoss, Trainee, require_float32, train
 
 Stage = Literal[1, 2]
 CHECKPOINT, CURVE = "checkpoint.safetensors", "curve.json"
@@ -89,18 +88,6 @@ class DistillSettings(Optimization):
             controller_lr=3e-3,
             penalty_weight=2e-3,
         )
-
-    def override(self, values: Mapping[str, Any]) -> DistillSettings:
-        """A copy with ``values``, as ``--set distill.KEY=VALUE`` gives them.
-
-        Raises:
-            ConfigError: If a key is unknown.
-        """
-        known = [field.name for field in dataclasses.fields(self)]
-        unknown = [key for key in values if key not in known]
-        if unknown:
-            raise ConfigError(f"distill has no setting '{unknown[0]}'.{did_you_mean(unknown[0], known)}")
-        return dataclasses.replace(self, **values)
 
 
 @dataclass(frozen=True)
@@ -186,7 +173,7 @@ def _training_info(settings: DistillSettings, samples: int, curve: list[dict[str
         stage=settings.stage,
         steps=settings.steps,
         seed=settings.seed,
-        method="dysl",
+        method="dysl-paper",
         samples=samples,
         loss_first=curve_mean(curve, first=True),
         loss_last=curve_mean(curve, first=False),
@@ -204,11 +191,7 @@ def _start(
     backbone: Backbone, profile: SkipProfile, settings: DistillSettings, init: Path | None, from_scratch: bool
 ) -> SkipModules:
     """Stage 1 begins with identities, stage 2 with the adapters of stage 1."""
-    if backbone.dtype != torch.float32 and not uses_bf16(settings.precision, backbone.device):
-        raise ConfigError(
-            f"skip modules learn in float32, and the backbone is in {backbone.dtype}".replace("torch.", ""),
-            hint="--set model.dtype=float32, or --set distill.precision=bf16",
-        )
+    require_float32(backbone, settings)
     if settings.stage == 2 and init is not None and init.exists():
         return load_modules(init, profile, backbone).modules.float()
     if settings.stage == 2 and not from_scratch:
@@ -228,7 +211,7 @@ def _identity(settings: DistillSettings, profile: SkipProfile, data: Dataset, in
     """What must not change between an interruption and its resume; how often to checkpoint may."""
     identity = {**dataclasses.asdict(settings), "profile": profile.hash, "data": data.digest()}
     if settings.stage == 2 and init is not None and init.exists():
-        identity["stage1"] = sha256(init / WEIGHTS)
+        identity["stage1"] = weights_digest(init)
     del identity["checkpoint_every"]
     return identity
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from dyslctl import plugins
 from dyslctl.artifacts.bundle import SETTINGS, WEIGHTS, check_belongs, load_bundle
+from dyslctl.artifacts.bundle_settings import Exits
 from dyslctl.artifacts.files import read_json, read_jsonl, reading
 from dyslctl.artifacts.run_dir import RunDirectory
-from dyslctl.artifacts.skip_profile import SkipProfile
+from dyslctl.artifacts.skip_profile import Guidance, SkipProfile
 from dyslctl.artifacts.strict_yaml import read_yaml
 from dyslctl.errors import ArtifactError, DyslctlError
 from dyslctl.jobs.episodes import EpisodeRecord
@@ -114,15 +115,20 @@ def _bundle(path: Path) -> Facts:
         "fingerprint": header.backbone_fingerprint,
         "profile_hash": header.profile_hash,
         "static_layers": list(header.static_layers),
+        "method": training.method,
         "stage": training.stage,
         "steps": training.steps,
         "parameters": sum(tensor.numel() for tensor in bundle.tensors.values()),
-        "eta_1": bundle.guidance.eta_1,
-        "eta_2": bundle.guidance.eta_2,
-        "tau": bundle.guidance.tau,
+        **_thresholds(bundle.settings),
         "calibration": None if bundle.calibration is None else bundle.calibration.rule,
         "made_with": header.made_with.command,
     }
+
+
+def _thresholds(settings: Guidance | Exits) -> Facts:
+    if isinstance(settings, Exits):
+        return {"threshold": settings.threshold}
+    return {"eta_1": settings.eta_1, "eta_2": settings.eta_2, "tau": settings.tau}
 
 
 def _run(path: Path) -> Facts:
@@ -132,10 +138,9 @@ def _run(path: Path) -> Facts:
     if run.skip_profile.exists():
         profile = SkipProfile.load(run.skip_profile)
         facts["static_layers"] = list(profile.static_layers)
-        for stage in (1, 2):
-            if run.bundle(stage).exists():
-                check_belongs(load_bundle(run.bundle(stage)).header, profile, run.bundle(stage))
-                facts[f"stage_{stage}_bundle"] = str(run.bundle(stage))
+        for bundle in run.bundles():
+            check_belongs(load_bundle(bundle).header, profile, bundle)
+            facts[f"bundle_{bundle.name}"] = str(bundle)
     for log in sorted(path.glob("eval/*/episodes.jsonl")):
         facts[f"episodes_{log.parent.name}"] = _episodes(log)["episodes"]
     return facts

@@ -1,12 +1,14 @@
 """From what the methods did here to what they would take on a device that is not here.
 
 The three counts of an inference - layers, controllers, adapters - are scaled by the ratio of the layer counts: the
-static share and the length of the segments are taken to stay the same.
+static share and the length of the segments are taken to stay the same. Exits are planned and taken once, whatever the
+depth; their adapter is charged for all tokens, though it sees only some.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,11 +17,14 @@ from torch import nn
 from dyslctl.backbone import Backbone, Workload
 from dyslctl.devices.presets import DevicePreset
 from dyslctl.devices.roofline import ModuleParams, Prediction, Usage, predict
+from dyslctl.dysl.exits import ExitAdapter, ExitPlanner, ExitSizes, default_rank
 from dyslctl.dysl.skip_modules import PRESETS, Adapter, SkippingController, SkipSizes
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.latency import controller_overhead, skip_efficiency
 from dyslctl.plugins import did_you_mean
 
+NEVER_SKIP = "decisions that never skip"
+"""Timed beside the methods; not one of them."""
 OWN = "own"
 """Workload name: the loaded model's own size."""
 SIZES = {preset.sizes.hidden_size: preset.sizes for preset in (PRESETS["dysl_rf3b"], PRESETS["dysl_oft7b"])}
@@ -55,28 +60,37 @@ def module_params(workload: Workload, own: SkipSizes | None) -> ModuleParams:
     return ModuleParams(_count(adapter), _count(controller))
 
 
+def exit_params(workload: Workload, own: ExitSizes, exits: int) -> ModuleParams:
+    """The same for exits; the planner takes the controller's place."""
+    width = workload.hidden_size
+    sizes = own if own.hidden_size == width else replace(own, hidden_size=width, adapter_rank=default_rank(width))
+    with torch.device("meta"):
+        adapter, planner = ExitAdapter(sizes), ExitPlanner(sizes, exits)
+    return ModuleParams(_count(adapter), _count(planner))
+
+
 def predicted_document(
     usages: Mapping[str, Usage],
     never_skip: Usage | None,
     preset: DevicePreset,
     workload: Workload,
-    params: ModuleParams,
+    params: Mapping[str, ModuleParams],
     stack: str,
 ) -> Row:
     """Rows and headline figures, predicted.
 
     Args:
         usages: Method -> what its average inference executes on ``workload``; ``full`` among them.
-        never_skip: The same for controllers that are always asked and never skip.
+        never_skip: The same for decisions that are always asked for and never skip, by the params of ``NEVER_SKIP``.
         preset: The device.
         workload: The inference.
-        params: Sizes of the skip modules.
+        params: Sizes of the skip modules of each of them.
         stack: The software whose efficiency is assumed.
     """
-    predictions = {name: predict(preset, workload, usage, params, stack) for name, usage in usages.items()}
+    predictions = {name: predict(preset, workload, usage, params[name], stack) for name, usage in usages.items()}
     full = predictions["full"]
     rows = [_row(name, predictions[name], usage, full, workload.num_layers) for name, usage in usages.items()]
-    never = None if never_skip is None else predict(preset, workload, never_skip, params, stack)
+    never = None if never_skip is None else predict(preset, workload, never_skip, params[NEVER_SKIP], stack)
     return {
         "source": "predicted",
         "device_title": preset.title,
@@ -96,8 +110,10 @@ def headline(rows: Sequence[Row]) -> float | None:
     return known.get("dysl", next(iter(known.values()), None))
 
 
-def scaled(usage: Usage, ratio: float) -> Usage:
-    """The same behaviour on a backbone with ``ratio`` times as many layers."""
+def scaled(usage: Usage, ratio: float, *, once: bool = False) -> Usage:
+    """The same behaviour on a backbone with ``ratio`` times as many layers; ``once``: it decides once an inference."""
+    if once:
+        return Usage(usage.layers * ratio, usage.controllers, usage.jumps)
     return Usage(usage.layers * ratio, usage.controllers * ratio, usage.jumps * ratio)
 
 

@@ -18,7 +18,9 @@ from dyslctl.artifacts.run_dir import open_run
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.backbone import Backbone
 from dyslctl.errors import ArtifactError, ConfigError, EnvironmentMismatch
-from dyslctl.jobs.trained import TrainedModules, load_modules
+from dyslctl.jobs.trained import load_modules, partition_of
+from dyslctl.jobs.trained_exits import load_exits
+from dyslctl.methods import Assets
 from dyslctl.policy import Policy
 
 
@@ -66,17 +68,20 @@ class PolicyRecipe:
     """Everything that decides what a policy does.
 
     Attributes:
-        bundle: Folder of the trained modules; ``None`` for methods that need none.
+        skip_profile: The file; it must be there for every method but ``full``.
+        bundles: Folders of the trained modules, by the method that they were trained for.
         execute_horizon: Actions executed before the next inference.
         target_layers: Mean executed layers that random skipping aims at.
+        dial: Where the method's dial stands; ``None``: as it was calibrated.
     """
 
     backbone: BackboneRecipe
     skip_profile: Path
-    bundle: Path | None
+    bundles: Mapping[str, Path]
     execute_horizon: int
     seed: int = 0
     target_layers: float | None = None
+    dial: float | None = None
 
     def factory(self, method: str) -> partial[Policy]:
         """What makes ``method``'s policy, in whatever process it is called."""
@@ -88,22 +93,25 @@ class PolicyRecipe:
         Raises:
             ArtifactError: If there is no bundle where one is expected.
         """
-        if self.bundle is None:
-            return {}
-        settings = self.bundle / SETTINGS
-        if not settings.exists():
-            raise ArtifactError(f"there is no bundle at {self.bundle}", hint="dyslctl distill makes it")
-        return {"bundle_settings": sha256(settings), "skip_profile": sha256(self.skip_profile)}
+        identity = {"skip_profile": sha256(self.skip_profile)} if self.skip_profile.exists() else {}
+        for method, folder in self.bundles.items():
+            if not (folder / SETTINGS).exists():
+                raise ArtifactError(
+                    f"there is no bundle at {folder}", hint=f"dyslctl distill --method {method} makes it"
+                )
+            identity[f"{method}_settings"] = sha256(folder / SETTINGS)
+        return identity
 
-    def trained(self) -> TrainedModules | None:
-        """The trained modules, loaded once a process.
+    def assets(self) -> Assets:
+        """The partition and the trained modules, loaded once a process.
 
         Raises:
             ArtifactError: If they are missing, damaged, or belong to another profile or backbone.
         """
-        if self.bundle is None:
-            return None
-        return _load_modules(self.backbone, self.skip_profile, self.bundle, tuple(self.identity().values()))
+        if not self.skip_profile.exists() and not self.bundles:
+            return methods.NO_ASSETS
+        digests = tuple(self.identity().values())
+        return _load_assets(self.backbone, self.skip_profile, tuple(self.bundles.items()), digests)
 
 
 def load_policy(
@@ -114,6 +122,7 @@ def load_policy(
     dtype: str = "float32",
     options: Mapping[str, Any] | None = None,
     target_layers: float | None = None,
+    dial: float | None = None,
 ) -> Policy:
     """What a robot holds: the policy that a run has trained, on the backbone it was trained for.
 
@@ -124,6 +133,7 @@ def load_policy(
         dtype: As torch names it.
         options: The backbone plugin's own settings, those of ``--set model.options.KEY=VALUE``.
         target_layers: Mean executed layers, for the methods that match another one's.
+        dial: Where the method's dial stands (``methods.METHODS[method].dial``); ``None``: as it was calibrated.
 
     Raises:
         ConfigError: If there is no such run or method.
@@ -142,9 +152,10 @@ def load_policy(
     recipe = PolicyRecipe(
         backbone,
         directory.skip_profile,
-        directory.bundle() if methods.needs_bundle(method) else None,
+        {name: directory.bundle(name) for name in methods.bundles([method])},
         plugins.load_suite(manifest.suite).execute_horizon,
         target_layers=target_layers,
+        dial=dial,
     )
     return make_policy(method, recipe)
 
@@ -164,10 +175,11 @@ def make_policy(method: str, recipe: PolicyRecipe, backbone: Backbone | None = N
     return methods.build(
         method,
         backbone or recipe.backbone.load(),
-        recipe.trained() if methods.needs_bundle(method) else None,
+        recipe.assets(),
         execute_horizon=recipe.execute_horizon,
         seed=recipe.seed,
         target_layers=recipe.target_layers,
+        dial=recipe.dial,
     )
 
 
@@ -189,10 +201,15 @@ def _load_backbone(recipe: BackboneRecipe) -> Backbone:
 
 
 @cache
-def _load_modules(
-    backbone: BackboneRecipe, skip_profile: Path, bundle: Path, digests: tuple[str, ...]
-) -> TrainedModules:
-    """Cached by content too: ``distill`` may replace the bundle at the same path within one process."""
-    loaded, profile = backbone.load(), SkipProfile.load(skip_profile)
+def _load_assets(
+    backbone: BackboneRecipe, skip_profile: Path, bundles: tuple[tuple[str, Path], ...], digests: tuple[str, ...]
+) -> Assets:
+    """Cached by content too: ``distill`` may replace a bundle at the same path within one process."""
+    loaded, profile, folders = backbone.load(), SkipProfile.load(skip_profile), dict(bundles)
     profile.check_backbone(loaded.spec)
-    return load_modules(bundle, profile, loaded)
+    return Assets(
+        partition_of(profile),
+        load_exits(folders["dysl"], profile, loaded) if "dysl" in folders else None,
+        load_modules(folders["dysl-paper"], profile, loaded) if "dysl-paper" in folders else None,
+        load_exits(folders["static"], profile, loaded) if "static" in folders else None,
+    )

@@ -1,16 +1,19 @@
 """Statistics of paired evaluations: intervals and tests, always from counts or values of known ``n``.
 
-Sources: E. B. Wilson 1927 (score interval), Q. McNemar 1947 in its exact binomial form, B. Efron 1979 (bootstrap).
+Sources: E. B. Wilson 1927 (score interval), Q. McNemar 1947 in its exact binomial form, B. Efron 1979 (bootstrap),
+A. B. Owen 2007 (pigeonhole bootstrap of crossed factors).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.stats import binomtest
 
 RESAMPLES = 10_000
+BLOCK = 2**21
+"""Values drawn at a time: resampling a million episodes needs no more memory than resampling a thousand."""
 
 
 def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -48,11 +51,8 @@ def bootstrap_mean(values: Sequence[float], confidence: float = 0.95, seed: int 
     """
     if len(values) == 0:
         raise ValueError("a mean of no values has no interval")
-    sample = np.asarray(values, np.float64)
-    picks = np.random.default_rng(seed).integers(0, len(sample), (RESAMPLES, len(sample)))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(sample[picks].mean(axis=1), [tail, 1 - tail])
-    return float(low), float(high)
+    column = np.asarray(values, np.float64)[None, :, None]
+    return percentile_interval(crossed_bootstrap(column, seed)[:, 0], confidence)
 
 
 def paired_bootstrap(
@@ -68,3 +68,50 @@ def paired_bootstrap(
     differences = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     low, high = bootstrap_mean(differences.tolist(), confidence, seed)
     return float(differences.mean()), low, high
+
+
+def crossed_bootstrap(values: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Resampled means over two crossed factors, e.g. training seeds and initial states (the pigeonhole bootstrap).
+
+    mean_r = sum_s sum_e  a_rs b_re values[s, e]  /  (S E),   a_r, b_r: how often resample r drew each row and column
+
+    Rows and columns are drawn independently, with replacement. So what all seeds make of one initial state is drawn or
+    left out together, and so are all quantities: functions of several means keep their pairing. With one row this is
+    the ordinary bootstrap over columns. With few rows it can only tell that they differ, not how much others would.
+
+    Args:
+        values: ``[S, E, Q]``: rows, columns, quantities.
+        seed: Of the resampling: equal inputs give equal resamples.
+
+    Returns:
+        ``[RESAMPLES, Q]`` float64.
+    """
+    rows, columns, quantities = values.shape
+    by_column = np.asarray(values, np.float64).transpose(1, 0, 2).reshape(columns, rows * quantities)
+    draw_columns, draw_rows = np.random.default_rng(seed), np.random.default_rng((seed, 1))
+    means = []
+    for size in _blocks(columns):
+        sums = _draws(draw_columns, size, columns) @ by_column
+        drawn = _draws(draw_rows, size, rows)
+        means.append(np.einsum("rs,rsq->rq", drawn, sums.reshape(size, rows, quantities)) / (rows * columns))
+    return np.concatenate(means)
+
+
+def percentile_interval(resamples: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """The middle ``confidence`` of resampled values ``[RESAMPLES]``."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(resamples, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _blocks(columns: int) -> Iterator[int]:
+    """Sizes that add up to all resamples."""
+    size = max(1, BLOCK // columns)
+    for first in range(0, RESAMPLES, size):
+        yield min(size, RESAMPLES - first)
+
+
+def _draws(generator: np.random.Generator, size: int, count: int) -> np.ndarray:
+    """``[size, count]`` float64: how often each of ``count`` was drawn in each of ``size`` resamples."""
+    picks = generator.integers(0, count, (size, count)) + count * np.arange(size)[:, None]
+    return np.bincount(picks.ravel(), minlength=size * count).reshape(size, count).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Trained modules between memory and the bundle on disk."""
+"""The modules of ``dysl-paper`` between memory and the bundle on disk."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 from dyslctl.artifacts.bundle import (
     Bundle,
     BundleHeader,
-    Calibration,
-    SelfTest,
     TrainingInfo,
     check_belongs,
     check_tensors,
     load_bundle,
     save_bundle,
 )
+from dyslctl.artifacts.bundle_settings import Calibration
 from dyslctl.artifacts.fingerprint import made_with
 from dyslctl.artifacts.model_card import model_card
+from dyslctl.artifacts.self_test import SelfTest
 from dyslctl.artifacts.skip_profile import Guidance, SkipProfile
 from dyslctl.backbone import Backbone
 from dyslctl.dysl.guidance import GuidanceSettings
@@ -32,7 +32,7 @@ from dyslctl.errors import ArtifactError
 
 @dataclass(frozen=True)
 class TrainedModules:
-    """A loaded bundle, ready to run; what ``methods.build`` needs beside a backbone.
+    """A loaded ``dysl-paper`` bundle, ready to run.
 
     Attributes:
         modules: Adapters and controllers, in eval mode.
@@ -87,7 +87,7 @@ def save_modules(
         header=BundleHeader.of(profile, training, made_with(command, training.seed)),
         tensors=modules.state_dict(),
         self_test=SelfTest.record(lambda hidden: probe(modules, hidden), modules.sizes.hidden_size),
-        guidance=profile.guidance,
+        settings=profile.guidance,
     )
     return save_bundle(folder, bundle, model_card(bundle, profile.suite))
 
@@ -96,24 +96,30 @@ def load_modules(folder: Path, profile: SkipProfile, backbone: Backbone) -> Trai
     """Load the bundle ``folder`` beside ``backbone``: right profile, right tensors, and its self-test still holds.
 
     Raises:
-        ArtifactError: If it is missing, damaged, belongs to another profile or backbone, or answers differently than
-            when it was saved.
+        ArtifactError: If it is missing, damaged, of another method, belongs to another profile or backbone, or answers
+            differently than when it was saved.
     """
     bundle = load_bundle(folder)
+    guidance = bundle.settings
+    if not isinstance(guidance, Guidance):
+        raise ArtifactError(
+            f"{folder}: expected the modules of dysl-paper, found those of {bundle.header.training.method}",
+            hint="dyslctl distill --method dysl-paper makes them",
+        )
     check_belongs(bundle.header, profile, folder)
     modules = new_modules(profile, backbone.spec.hidden_size, seed=0)
     check_tensors(bundle.tensors, modules.state_dict(), folder)
-    _check_guidance(bundle, profile, backbone, folder)
+    _check_guidance(guidance, profile, backbone, folder)
     modules.load_state_dict(dict(bundle.tensors))
     modules.eval()
     bundle.self_test.replay(lambda hidden: probe(modules, hidden), str(folder))
     modules.to(backbone.device, backbone.dtype)
-    return TrainedModules(modules, bundle.header, bundle.guidance, bundle.calibration)
+    return TrainedModules(modules, bundle.header, guidance, bundle.calibration)
 
 
-def _check_guidance(bundle: Bundle, profile: SkipProfile, backbone: Backbone, folder: Path) -> None:
+def _check_guidance(guidance: Guidance, profile: SkipProfile, backbone: Backbone, folder: Path) -> None:
     """Guidance may be edited by hand: its layers and its length must be those of this model."""
-    guidance, dynamic = bundle.guidance, partition_of(profile).dynamic_layers
+    dynamic = partition_of(profile).dynamic_layers
     if stray := sorted(set(guidance.tau_by_layer) - set(dynamic)):
         raise ArtifactError(
             f"{folder}: guidance.tau_by_layer names layer {stray[0]}, expected dynamic layers only: {list(dynamic)}"

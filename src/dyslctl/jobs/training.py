@@ -6,12 +6,13 @@ the optimiser's moments and the step; there is no generator state to restore.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,8 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dyslctl.artifacts.files import atomic_path, reading
+from dyslctl.backbone import Backbone
 from dyslctl.errors import ArtifactError, ConfigError
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
+from dyslctl.plugins import did_you_mean
 
 Precision = Literal["auto", "fp32", "bf16"]
 Decay = Literal["constant", "linear", "cosine"]
@@ -40,6 +43,7 @@ class Optimization:
         warmup: Steps of linear warm-up.
         decay: Course of the learning rate after it; the paper's is constant.
         weight_decay: On matrices alone, not on norms and biases.
+        beta_2: Memory of AdamW's second moments.
         clip: Largest gradient norm.
         precision: ``bf16`` runs the passes under autocast, ``auto`` does so where the hardware multiplies bf16.
         checkpoint_every: Steps between checkpoints.
@@ -49,6 +53,7 @@ class Optimization:
     warmup: int = 0
     decay: Decay = "constant"
     weight_decay: float = 0.01
+    beta_2: float = 0.999
     clip: float = 1.0
     precision: Precision = "auto"
     checkpoint_every: int = 100
@@ -59,6 +64,19 @@ class Optimization:
         done = step / self.steps
         shape = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.decay]
         return warm * max(0.05, shape)
+
+    def override(self, values: Mapping[str, Any]) -> Self:
+        """A copy with ``values``, as ``--set distill.KEY=VALUE`` gives them.
+
+        Raises:
+            ConfigError: If a key is unknown.
+        """
+        known = [field.name for field in dataclasses.fields(self)]
+        unknown = [key for key in values if key not in known]
+        if unknown:
+            nearest = did_you_mean(unknown[0], known)
+            raise ConfigError(f"distill has no setting '{unknown[0]}' for this method.{nearest}")
+        return dataclasses.replace(self, **values)
 
 
 @dataclass(frozen=True)
@@ -75,15 +93,15 @@ class Trainee:
     rates: Sequence[tuple[nn.Module, float]]
     identity: Mapping[str, Any] = field(default_factory=dict)
 
-    def optimizer(self, weight_decay: float) -> torch.optim.AdamW:
+    def optimizer(self, how: Optimization) -> torch.optim.AdamW:
         """AdamW with two parameter groups for each rate: decayed matrices, and the rest."""
         groups: list[dict[str, Any]] = []
         for module, rate in self.rates:
-            for decay, is_matrix in ((weight_decay, True), (0.0, False)):
+            for decay, is_matrix in ((how.weight_decay, True), (0.0, False)):
                 params = [p for p in module.parameters() if p.requires_grad and (p.ndim > 1) == is_matrix]
                 if params:
                     groups.append({"params": params, "lr": rate, "base_lr": rate, "weight_decay": decay})
-        return torch.optim.AdamW(groups)
+        return torch.optim.AdamW(groups, betas=(0.9, how.beta_2))
 
 
 def train(
@@ -115,7 +133,7 @@ def train(
             belongs to a training with other settings.
         ArtifactError: If ``checkpoint`` is damaged.
     """
-    optimizer = trainee.optimizer(how.weight_decay)
+    optimizer = trainee.optimizer(how)
     done, curve = load_checkpoint(checkpoint, trainee, optimizer) if resume and checkpoint.exists() else (0, [])
     progress.start(how.steps, "training")
     progress.advance(done)
@@ -140,7 +158,7 @@ def _optimize(
 ) -> tuple[float, Mapping[str, float]]:
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * how.rate(step)
-    with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(how.precision, device)):
+    with autocast(how.precision, device):
         loss, parts = step_loss(step)
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
@@ -152,6 +170,24 @@ def _optimize(
         )
     optimizer.step()
     return loss.item(), parts
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """The context in which the passes of a training run."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(precision, device))
+
+
+def require_float32(backbone: Backbone, how: Optimization) -> None:
+    """Trained modules learn in float32; only autocast bridges the gap to a backbone in another dtype.
+
+    Raises:
+        ConfigError: If there is such a gap and no autocast.
+    """
+    if backbone.dtype != torch.float32 and not uses_bf16(how.precision, backbone.device):
+        raise ConfigError(
+            f"skip modules learn in float32, and the backbone is in {backbone.dtype}".replace("torch.", ""),
+            hint="--set model.dtype=float32, or --set distill.precision=bf16",
+        )
 
 
 def uses_bf16(precision: Precision, device: torch.device) -> bool:

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import pairwise
 
 import numpy as np
+import torch
 
 from dyslctl.backbone import Backbone
 from dyslctl.jobs.episodes import act
@@ -30,6 +31,8 @@ class Trajectory:
         observations: What each inference saw.
         chunks: Of each inference, float32 normalised: the expert's next actions ``[N, A]``, or those the policy chose
             to execute.
+        predicted: Of each inference, ``[N, A]`` float32 normalised, gripper as executed: the whole chunk as it was
+            meant.
         executed: Of each inference, how many actions of its chunk were executed.
         score: Subtasks solved.
     """
@@ -37,17 +40,24 @@ class Trajectory:
     spec: EpisodeSpec
     observations: list[Observation] = field(default_factory=list, repr=False)
     chunks: list[np.ndarray] = field(default_factory=list, repr=False)
+    predicted: list[np.ndarray] = field(default_factory=list, repr=False)
     executed: list[int] = field(default_factory=list, repr=False)
     score: int = 0
 
     def __len__(self) -> int:
         return len(self.observations)
 
-    def add(self, observation: Observation, chunk: np.ndarray, executed: int) -> None:
+    def add(self, observation: Observation, chunk: np.ndarray, predicted: np.ndarray, executed: int) -> None:
         """Append one inference."""
         self.observations.append(observation)
         self.chunks.append(chunk)
+        self.predicted.append(predicted)
         self.executed.append(executed)
+
+    def remembered(self) -> list[np.ndarray | None]:
+        """Of each inference, the chunk predicted by the one before; ``None`` where an instruction begins."""
+        fresh = set(self.restarts())
+        return [None if index in fresh else self.predicted[index - 1] for index in range(len(self))]
 
     def executed_chunks(self) -> list[np.ndarray]:
         """``[n_i, A]`` of each inference: the actions that moved the robot."""
@@ -86,8 +96,9 @@ def demonstrate(backbone: Backbone, suite: TaskSuite, spec: EpisodeSpec) -> Traj
     trajectory = Trajectory(spec, score=demonstration.score)
     starts = _inference_steps(demonstration, suite.execute_horizon)
     for step, following in zip(starts, [*starts[1:], len(demonstration.actions)], strict=True):
-        chunk = backbone.normalize(demonstration.chunk(step, backbone.spec.chunk_length))
-        trajectory.add(demonstration.observations[step], chunk.astype(np.float32), following - step)
+        chunk = backbone.normalize(demonstration.chunk(step, backbone.spec.chunk_length)).astype(np.float32)
+        (meant,) = backbone.decode_action(torch.from_numpy(chunk)[None])
+        trajectory.add(demonstration.observations[step], chunk, meant.normalized, following - step)
     return trajectory
 
 
@@ -120,7 +131,8 @@ def _record(environment: Environment, policy: Policy, suite: TaskSuite, spec: Ep
     trajectory = Trajectory(spec)
 
     def add(seen: Observation, chunk: ActionChunk, executed: int) -> None:
-        trajectory.add(seen, chunk.normalized, executed)
+        predicted = policy.last.predicted or chunk
+        trajectory.add(seen, chunk.normalized, predicted.normalized, executed)
 
     trajectory.score, _ = yield from act(environment, policy, spec, suite, add, alone=False)
     return trajectory

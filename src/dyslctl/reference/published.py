@@ -72,8 +72,8 @@ class _Column:
 
 _DYSL, _SPECPRUNE = "DySL-VLA, arXiv 2602.22896, Table", "SpecPrune-VLA, arXiv 2509.05614, Table"
 _BASELINES = {"RandomSkip": "random-skip", "FlexiDepth": "flexidepth"}
-_OFT = {"OpenVLA_OFT_7B": "full", "DySL7B": "dysl", "DeeR7B": "deer", **_BASELINES}
-_ROBOFLAMINGO = {"RoboFlamingo3B": "full", "DySL3B": "dysl", "DeeR3B": "deer", **_BASELINES}
+_OFT = {"OpenVLA_OFT_7B": "full", "DySL7B": "dysl-paper", "DeeR7B": "deer", **_BASELINES}
+_ROBOFLAMINGO = {"RoboFlamingo3B": "full", "DySL3B": "dysl-paper", "DeeR3B": "deer", **_BASELINES}
 _PRUNING = {
     "OpenVLA_OFT": "full",
     "SpecPrune_a0.8": "specprune",

@@ -11,21 +11,32 @@ from dyslctl.artifacts.files import atomic_write, read_json
 from dyslctl.artifacts.run_dir import RunDirectory
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.errors import ArtifactError
+from dyslctl.report.cells import interval, number, percent
 from dyslctl.report.html import Figure, Section, render
-from dyslctl.report.results import interval, number, percent, tables
+from dyslctl.report.results import tables
 from dyslctl.report.tables import Column, Table
 
 Document = dict[str, Any]
-ORDER = ("profile", "distill", "eval", "bench")
+ORDER = ("profile", "distill", "calibrate", "eval", "pareto", "bench")
 TEXTS = {
     "profile": "How little each layer changes the hidden state. The static layers change it most and always run.",
-    "distill": "Adapters learn to stand in for the layers up to the next static one (stage 1, Eq. 4), then controllers "
-    "learn when to skip (stage 2, Eq. 5 and 6). Backbone and head stay frozen.",
+    "distill": "Adapters learn to stand in for skipped layers (stage 1), then what decides learns when they can "
+    "(stage 2). Backbone and head stay frozen.",
+    "calibrate": "A method's dial, set to a budget. Dials were tried on the same tune episodes until one met it.",
     "eval": "Every method starts from the same initial states. Executed layers include those of re-predictions.",
+    "pareto": "Every method at several numbers of layers, from several trainings. Dials were found on tune "
+    "episodes; all points are from the same test episodes.",
     "bench": "One inference at batch 1. Measured methods are interleaved in one process; predictions come from a "
     "roofline model with the error band shown.",
 }
-TITLES = {"profile": "Profile", "distill": "Distillation", "eval": "Evaluation", "bench": "Latency"}
+TITLES = {
+    "profile": "Profile",
+    "distill": "Distillation",
+    "calibrate": "Calibration",
+    "eval": "Evaluation",
+    "pareto": "Success against layers",
+    "bench": "Latency",
+}
 
 
 @dataclass(frozen=True)
@@ -46,8 +57,9 @@ def gather(run: RunDirectory) -> Results:
     Raises:
         ArtifactError: If there are none, or a file is damaged.
     """
-    files = [run.path / "result.json", *sorted(run.path.glob("*/*/result.json"))]
-    documents = [read_json(file) for file in files if file.exists()]
+    patterns = ("result.json", "*/*/result.json", "analysis/*/*/result.json")
+    files = [file for pattern in patterns for file in sorted(run.path.glob(pattern))]
+    documents = [read_json(file) for file in files]
     if not documents:
         raise ArtifactError(f"{run.path} holds no result yet", hint="dyslctl profile makes the first one")
     current = SkipProfile.load(run.skip_profile).hash

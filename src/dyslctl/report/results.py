@@ -5,30 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dyslctl.report import pareto
+from dyslctl.report.cells import MISSING, interval, number, percent
 from dyslctl.report.tables import Column, Table
 
 Document = Mapping[str, Any]
-MISSING = "–"
 
 
 def tables(document: Document) -> list[Table]:
     """The tables for ``document``, by its schema."""
     return _BUILDERS[str(document["schema"])](document)
-
-
-def number(value: float | None, digits: int = 1) -> str:
-    """``value`` with ``digits`` decimals, or a dash for "not measured"."""
-    return MISSING if value is None else f"{value:,.{digits}f}"
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share of one as a percentage."""
-    return MISSING if value is None else f"{100 * value:.{digits}f} %"
-
-
-def interval(low_high: tuple[float, float] | list[float] | None) -> str:
-    """``[low, high]`` in percent."""
-    return MISSING if low_high is None else f"{100 * low_high[0]:.1f}–{100 * low_high[1]:.1f}"
 
 
 def _profile(document: Document) -> list[Table]:
@@ -52,6 +38,7 @@ def _profile(document: Document) -> list[Table]:
 
 def _distill(document: Document) -> list[Table]:
     columns = [
+        Column("method", numeric=False),
         Column("stage", numeric=False),
         Column("steps"),
         Column("first loss"),
@@ -62,6 +49,7 @@ def _distill(document: Document) -> list[Table]:
     stages = document.get("stages") or [document]
     rows = [
         (
+            stage["method"],
             str(stage["stage"]),
             str(stage["steps"]),
             number(stage["loss_first"], 4),
@@ -72,6 +60,28 @@ def _distill(document: Document) -> list[Table]:
         for stage in stages
     ]
     return [Table("Distillation", columns, rows, [f"bundle: {document['bundle_path']}"])]
+
+
+def _calibrate(document: Document) -> list[Table]:
+    columns = [Column("dial"), Column("layers/inference"), Column("solved"), Column("", numeric=False)]
+    rows = [
+        (
+            f"{tried['dial']:g}",
+            number(tried["layers"], 2),
+            f"{tried['successes']} of {tried['episodes']}",
+            "chosen" if tried["dial"] == document["dial"] else "",
+        )
+        for tried in document["tried"]
+    ]
+    took = [f"{document['llm_ms']:.2f} ms of layers an inference"] if document["llm_ms"] is not None else []
+    notes = [
+        f"target: {document['target']}; {'met' if document['met'] else 'the nearest there is'}",
+        f"success {percent(document['success_rate'])}, 95 % Wilson {interval(document['success_ci95'])}, "
+        f"n = {document['episodes']} {document['split']} episodes of {document['suite']}",
+        *took,
+        f"dial: {document['meaning']}; written to {document['bundle_path']}",
+    ]
+    return [Table(f"Dials of {document['method']}, tried in closed loop", columns, rows, notes)]
 
 
 def _eval(document: Document) -> list[Table]:
@@ -187,7 +197,9 @@ def _inspect(document: Document) -> list[Table]:
 _BUILDERS: dict[str, Callable[[Document], list[Table]]] = {
     "dyslctl.profile/1": _profile,
     "dyslctl.distill/1": _distill,
+    "dyslctl.calibrate/1": _calibrate,
     "dyslctl.eval/1": _eval,
+    "dyslctl.pareto/1": pareto.tables,
     "dyslctl.bench/1": _bench,
     "dyslctl.doctor/1": _doctor,
     "dyslctl.plugins/1": _plugins,

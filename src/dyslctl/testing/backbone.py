@@ -56,6 +56,10 @@ CHECKS: tuple[Check[Case], ...] = (
         "one normalised action for each of the chunk's N steps; write nothing into the hidden state",
     ),
     Check(
+        head_rules.reads,
+        "find what the head reads by its kind, and give it the kind PROPRIO, TEXT or ACTION",
+    ),
+    Check(
         head_rules.batch,
         "mask padding in every layer and in the head, and give real tokens the positions they have alone",
     ),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dyslctl.testing.case import TOLERANCE, Case, check_shape, pose_dims, ramp, relative_error
 from dyslctl.testing.report import Findings
-from dyslctl.types import LayerState
+from dyslctl.types import LayerState, TokenKind
 
 PASTS = (0, 1, 20)
 """Predictions made before a snapshot, ascending: a head with a window behaves otherwise once it is full."""
@@ -23,6 +23,16 @@ def predict(case: Case) -> Findings:
     yield from check_shape(case, case.predict(state), batch=1)
     if not torch.equal(state.hidden, before):
         yield "predict writes into the hidden state"
+
+
+def reads(case: Case) -> Findings:
+    """The head reads proprio, text and action tokens only: an exit hands it no others."""
+    alone, everything = case.full(), case.predict(case.full())
+    queries = (alone.kinds[0] >= TokenKind.PROPRIO) & (alone.kinds[0] <= TokenKind.ACTION)
+    alone.select(queries.nonzero()[None, :, 0])
+    error = relative_error(case.predict(alone), everything)
+    if error > TOLERANCE[case.backbone.dtype]:
+        yield f"without the other tokens the prediction differs (relative error {error:.1e})"
 
 
 def batch(case: Case) -> Findings:

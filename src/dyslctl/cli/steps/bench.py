@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from dyslctl import methods
 from dyslctl.cli.workspace import Workspace
 from dyslctl.jobs.bench import BenchPlan, Subject, bench, torch_device
 from dyslctl.jobs.latency import Series
@@ -16,8 +17,8 @@ def run_bench(workspace: Workspace, device: str, size: str | None, progress: Pro
     """Measure or predict, save everything, and return the result's document."""
     settings = workspace.config.bench
     workspace = replace(workspace, backbone=replace(workspace.backbone, device=torch_device(device)))
-    recipe = workspace.policies(settings.methods)
-    subject = Subject(recipe.backbone.plugin, recipe.backbone.load(), workspace.suite, recipe.trained())
+    recipe = workspace.policies(methods.with_reference(settings.methods))
+    subject = Subject(recipe.backbone.plugin, recipe.backbone.load(), workspace.suite, recipe.assets())
     series = Series(settings.warmup, settings.iterations, settings.min_seconds)
     document = bench(
         subject,

@@ -1,104 +1,79 @@
-"""Train adapters and controllers for a run's skip profile."""
+"""Train a method for a run's skip profile."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from dyslctl.artifacts.files import replace_folder, writing
-from dyslctl.artifacts.skip_profile import SkipProfile
-from dyslctl.cli.workspace import Workspace, command_line
-from dyslctl.jobs.calibrate import CalibrationSettings, calibrate
-from dyslctl.jobs.data import collect
-from dyslctl.jobs.dataset import Dataset
-from dyslctl.jobs.distill import DistillResult, DistillSettings, Stage, distill
+from dyslctl.artifacts.files import make_folder, replace_folder, writing
+from dyslctl.cli.steps.calibrate import calibratable, calibrate_to, target_of
+from dyslctl.cli.steps.trainers import trainer
+from dyslctl.cli.workspace import Workspace
+from dyslctl.errors import ConfigError
+from dyslctl.jobs.budget import MaxSuccessDrop
+from dyslctl.jobs.distill import DistillResult, Stage
 from dyslctl.jobs.progress import Progress
 from dyslctl.report import plots
 
-NOT_OPTIMISATION = {"episodes", "data", "method"}
-"""Keys of the section ``distill`` that say what to learn from, not how."""
+DEFAULT_DROP = 1.0
+"""Percentage points of success that the default calibration may cost."""
 CURVES = {"loss": "loss", "task": "task loss", "gate": "mean skip probability"}
 
 
 def run_distill(workspace: Workspace, stages: Sequence[Stage], *, resume: bool, progress: Progress) -> dict[str, Any]:
     """Train ``stages`` on one set of states, save everything, and return the result's document.
 
-    Stage 2 ends with the calibration of the guidance thresholds; only then does its bundle take the run's place.
+    Stage 2 of ``dysl-paper`` ends with its thresholds; only then does its bundle take the run's place.
     """
-    profile = SkipProfile.load(workspace.run.skip_profile)
-    profile.check_backbone(workspace.backbone.load().spec)
-    data = _states(workspace, progress)
+    training, method, run = trainer(workspace, progress), workspace.config.distill.method, workspace.run
     rows = []
     for stage in stages:
-        fresh, bundle = workspace.run.distill(stage) / "bundle", workspace.run.bundle(stage)
-        result = _train(workspace, stage, profile, data, fresh, resume=resume, progress=progress)
+        fresh, bundle = run.distill(method, stage) / "bundle", run.bundle(method, stage)
+        result = training.train(stage, fresh, resume=resume)
         if stage == 2:
-            _calibrate(workspace, profile, fresh, progress)
+            training.calibrate(fresh)
+        make_folder(bundle.parent)
         with writing(bundle):
             replace_folder(fresh, bundle)
         rows.append(_row(workspace, replace(result, bundle_path=bundle)))
-        workspace.keep(f"distill-stage{stage}", _document(rows[-1:]), workspace.run.distill(stage))
+        workspace.keep(f"distill-stage{stage}", _document(rows[-1:]), run.distill(method, stage))
     return _document(rows)
 
 
-def _states(workspace: Workspace, progress: Progress) -> Dataset:
-    settings = workspace.config.distill
-    return collect(
-        workspace.backbone.load(),
-        workspace.suite,
-        episodes=settings.episodes,
-        seed=workspace.config.seed,
-        source=settings.data,
-        progress=progress,
-    )
+def run_distill_to_budget(
+    workspace: Workspace, stages: Sequence[Stage], *, resume: bool, progress: Progress
+) -> dict[str, Any]:
+    """:func:`run_distill`; after stage 2 the method's dial is set to the target of the section ``budget``.
+
+    Without a target ``dysl`` is set to lose at most :data:`DEFAULT_DROP` points, and ``dysl-paper`` stays as it is.
+    """
+    method, target = workspace.config.distill.method, target_of(workspace.config.budget)
+    if target is not None:
+        _check_can_meet(method, stages)
+    document = run_distill(workspace, stages, resume=resume, progress=progress)
+    if target is None and method == "dysl":
+        target = MaxSuccessDrop(DEFAULT_DROP)
+    if 2 in stages and target is not None:
+        document["calibrated"] = calibrate_to(workspace, method, target, resume=False, progress=progress)
+    return document
 
 
-def _train(
-    workspace: Workspace,
-    stage: Stage,
-    profile: SkipProfile,
-    data: Dataset,
-    bundle: Path,
-    *,
-    resume: bool,
-    progress: Progress,
-) -> DistillResult:
-    backbone, run = workspace.backbone.load(), workspace.run
-    changed = workspace.config.distill.model_dump(exclude=NOT_OPTIMISATION, exclude_none=True)
-    defaults = DistillSettings.default(stage, backbone.spec.hidden_size)
-    return distill(
-        backbone,
-        profile,
-        data,
-        defaults.override({**changed, "seed": workspace.config.seed}),
-        out=run.distill(stage),
-        bundle=bundle,
-        init=run.bundle(1) if stage == 2 else None,
-        resume=resume,
-        command=command_line(),
-        progress=progress,
-    )
-
-
-def _calibrate(workspace: Workspace, profile: SkipProfile, bundle: Path, progress: Progress) -> None:
-    settings = workspace.config.calibrate
-    calibrate(
-        workspace.backbone.load(),
-        workspace.suite,
-        profile,
-        bundle,
-        episodes=settings.episodes,
-        how=CalibrationSettings(**settings.model_dump(exclude={"episodes"})),
-        progress=progress,
-    )
+def _check_can_meet(method: str, stages: Sequence[Stage]) -> None:
+    """A target that nothing would be set to, before hours of training."""
+    if 2 not in stages:
+        raise ConfigError("a target is met after stage 2, and only stage 1 was asked for", hint="--stage all")
+    if method not in calibratable():
+        raise ConfigError(f"'{method}' has no dial to set to a target", hint=f"--method {' or '.join(calibratable())}")
 
 
 def _row(workspace: Workspace, result: DistillResult) -> dict[str, Any]:
-    figure = workspace.run.report / f"distill_stage{result.stage}.png"
-    plots.save(plots.training_curve(result.curve, CURVES), figure)
+    method = workspace.config.distill.method
+    figure = workspace.run.report / f"distill_{method}_stage{result.stage}.png"
+    exits = {key: f"loss of {key.replace('_', ' ')}" for key in result.curve[0] if key.startswith("exit_")}
+    plots.save(plots.training_curve(result.curve, {**CURVES, **exits}), figure)
     return {
+        "method": method,
         "stage": result.stage,
         "steps": result.steps,
         "loss_first": result.loss_first,
@@ -106,7 +81,7 @@ def _row(workspace: Workspace, result: DistillResult) -> dict[str, Any]:
         "trainable_parameters": result.trainable_parameters,
         "bundle_path": str(result.bundle_path),
         "seconds": result.seconds,
-        "figures": {f"Training curve of stage {result.stage}.": str(figure)},
+        "figures": {f"Training curve of stage {result.stage} of {method}.": str(figure)},
     }
 
 

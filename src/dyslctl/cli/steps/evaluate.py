@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dyslctl.jobs.progress import Progress
 from dyslctl.jobs.recipe import PolicyRecipe
 from dyslctl.jobs.rollout import evaluate
 from dyslctl.jobs.summary import EvaluationResult
+from dyslctl.policy import Policy
 from dyslctl.report import plots
 
 
@@ -25,7 +27,7 @@ def run_eval(workspace: Workspace, *, resume: bool, progress: Progress) -> dict[
     recipe = workspace.policies(settings.methods, target)
     result = evaluate(
         suite,
-        {name: recipe.factory(name) for name in settings.methods},
+        _factories(recipe, settings.methods),
         suite.episodes(settings.split, settings.episodes),
         out,
         about=_about(workspace, recipe),
@@ -42,8 +44,8 @@ def run_eval(workspace: Workspace, *, resume: bool, progress: Progress) -> dict[
     }
     document = {**result.as_dict(), **more}
     workspace.keep(f"eval-{suite.name}", document, out)
-    if recipe.bundle is not None:
-        write_card(recipe.bundle, SkipProfile.load(recipe.skip_profile).suite, _metrics(result))
+    for bundle in recipe.bundles.values():
+        write_card(bundle, SkipProfile.load(recipe.skip_profile).suite, _metrics(result))
     return document
 
 
@@ -59,15 +61,17 @@ def _metrics(result: EvaluationResult) -> dict[str, CardMetric]:
 
 
 def measure_target(workspace: Workspace, out: Path, *, resume: bool, progress: Progress) -> float:
-    """DySL's mean executed layers, for random skipping to match.
+    """The mean executed layers of ``methods.reference``, for random skipping to match.
 
     Measured on ``tune`` episodes before the comparison begins, so that the random methods are fixed before any test
     episode, whichever methods run and wherever an interrupted evaluation is resumed.
     """
-    settings, recipe = workspace.config.eval, workspace.policies(["dysl"])
+    settings = workspace.config.eval
+    name = methods.reference(settings.methods)
+    recipe = workspace.policies([name])
     result = evaluate(
         workspace.suite,
-        {"dysl": recipe.factory("dysl")},
+        _factories(recipe, [name]),
         workspace.suite.episodes("tune", settings.target_episodes),
         out,
         about=_about(workspace, recipe),
@@ -75,10 +79,18 @@ def measure_target(workspace: Workspace, out: Path, *, resume: bool, progress: P
         workers=settings.workers,
         batch=settings.batch,
         progress=progress,
-        description="dysl's mean layers",
+        description=f"{name}'s mean layers",
     )
-    target = result.methods["dysl"].mean_layers_run
+    target = result.methods[name].mean_layers_run
     return float(workspace.backbone.load().spec.num_layers) if target is None else target
+
+
+def _factories(recipe: PolicyRecipe, names: Sequence[str]) -> dict[str, Callable[[], Policy]]:
+    """What makes each policy. Each is made once here: one that cannot be made leaves an earlier result alone."""
+    factories: dict[str, Callable[[], Policy]] = {name: recipe.factory(name) for name in names}
+    for make in factories.values():
+        make()
+    return factories
 
 
 def _about(workspace: Workspace, recipe: PolicyRecipe) -> dict[str, Any]:

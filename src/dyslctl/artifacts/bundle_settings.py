@@ -1,0 +1,97 @@
+"""``bundle.yaml``: the settings that trained modules run with, and where their thresholds come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from dyslctl.artifacts.document import Document, Part
+from dyslctl.artifacts.skip_profile import Guidance
+from dyslctl.artifacts.strict_yaml import dump_yaml, read_yaml
+from dyslctl.dysl.exit_policy import ExitSettings
+from dyslctl.errors import ArtifactError
+
+
+class Calibration(Part):
+    """Where the thresholds come from.
+
+    Attributes:
+        rule: How they were chosen, e.g. ``quantile``.
+        suite, split, episodes: The rollouts behind them.
+        numbers: Anything else worth keeping: quantiles, protected share, AUC.
+        data_hash: SHA-256 of the recorded actions; ``None`` for thresholds that were set by hand.
+    """
+
+    rule: str
+    suite: str
+    split: str
+    episodes: int
+    numbers: dict[str, float] = Field(default_factory=dict)
+    data_hash: str | None = None
+
+
+class Exits(Part):
+    """Settings of ``dysl``; run-time twin: :class:`ExitSettings`.
+
+    Attributes:
+        threshold: Log damage below which an exit is taken; null until calibrated.
+    """
+
+    threshold: float | None = None
+
+    def settings(self) -> ExitSettings:
+        """The run-time form.
+
+        Raises:
+            ArtifactError: If the threshold is still unknown.
+        """
+        if self.threshold is None:
+            raise ArtifactError(
+                "the exits are not calibrated yet: threshold is null", hint="dyslctl calibrate --max-success-drop 1pp"
+            )
+        return ExitSettings(self.threshold)
+
+
+class BundleSettings(Document):
+    """The content of ``bundle.yaml``: the section of its method, and where its thresholds come from.
+
+    Attributes:
+        exits: For ``dysl``.
+        guidance: For ``dysl-paper``.
+    """
+
+    SCHEMA: ClassVar[str] = "dyslctl.bundle-settings/2"
+
+    weights_sha256: str
+    exits: Exits | None = None
+    guidance: Guidance | None = None
+    calibration: Calibration | None = None
+
+    @model_validator(mode="after")
+    def _one_section(self) -> Self:
+        if (self.exits is None) == (self.guidance is None):
+            raise ValueError("expected either the section exits or the section guidance")
+        return self
+
+    @classmethod
+    def of(cls, digest: str, section: Guidance | Exits, calibration: Calibration | None) -> Self:
+        """Settings of the weights whose SHA-256 is ``digest``."""
+        if isinstance(section, Exits):
+            return cls(weights_sha256=digest, exits=section, calibration=calibration)
+        return cls(weights_sha256=digest, guidance=section, calibration=calibration)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read the YAML file.
+
+        Raises:
+            ArtifactError: If it is missing, damaged, of another schema, or wrong in any key.
+        """
+        return cls.parse(read_yaml(path, hint="dyslctl distill makes it"), str(path))
+
+    def yaml(self) -> str:
+        """The file's text; what is null at the top is left out."""
+        written = {key: value for key, value in self.dump().items() if value is not None}
+        return dump_yaml(written, "Settings of the trained modules beside this file; they may be edited.\n")

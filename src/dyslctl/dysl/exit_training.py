@@ -1,0 +1,124 @@
+"""What exits and planner learn from: the states before the exits, and what the full model made of them.
+
+The prefix is frozen and nothing runs behind an exit but its adapter and the head. So one pass without gradients gives
+the inputs of all exits, and no gradient ever goes through a decoder layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dyslctl.backbone import Backbone
+from dyslctl.dysl.exits import ExitModules, query_tokens
+from dyslctl.dysl.plan_memory import action_slots
+from dyslctl.dysl.states import residual_states
+from dyslctl.engine import EXIT, RUN, LayerSchedule, Step, forward
+from dyslctl.types import LayerInputs, LayerState
+
+LATER_WEIGHT = 0.3
+"""Of actions behind the executed ones: they are predicted, never executed, and cheap to learn from."""
+
+
+@dataclass(frozen=True)
+class ExitViews:
+    """``B`` samples as ``E`` exits see them: query tokens only.
+
+    Attributes:
+        hidden: ``[B, E, K, H]``, ``h_e`` by exit.
+        positions: ``[B, K]`` int64.
+        kinds: ``[B, K]`` int64.
+        memory: ``[B, P]``.
+    """
+
+    hidden: Tensor
+    positions: Tensor
+    kinds: Tensor
+    memory: Tensor
+
+    def __len__(self) -> int:
+        return len(self.hidden)
+
+    def at(self, index: int) -> LayerState:
+        """The state before exit number ``index``."""
+        return LayerState(self.hidden[:, index], self.positions, self.kinds)
+
+    def rows(self, index: Tensor) -> ExitViews:
+        """The samples ``index`` ``[n]`` int64."""
+        return ExitViews(self.hidden[index], self.positions[index], self.kinds[index], self.memory[index])
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> ExitViews:
+        """The same samples on ``device``, hidden states and memory in ``dtype``."""
+        hidden, memory = self.hidden.to(device, dtype), self.memory.to(device, dtype)
+        return ExitViews(hidden, self.positions.to(device), self.kinds.to(device), memory)
+
+    @classmethod
+    def join(cls, parts: Sequence[ExitViews]) -> ExitViews:
+        """All samples of ``parts``, which have equal token counts."""
+        columns = [(part.hidden, part.positions, part.kinds, part.memory) for part in parts]
+        return cls(*(torch.cat(column) for column in zip(*columns, strict=True)))
+
+
+@torch.no_grad()
+def exit_views(backbone: Backbone, inputs: LayerInputs, memory: Tensor, exits: Sequence[int]) -> ExitViews:
+    """One frozen pass over samples without padding, as far as the last of ``exits``; ``memory`` is ``[B, P]``."""
+    record = _RecordExits(exits)
+    forward(backbone, LayerState.of(inputs), record)
+    last = record.states[-1]
+    hidden = torch.stack([state.hidden for state in record.states], 1)
+    return ExitViews(hidden, last.positions, last.kinds, memory.to(hidden.dtype))
+
+
+class _RecordExits(LayerSchedule):
+    """Keeps the query tokens before each exit and leaves at the last one."""
+
+    def __init__(self, exits: Sequence[int]) -> None:
+        self._exits = tuple(exits)
+        self.states: list[LayerState] = []
+
+    def before(self, layer: int, state: LayerState) -> Step:
+        """Keep what an exit here would adapt."""
+        if layer in self._exits:
+            seen = state.fork()
+            seen.select(query_tokens(seen))
+            self.states.append(seen)
+        return EXIT if layer == self._exits[-1] else RUN
+
+
+def exit_actions(backbone: Backbone, modules: ExitModules, views: ExitViews) -> Tensor:
+    """What the head makes of every exit: ``[E, B, N, A]``, normalised. Samples of a batch are independent."""
+    predicted = []
+    for index, layer in enumerate(modules.exits):
+        state = views.at(index)
+        slots = action_slots(state, modules.sizes.chunk_length)
+        state.hidden = modules.adapter(layer)(state.hidden, views.memory, slots)
+        backbone.reset()
+        predicted.append(backbone.predict(state))
+    return torch.stack(predicted)
+
+
+def exit_losses(predicted: Tensor, full: Tensor, executed: int) -> Tensor:
+    """Mean L1 distance of every exit to the full model's actions: ``[E]`` fp32.
+
+    Args:
+        predicted: ``[E, B, N, A]`` of :func:`exit_actions`.
+        full: ``[B, N, A]``.
+        executed: Leading actions with weight 1; later ones have :data:`LATER_WEIGHT`.
+    """
+    weights = torch.full((full.shape[1],), LATER_WEIGHT, device=full.device)
+    weights[:executed] = 1.0
+    return ((predicted.float() - full).abs() * weights[:, None]).mean((1, 2, 3))
+
+
+@torch.no_grad()
+def measure_scales(backbone: Backbone, modules: ExitModules, inputs: LayerInputs) -> None:
+    """Set every adapter's fixed ``scale`` to ``RMS(h_L - h_e)`` over the query tokens: what the skipped layers add."""
+    states, last = residual_states(backbone, inputs)
+    keep = query_tokens(last)[..., None]
+    for layer in modules.exits:
+        added = (states[-1] - states[layer]).float().gather(1, keep.expand(-1, -1, states[-1].shape[-1]))
+        modules.adapter(layer).scale.fill_(math.sqrt(added.square().mean().item()))

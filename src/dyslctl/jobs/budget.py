@@ -1,0 +1,236 @@
+"""From a budget to a dial: how many layers a method may run, decided in closed loop on the ``tune`` episodes.
+
+A method that can trade layers for success has one dial; a larger one runs fewer layers. What a dial comes to is only
+known once the robot has acted with it, since a worse action leads to harder states. So dials are tried on episodes,
+all on the same ones, and this file decides which to try next. It runs nothing itself: a :class:`Runner` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Protocol
+
+TOLERANCE = 0.1
+"""Layers. A dial whose mean is this near to the target is good enough: other episodes differ by as much."""
+MS_TOLERANCE = 0.03
+"""Of the asked milliseconds, likewise."""
+EVALUATIONS = 12
+"""Dials tried for one number of layers, the two ends of the range included."""
+HALVED_FIRST = 5
+"""Up to so many trials the range is only halved: in its flat ends a straight line would lead astray."""
+MS_ROUNDS = 3
+GRID, HALVINGS = 8, 3
+"""Of the search for the fewest layers within a drop of success."""
+DECIMALS = 4
+"""A dial is rounded to this, so that it can be read, typed and found again."""
+
+DialRange = tuple[float, float]
+"""The smallest dial (most layers) and the largest (fewest)."""
+
+
+@dataclass(frozen=True)
+class TargetLayers:
+    """So many executed layers an inference on average, re-predictions counted."""
+
+    layers: float
+
+    def __str__(self) -> str:
+        return f"{self.layers:g} layers"
+
+
+@dataclass(frozen=True)
+class TargetMs:
+    """So many milliseconds of decoder layers an inference on average, at batch 1 on this machine."""
+
+    ms: float
+
+    def __str__(self) -> str:
+        return f"{self.ms:g} ms"
+
+
+@dataclass(frozen=True)
+class MaxSuccessDrop:
+    """The fewest layers that solve at most so many percentage points fewer episodes than the full model."""
+
+    points: float
+
+    def __str__(self) -> str:
+        return f"at most {self.points:g} points of success lost"
+
+
+Target = TargetLayers | TargetMs | MaxSuccessDrop
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method came to on the tune episodes.
+
+    Attributes:
+        layers: Mean executed layers an inference.
+    """
+
+    episodes: int
+    successes: int
+    layers: float
+
+
+Trials = Mapping[float, Outcome]
+"""By dial."""
+NONE: Trials = MappingProxyType({})
+
+
+class Runner(Protocol):
+    """Runs what is tried. Equal dials must give equal outcomes, all of them on the same episodes."""
+
+    def full(self) -> Outcome:
+        """The full model."""
+
+    def at(self, dial: float) -> Outcome:
+        """The method at ``dial``."""
+
+    def ms_per_layer(self, dial: float | None) -> float:
+        """Milliseconds of an executed layer at ``dial`` (``None``: of the full model), all between layers included."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer.
+
+    Attributes:
+        dial: To be used.
+        outcome: What it came to.
+        met: Whether that is the target, within the tolerances above.
+        tried: Every trial there was to choose from.
+        ms: Milliseconds of decoder layers an inference at ``dial``; ``None`` if the target does not speak of time.
+    """
+
+    target: Target
+    dial: float
+    outcome: Outcome
+    met: bool
+    tried: Trials
+    ms: float | None = None
+
+
+def find_dial(runner: Runner, dials: DialRange, target: Target) -> Found:
+    """The dial of ``dials`` that meets ``target``, or comes nearest."""
+    match target:
+        case TargetLayers(layers):
+            return find_layers(runner, dials, layers)
+        case TargetMs(ms):
+            return find_ms(runner, dials, ms)
+        case MaxSuccessDrop(points):
+            return find_success(runner, dials, points)
+
+
+def find_layers(
+    runner: Runner, dials: DialRange, layers: float, known: Trials = NONE, evaluations: int = EVALUATIONS
+) -> Found:
+    """The dial whose mean layers is nearest to ``layers``.
+
+    Both ends are tried, then dials between the two neighbours that ``layers`` lies between: half-way at first, then in
+    turn where a straight line puts it and half-way, so that neither a bend nor a jump of the curve holds the search up.
+    It ends within :data:`TOLERANCE`, or after ``evaluations``.
+
+    Args:
+        runner: Runs the trials.
+        dials: Where to search.
+        layers: Mean executed layers an inference.
+        known: Earlier trials of the same method on the same episodes; they cost nothing.
+        evaluations: New trials at most, at least 2.
+    """
+    new = {dial: runner.at(dial) for dial in dials if dial not in known}
+    tried = {**known, **new}
+    for _ in range(evaluations - len(new)):
+        dial = _next_dial(tried, layers)
+        if dial is None or dial in tried:
+            break
+        tried[dial] = runner.at(dial)
+    best = min(tried, key=lambda dial: abs(tried[dial].layers - layers))
+    met = abs(tried[best].layers - layers) <= TOLERANCE
+    return Found(TargetLayers(layers), best, tried[best], met, tried)
+
+
+def find_success(runner: Runner, dials: DialRange, points: float) -> Found:
+    """The dial with the fewest layers that loses at most ``points`` percentage points of the full model's success.
+
+    :data:`GRID` + 1 evenly spaced dials are walked from the smallest, up to the first that loses more. The gap before
+    that one is then halved :data:`HALVINGS` times. A dial beyond one that lost too much is never taken, even if it
+    would do by luck. All are compared on the same episodes, by the count of solved ones, without allowance for chance.
+    """
+    full, low, tried = runner.full(), dials[0], dict[float, Outcome]()
+    # A hair more than asked: 1 point of 100 episodes is 1 episode, whatever the rounding.
+    allowed = points / 100 * full.episodes + 1e-9
+
+    def enough(dial: float) -> bool:
+        tried[dial] = runner.at(dial)
+        return full.successes - tried[dial].successes <= allowed
+
+    kept, lost = _walk(_grid(dials), enough)
+    if kept is None:
+        return Found(MaxSuccessDrop(points), low, tried[low], False, tried)
+    last = kept if lost is None else _halve(kept, lost, enough)
+    best = min([dial for dial in tried if dial <= last], key=lambda dial: tried[dial].layers)
+    return Found(MaxSuccessDrop(points), best, tried[best], True, tried)
+
+
+def find_ms(runner: Runner, dials: DialRange, ms: float) -> Found:
+    """The dial at which the decoder layers of an inference take ``ms`` milliseconds.
+
+    milliseconds = milliseconds per executed layer * executed layers
+
+    The first factor is timed at batch 1, first of the full model and then of the method at the dial found, up to
+    :data:`MS_ROUNDS` times; the second is measured in closed loop.
+    """
+    per_layer, known, rounds = runner.ms_per_layer(None), NONE, list[Found]()
+    for _ in range(MS_ROUNDS):
+        found = find_layers(runner, dials, ms / per_layer, known)
+        known, per_layer = found.tried, runner.ms_per_layer(found.dial)
+        taken = per_layer * found.outcome.layers
+        rounds.append(replace(found, target=TargetMs(ms), ms=taken, met=abs(taken - ms) <= MS_TOLERANCE * ms))
+        if rounds[-1].met:
+            break
+    best = min(rounds, key=lambda found: abs((found.ms or 0.0) - ms))
+    return replace(best, tried=known)
+
+
+def _next_dial(tried: Trials, layers: float) -> float | None:
+    """Between the two neighbours that ``layers`` lies between; ``None`` if there is nothing to gain."""
+    if min(abs(outcome.layers - layers) for outcome in tried.values()) <= TOLERANCE:
+        return None
+    pairs = pairwise(sorted(tried))
+    brackets = [(a, b) for a, b in pairs if tried[a].layers > layers > tried[b].layers]
+    if not brackets:
+        return None
+    # Chance can make the curve cross the target more than once: there where it is flattest, the most is known.
+    a, b = min(brackets, key=lambda pair: tried[pair[0]].layers - tried[pair[1]].layers)
+    halve = len(tried) < HALVED_FIRST or len(tried) % 2 == 0
+    share = 0.5 if halve else (tried[a].layers - layers) / (tried[a].layers - tried[b].layers)
+    return round(a + share * (b - a), DECIMALS)
+
+
+def _grid(dials: DialRange) -> list[float]:
+    """Evenly spaced, both ends included as they are."""
+    low, high = dials
+    return [low, *(round(low + (high - low) * step / GRID, DECIMALS) for step in range(1, GRID)), high]
+
+
+def _walk(grid: Sequence[float], enough: Callable[[float], bool]) -> tuple[float | None, float | None]:
+    """The last dial of ``grid`` before the first that is not ``enough``, and that one; ``None`` where there is none."""
+    kept = None
+    for dial in grid:
+        if not enough(dial):
+            return kept, dial
+        kept = dial
+    return kept, None
+
+
+def _halve(kept: float, lost: float, enough: Callable[[float], bool]) -> float:
+    """The largest dial found to be ``enough`` from ``kept`` on, below ``lost``."""
+    for _ in range(HALVINGS):
+        middle = round((kept + lost) / 2, DECIMALS)
+        kept, lost = (middle, lost) if enough(middle) else (kept, middle)
+    return kept

@@ -1,0 +1,122 @@
+"""Dials tried on robots: the episodes behind :mod:`dyslctl.jobs.budget`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dyslctl import methods
+from dyslctl.errors import ConfigError, PluginError
+from dyslctl.jobs.budget import Outcome
+from dyslctl.jobs.latency import Series, demonstration_frames, measure
+from dyslctl.jobs.progress import NO_PROGRESS, Progress
+from dyslctl.jobs.recipe import PolicyRecipe
+from dyslctl.jobs.rollout import evaluate
+from dyslctl.jobs.summary import BASELINE, EvaluationResult, MethodSummary
+from dyslctl.suite import EpisodeSpec, TaskSuite
+from dyslctl.types import Observation
+
+SERIES = Series(warmup=10, iterations=200)
+"""Of the timing behind a budget in milliseconds."""
+FRAMES = 4
+"""Episodes that its frames are from."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where and how methods play.
+
+    Attributes:
+        specs: The initial states, of one split.
+        out: Folder of all evaluations, one folder each.
+        resume: Keep the episodes that are already there.
+        workers, batch: As in :func:`dyslctl.jobs.rollout.evaluate`.
+    """
+
+    suite: TaskSuite
+    specs: Sequence[EpisodeSpec]
+    out: Path
+    resume: bool = False
+    workers: int = 1
+    batch: int = 1
+    progress: Progress = NO_PROGRESS
+
+    def play(self, method: str, recipe: PolicyRecipe, folder: str) -> EvaluationResult:
+        """All episodes of ``method``, kept in ``folder``.
+
+        Raises:
+            ArtifactError: If ``folder`` is to be resumed and holds episodes of another recipe.
+            PluginError: If an episode crashed: what is left would be a choice of episodes.
+        """
+        result = evaluate(
+            self.suite,
+            {method: recipe.factory(method)},
+            self.specs,
+            self.out / folder,
+            about=_about(method, recipe),
+            resume=self.resume,
+            workers=self.workers,
+            batch=self.batch,
+            progress=self.progress,
+            description=folder,
+        )
+        if errors := result.methods[method].errors:
+            crashed = next(record for record in result.records if not record.done)
+            raise PluginError(
+                f"{errors} of {len(self.specs)} episodes of '{method}' crashed, the first with: {crashed.error}",
+                hint="--resume runs the crashed ones again",
+            )
+        return result
+
+
+class ClosedLoop:
+    """Plays a method at different dials, all on the episodes of ``stage``; a dial that is asked for again is not."""
+
+    def __init__(self, method: str, recipe: PolicyRecipe, stage: Stage) -> None:
+        self._method, self._recipe, self._stage = method, recipe, stage
+        self._tried: dict[float, Outcome] = {}
+
+    def full(self) -> Outcome:
+        """The full model."""
+        return outcome(self._stage.play(BASELINE, self._recipe, BASELINE).methods[BASELINE])
+
+    def at(self, dial: float) -> Outcome:
+        """The method at ``dial``."""
+        if dial not in self._tried:
+            result = self._stage.play(self._method, replace(self._recipe, dial=dial), f"{self._method}/dial_{dial:g}")
+            self._tried[dial] = outcome(result.methods[self._method])
+        return self._tried[dial]
+
+    def ms_per_layer(self, dial: float | None) -> float:
+        """Milliseconds of an executed layer at batch 1 on frames of recorded episodes; ``None``: of the full model."""
+        method = BASELINE if dial is None else self._method
+        policy = replace(self._recipe, dial=dial).factory(method)()
+        latency = measure(self._recipe.backbone.load(), {method: policy}, self._frames, SERIES)[method]
+        return latency.mean("llm") / float(latency.layers.mean())
+
+    @cached_property
+    def _frames(self) -> list[list[Observation]]:
+        return demonstration_frames(self._stage.suite, FRAMES, self._stage.specs[0].split)
+
+
+def outcome(summary: MethodSummary) -> Outcome:
+    """What the search for a dial needs of an evaluation in which every episode was played to its end."""
+    if summary.mean_layers_run is None:
+        raise ConfigError("nothing to decide by: expected at least one finished episode, found none")
+    return Outcome(summary.episodes, summary.successes, summary.mean_layers_run)
+
+
+def _about(method: str, recipe: PolicyRecipe) -> dict[str, Any]:
+    """What the episodes of ``method`` depend on beside suite and initial states: of the bundles, its own."""
+    bundles: dict[str, Path] = {name: recipe.bundles[name] for name in methods.bundles([method])}
+    return {
+        "backbone": recipe.backbone.load().spec.fingerprint,
+        "dtype": recipe.backbone.dtype,
+        "seed": recipe.seed,
+        "dial": recipe.dial,
+        "target_layers": recipe.target_layers,
+        **replace(recipe, bundles=bundles).identity(),
+    }

@@ -1,0 +1,307 @@
+"""``distill``: exits and their planner. Backbone and head stay frozen.
+
+Stage 1 trains the adapters on round 0 of the states. Stage 2 collects further rounds with them, each time training them
+on all states so far, and ends with the planner.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dyslctl.artifacts.bundle import TrainingInfo, weights_digest
+from dyslctl.artifacts.files import make_folder, sha256, write_json
+from dyslctl.artifacts.skip_profile import SkipProfile
+from dyslctl.backbone import Backbone
+from dyslctl.dysl.exit_training import exit_actions, exit_losses, measure_scales
+from dyslctl.dysl.exits import (
+    DAMAGE_FLOOR,
+    PUBLISHED_WIDTH,
+    ExitModules,
+    ExitSizes,
+    default_exits,
+    planner_features,
+    relative_damage,
+)
+from dyslctl.dysl.partition import tail
+from dyslctl.errors import ConfigError
+from dyslctl.jobs.dataset import Dataset
+from dyslctl.jobs.distill import CHECKPOINT, CURVE, CURVE_SCHEMA, DistillResult, Stage, curve_mean
+from dyslctl.jobs.exit_data import ExitSamples, Rounds
+from dyslctl.jobs.progress import NO_PROGRESS, Progress
+from dyslctl.jobs.trained import partition_of
+from dyslctl.jobs.trained_exits import load_exits, new_exits, save_exits
+from dyslctl.jobs.training import Decay, Optimization, StepLoss, Trainee, autocast, require_float32, train
+
+PLANNER_CHECKPOINT = "planner.safetensors"
+SCALE_SAMPLES = 128
+PLANNER = 1
+"""Sets the draw of the planner's samples apart from those of the adapters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitTraining(Optimization):
+    """Everything that decides what a stage learns.
+
+    Attributes:
+        stage: 1 = adapters on the full model's states, 2 = adapters on all rounds, and the planner.
+        rounds: How often stage 2 collects states with the adapters as they are; ``steps`` follow each time.
+        exits: Layers to leave before; ``None``: see :func:`default_exits`.
+        adapter_width, planner_width: ``None``: see :class:`ExitSizes`.
+        remembers: Tell exits and planner the last chunk.
+        batch_size: Samples of a step.
+        adapter_lr: Learning rate of the adapters.
+        explore: Probability of leaving at each exit while a round is collected.
+        planner_steps: Steps of the planner; ``None``: as many as ``steps``.
+        planner_batch, planner_lr: The rest of its optimisation.
+        cache_gb: States before the exits are kept if they need no more memory than this, GiB; else they are computed
+            anew for each batch.
+        seed: Of initial weights and sample order.
+    """
+
+    warmup: int = 50
+    decay: Decay = "linear"
+    weight_decay: float = 0.0
+    beta_2: float = 0.98
+    stage: Literal[1, 2]
+    exits: tuple[int, ...] | None = None
+    adapter_width: int | None = None
+    planner_width: int | None = None
+    remembers: bool = True
+    batch_size: int = 32
+    adapter_lr: float = 3e-4
+    rounds: int = 2
+    explore: float = 0.4
+    planner_steps: int | None = None
+    planner_batch: int = 256
+    planner_lr: float = 2e-3
+    cache_gb: float = 3.0
+    seed: int = 0
+
+    @classmethod
+    def default(cls, stage: Stage, hidden_size: int) -> ExitTraining:
+        """Settings for a model of the published sizes, or for one far below them."""
+        if hidden_size >= PUBLISHED_WIDTH:
+            return cls(stage=stage, steps=4000 if stage == 1 else 10_000)
+        steps = 400 if stage == 1 else 800
+        return cls(stage=stage, steps=steps, batch_size=128, adapter_lr=3e-3)
+
+    def planner(self) -> Optimization:
+        """How the planner learns."""
+        return Optimization(
+            steps=self.planner_steps or self.steps,
+            decay=self.decay,
+            weight_decay=1e-3,
+            clip=self.clip,
+            precision="fp32",
+            checkpoint_every=self.checkpoint_every,
+        )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the steps of one stage share."""
+
+    backbone: Backbone
+    settings: ExitTraining
+    executed: int
+    out: Path
+    resume: bool
+    progress: Progress
+
+
+def distill_exits(
+    backbone: Backbone,
+    profile: SkipProfile,
+    rounds: Rounds,
+    settings: ExitTraining,
+    *,
+    out: Path,
+    bundle: Path,
+    init: Path | None = None,
+    resume: bool = False,
+    command: str = "dyslctl distill",
+    progress: Progress = NO_PROGRESS,
+) -> DistillResult:
+    """Train one stage and write its bundle, not calibrated yet.
+
+    Args:
+        backbone: The frozen model.
+        profile: Its prefix of static layers runs before anything is decided.
+        rounds: Where the states come from.
+        settings: How.
+        out: Folder of the checkpoints and the loss curve.
+        bundle: Folder of the bundle to write.
+        init: Bundle of stage 1, which stage 2 starts from.
+        resume: Continue from the checkpoints in ``out``, to the same weights as a training without a break.
+        command: What the user typed, for the artifact.
+        progress: Told about each step.
+
+    Raises:
+        ArtifactError: If ``profile`` or ``init`` belongs to other weights, or a checkpoint is damaged.
+        ConfigError: If stage 2 has nothing to start from, training diverges, or a checkpoint has other settings.
+        EnvironmentMismatch: If a file cannot be written.
+    """
+    begin = time.perf_counter()
+    profile.check_backbone(backbone.spec)
+    require_float32(backbone, settings)
+    work = _Work(backbone, settings, rounds.execute_horizon, make_folder(out), resume, progress)
+    modules = _start(backbone, profile, settings, init)
+    identity = _identity(settings, profile, init)
+    if settings.stage == 1:
+        samples = _samples(work, modules, rounds.explored)
+        batch = rounds.explored.batch(settings.seed, 0, SCALE_SAMPLES).to(backbone.device)
+        measure_scales(backbone, modules, batch.inputs)
+        curve = _train_adapters(work, modules.train(), samples, identity, out / CHECKPOINT)
+    else:
+        samples, curve = _train_in_rounds(work, modules, rounds, identity)
+        _train_planner(work, modules, samples, {**identity, "adapters": sha256(_checkpoint(out, settings.rounds))})
+    write_json(out / CURVE, {"schema": CURVE_SCHEMA, "curve": curve})
+    save_exits(bundle, modules.eval(), profile, _training_info(settings, rounds, len(samples), curve), command)
+    parts = modules.adapters if settings.stage == 1 else modules
+    return DistillResult(
+        stage=settings.stage,
+        steps=settings.steps,
+        loss_first=curve_mean(curve, first=True),
+        loss_last=curve_mean(curve, first=False),
+        trainable_parameters=sum(parameter.numel() for parameter in parts.parameters()),
+        bundle_path=bundle,
+        seconds=time.perf_counter() - begin,
+        curve=curve,
+    )
+
+
+def _start(backbone: Backbone, profile: SkipProfile, settings: ExitTraining, init: Path | None) -> ExitModules:
+    """Stage 1 begins with plain exits, stage 2 with the adapters of stage 1."""
+    if settings.stage == 2:
+        return load_exits(_required(init), profile, backbone).modules.float()
+    sizes = ExitSizes.of(backbone.spec, settings.adapter_width, settings.planner_width, remembers=settings.remembers)
+    exits = settings.exits or default_exits(tail(partition_of(profile)))
+    return new_exits(profile, exits, sizes, settings.seed).to(backbone.device)
+
+
+def _required(init: Path | None) -> Path:
+    if init is None or not init.exists():
+        raise ConfigError(
+            f"stage 2 starts from the exits of stage 1, but there is no bundle at {init}",
+            hint="dyslctl distill --stage 1 comes first",
+        )
+    return init
+
+
+def _samples(work: _Work, modules: ExitModules, data: Dataset) -> ExitSamples:
+    settings = work.settings
+    return ExitSamples(
+        work.backbone,
+        data,
+        modules.exits,
+        int(settings.cache_gb * 2**30),
+        remembers=modules.sizes.remembers,
+        precision=settings.precision,
+        progress=work.progress,
+    )
+
+
+def _train_in_rounds(
+    work: _Work, modules: ExitModules, rounds: Rounds, identity: Mapping[str, Any]
+) -> tuple[ExitSamples, list[dict[str, float]]]:
+    """Each round adds the states that the adapters' mistakes lead to; the optimiser begins anew with each."""
+    settings, curve = work.settings, list[dict[str, float]]()
+    samples = _samples(work, modules, rounds.explored)
+    for number in range(1, settings.rounds + 1):
+        acting = copy.deepcopy(modules).eval().to(work.backbone.dtype)
+        samples = samples.merge(_samples(work, modules, rounds.on_policy(number, acting, settings.explore)))
+        found = _train_adapters(
+            work, modules.train(), samples, {**identity, "round": number}, _checkpoint(work.out, number)
+        )
+        curve += [{**entry, "step": entry["step"] + (number - 1) * settings.steps} for entry in found]
+    return samples, curve
+
+
+def _checkpoint(out: Path, number: int) -> Path:
+    return out / f"round{number}-{CHECKPOINT}"
+
+
+def _train_adapters(
+    work: _Work, modules: ExitModules, samples: ExitSamples, identity: Mapping[str, Any], checkpoint: Path
+) -> list[dict[str, float]]:
+    """All exits in one step, from one frozen pass."""
+    settings = work.settings
+    rates = [(modules.adapters, settings.adapter_lr)]
+    trainee = Trainee(modules, rates, {**identity, "data": samples.digest()})
+    loss = _adapter_loss(work, modules, samples)
+    return train(trainee, settings, loss, work.backbone.device, checkpoint, resume=work.resume, progress=work.progress)
+
+
+def _adapter_loss(work: _Work, modules: ExitModules, samples: ExitSamples) -> StepLoss:
+    settings = work.settings
+
+    def loss(step: int) -> tuple[Tensor, Mapping[str, float]]:
+        views, full = samples.batch(settings.seed, step, settings.batch_size)
+        losses = exit_losses(exit_actions(work.backbone, modules, views), full, work.executed)
+        return losses.sum(), dict(zip((f"exit_{e}" for e in modules.exits), losses.tolist(), strict=True))
+
+    return loss
+
+
+def _train_planner(work: _Work, modules: ExitModules, samples: ExitSamples, identity: Mapping[str, Any]) -> None:
+    """Regress ``log(d + floor)`` of every exit; the output begins at its mean, so that only the rest is learnt."""
+    settings, planner = work.settings, modules.planner
+    with autocast(settings.precision, work.backbone.device):
+        features, damages = planner_samples(work.backbone, modules, samples, work.executed)
+    with torch.no_grad():
+        planner.out.bias.copy_(damages.mean(0))
+
+    def loss(step: int) -> tuple[Tensor, Mapping[str, float]]:
+        draw = np.random.default_rng((settings.seed, step, PLANNER))
+        rows = torch.from_numpy(draw.integers(len(features), size=settings.planner_batch)).to(features.device)
+        return F.huber_loss(planner(features[rows]), damages[rows]), {}
+
+    how, checkpoint = settings.planner(), work.out / PLANNER_CHECKPOINT
+    trainee = Trainee(planner, [(planner, settings.planner_lr)], {**identity, "data": samples.digest()})
+    train(trainee, how, loss, work.backbone.device, checkpoint, resume=work.resume, progress=work.progress)
+
+
+@torch.no_grad()
+def planner_samples(
+    backbone: Backbone, modules: ExitModules, samples: ExitSamples, executed: int
+) -> tuple[Tensor, Tensor]:
+    """What the planner sees and what it should say: features ``[n, 3 H + P]`` and log damages ``[n, E]``, float32."""
+    features, damages = [], []
+    for views, full in samples.batches():
+        predicted = exit_actions(backbone, modules, views).float()
+        found = [relative_damage(each, full, executed, backbone.spec.gripper_dim) for each in predicted]
+        features.append(planner_features(views.at(0), views.memory).float())
+        damages.append((torch.stack(found, 1) + DAMAGE_FLOOR).log())
+    return torch.cat(features), torch.cat(damages)
+
+
+def _identity(settings: ExitTraining, profile: SkipProfile, init: Path | None) -> dict[str, Any]:
+    """What must not change between an interruption and its resume; how often to checkpoint may."""
+    identity = {**dataclasses.asdict(settings), "profile": profile.hash}
+    if settings.stage == 2 and init is not None and init.exists():
+        identity["stage1"] = weights_digest(init)
+    del identity["checkpoint_every"]
+    return identity
+
+
+def _training_info(settings: ExitTraining, rounds: Rounds, samples: int, curve: list[dict[str, float]]) -> TrainingInfo:
+    return TrainingInfo(
+        stage=settings.stage,
+        steps=settings.steps,
+        seed=settings.seed,
+        method="dysl" if rounds.visit == "ladder" else "static",
+        samples=samples,
+        loss_first=curve_mean(curve, first=True),
+        loss_last=curve_mean(curve, first=False),
+    )

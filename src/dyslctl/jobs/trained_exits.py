@@ -1,0 +1,123 @@
+"""Trained exits between memory and the bundle on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dyslctl.artifacts.bundle import (
+    Bundle,
+    BundleHeader,
+    ExitModuleSizes,
+    TrainingInfo,
+    check_belongs,
+    check_tensors,
+    load_bundle,
+    save_bundle,
+)
+from dyslctl.artifacts.bundle_settings import Calibration, Exits
+from dyslctl.artifacts.fingerprint import made_with
+from dyslctl.artifacts.model_card import model_card
+from dyslctl.artifacts.self_test import SelfTest
+from dyslctl.artifacts.skip_profile import SkipProfile
+from dyslctl.backbone import Backbone
+from dyslctl.dysl.exit_policy import ExitSettings
+from dyslctl.dysl.exits import FEATURES, ExitModules, ExitSizes
+from dyslctl.dysl.partition import tail
+from dyslctl.errors import ArtifactError
+from dyslctl.jobs.trained import partition_of
+
+
+@dataclass(frozen=True)
+class TrainedExits:
+    """A loaded ``dysl`` bundle, ready to run.
+
+    Attributes:
+        modules: Exits and planner, in eval mode.
+        header: What they were trained for and how.
+        document: The settings as they stand in the bundle's file.
+        calibration: Where the threshold comes from, ``None`` before calibration.
+    """
+
+    modules: ExitModules
+    header: BundleHeader
+    document: Exits = field(repr=False)
+    calibration: Calibration | None = None
+
+    @property
+    def settings(self) -> ExitSettings:
+        """The settings as a run-time value.
+
+        Raises:
+            ArtifactError: If the threshold is not calibrated yet.
+        """
+        return self.document.settings()
+
+
+def new_exits(profile: SkipProfile, exits: tuple[int, ...], sizes: ExitSizes, seed: int) -> ExitModules:
+    """Untrained exits for ``profile``; the same ones for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ExitModules(tail(partition_of(profile)), exits, sizes)
+
+
+def save_exits(folder: Path, modules: ExitModules, profile: SkipProfile, training: TrainingInfo, command: str) -> Path:
+    """Write ``modules`` as the bundle ``folder``, not calibrated yet; returns the weights' path.
+
+    Raises:
+        EnvironmentMismatch: If it cannot be written; an older bundle is then still there.
+    """
+    modules = modules.cpu()
+    sizes = ExitModuleSizes(
+        exits=modules.exits,
+        adapter_width=modules.sizes.adapter_rank,
+        planner_width=modules.sizes.planner_width,
+        remembers=modules.sizes.remembers,
+    )
+    bundle = Bundle(
+        header=BundleHeader.of(profile, training, made_with(command, training.seed), sizes),
+        tensors=modules.state_dict(),
+        self_test=SelfTest.record(lambda hidden: probe(modules, hidden), modules.sizes.hidden_size),
+        settings=Exits(),
+    )
+    return save_bundle(folder, bundle, model_card(bundle, profile.suite))
+
+
+def load_exits(folder: Path, profile: SkipProfile, backbone: Backbone) -> TrainedExits:
+    """Load the bundle ``folder`` beside ``backbone``: right profile, right tensors, and its self-test still holds.
+
+    Raises:
+        ArtifactError: If it is missing, damaged, of another method, belongs to another profile or backbone, or answers
+            differently than when it was saved.
+    """
+    bundle = load_bundle(folder)
+    header, settings = bundle.header, bundle.settings
+    if not isinstance(header.modules, ExitModuleSizes) or not isinstance(settings, Exits):
+        raise ArtifactError(
+            f"{folder}: expected the exits of dysl, found the modules of {header.training.method}",
+            hint="dyslctl distill makes them",
+        )
+    check_belongs(header, profile, folder)
+    found = header.modules
+    sizes = ExitSizes.of(backbone.spec, found.adapter_width, found.planner_width, remembers=found.remembers)
+    modules = new_exits(profile, header.modules.exits, sizes, seed=0)
+    check_tensors(bundle.tensors, modules.state_dict(), folder)
+    modules.load_state_dict(dict(bundle.tensors))
+    modules.eval()
+    bundle.self_test.replay(lambda hidden: probe(modules, hidden), str(folder))
+    modules.to(backbone.device, backbone.dtype)
+    return TrainedExits(modules, header, settings, bundle.calibration)
+
+
+@torch.no_grad()
+def probe(modules: ExitModules, hidden: Tensor) -> Mapping[str, Tensor]:
+    """What every module answers to ``hidden`` ``[1, T, H]``: the self-test of a bundle."""
+    memory = torch.linspace(-1, 1, modules.sizes.memory)[None]
+    slots = torch.arange(hidden.shape[1])[None] % modules.sizes.chunk_length
+    answers = {f"adapter.{layer}": modules.adapter(layer)(hidden, memory, slots) for layer in modules.exits}
+    features = torch.cat([hidden[:, :FEATURES].flatten(1), memory], 1)
+    return {**answers, "planner": modules.planner(features)}

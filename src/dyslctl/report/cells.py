@@ -1,0 +1,20 @@
+"""Numbers as the text of table cells."""
+
+from __future__ import annotations
+
+MISSING = "–"
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """``value`` with ``digits`` decimals, or a dash for "not measured"."""
+    return MISSING if value is None else f"{value:,.{digits}f}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share of one as a percentage."""
+    return MISSING if value is None else f"{100 * value:.{digits}f} %"
+
+
+def interval(low_high: tuple[float, float] | list[float] | None) -> str:
+    """``[low, high]`` in percent."""
+    return MISSING if low_high is None else f"{100 * low_high[0]:.1f}–{100 * low_high[1]:.1f}"

@@ -1,0 +1,113 @@
+"""``dyslctl calibrate`` on the tiny backbone."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from dyslctl.artifacts.strict_yaml import read_yaml
+from dyslctl.jobs import closed_loop
+from dyslctl.jobs.latency import Series
+
+Run = Callable[..., Result]
+Documents = Callable[..., dict[str, Any]]
+SETTINGS = Path("runs/tiny/bundles/dysl/bundle.yaml")
+
+
+def test_the_dial_stands_in_the_bundle_with_where_it_comes_from(distilled: dict[str, Any], document: Documents) -> None:
+    found = document("calibrate", "--target-layers", "5", "--episodes", "2")
+    assert found["schema"] == "dyslctl.calibrate/1"
+    assert (found["method"], found["split"], found["episodes"], found["target"]) == ("dysl", "tune", 2, "5 layers")
+    chosen = next(tried for tried in found["tried"] if tried["dial"] == found["dial"])
+    assert chosen["layers"] == found["layers_per_inference"]
+    assert all(abs(chosen["layers"] - 5) <= abs(tried["layers"] - 5) for tried in found["tried"])
+    settings = read_yaml(SETTINGS)
+    assert settings["exits"]["threshold"] == found["dial"]
+    calibration = settings["calibration"]
+    assert (calibration["rule"], calibration["split"], calibration["episodes"]) == ("closed loop: 5 layers", "tune", 2)
+    assert calibration["numbers"]["layers"] == found["layers_per_inference"]
+    assert {"success", "success_low", "success_high", "dial"} <= set(calibration["numbers"])
+    card = (SETTINGS.parent / "README.md").read_text()
+    assert f"log damage below {found['dial']:.4g}" in card and "states of `tiny_reach`" in card
+    assert json.loads(Path("runs/tiny/calibrate/dysl/result.json").read_text())["dial"] == found["dial"]
+
+
+def test_a_calibrated_bundle_runs_what_was_found(distilled: dict[str, Any], document: Documents) -> None:
+    found = document("calibrate", "--target-layers", "6", "--episodes", "2")
+    arguments = ("--episodes", "2", "--split", "tune", "--batch", "32")
+    evaluated = document("eval", "--method", "dysl", *arguments)["methods"]["dysl"]
+    assert evaluated["mean_layers_run"] == pytest.approx(found["layers_per_inference"])
+
+
+def test_dysl_paper_moves_its_controllers_and_keeps_its_guidance(profiled: dict[str, Any], document: Documents) -> None:
+    document("distill", "--method", "dysl-paper")
+    path = Path("runs/tiny/bundles/dysl-paper/bundle.yaml")
+    before = read_yaml(path)
+    arguments = ("calibrate", "--method", "dysl-paper", "--target-layers", "6", "--episodes", "2")
+    dial = document(*arguments)["dial"]
+    after = read_yaml(path)
+    logit = math.log(after["guidance"]["tau"] / (1 - after["guidance"]["tau"]))
+    assert logit == pytest.approx(-dial)  # from tau = 0.5, logit 0
+    assert {key: after["guidance"][key] for key in ("eta_1", "eta_2", "k")} == {
+        key: before["guidance"][key] for key in ("eta_1", "eta_2", "k")
+    }
+    assert after["calibration"]["rule"] == "occupancy; closed loop: 6 layers"
+    assert before["calibration"]["numbers"].items() <= after["calibration"]["numbers"].items()
+    document(*arguments)
+    assert read_yaml(path)["calibration"]["rule"] == "occupancy; closed loop: 6 layers"
+
+
+def test_the_drop_is_against_the_full_model(distilled: dict[str, Any], document: Documents) -> None:
+    """Nobody solves anything here, so that nothing can be lost: as few layers as there are."""
+    found = document("calibrate", "--max-success-drop", "1pp", "--episodes", "2")
+    assert found["target"] == "at most 1 points of success lost" and found["met"]
+    assert found["layers_per_inference"] == min(tried["layers"] for tried in found["tried"])
+
+
+def test_milliseconds_are_timed_and_kept(
+    distilled: dict[str, Any], document: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closed_loop, "SERIES", Series(warmup=0, iterations=2, min_seconds=0.0))
+    found = document("calibrate", "--target-ms", "1000", "--episodes", "1")
+    assert found["target"] == "1000 ms" and not found["met"] and found["llm_ms"] > 0
+    assert read_yaml(SETTINGS)["calibration"]["numbers"]["llm_ms"] == found["llm_ms"]
+
+
+def test_the_table_says_the_target_and_n(distilled: dict[str, Any], run: Run) -> None:
+    result = run("calibrate", "--target-layers", "5", "--episodes", "2", "--quiet")
+    assert result.exit_code == 0 and "Dials of dysl" in result.stdout
+    for text in ("target: 5 layers", "n = 2 tune", "chosen"):
+        assert text in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected a target, found none"),
+        (["--target-layers", "5", "--target-ms", "3"], "found 2: target_layers, target_ms"),
+        (["--target-layers", "0"], "greater than 0"),
+        (["--max-success-drop", "1%", "--target-layers", "5"], "percentage points such as 1pp"),
+        (["--target-layers", "5", "--method", "full"], "'full' has no dial of its own"),
+        (["--target-layers", "5", "--method", "dysl-paper-no-pre"], "--method dysl or dysl-paper"),
+        (["--target-layers", "5", "--method", "dysel"], "Did you mean 'dysl'"),
+        (["--target-layers", "1", "--episodes", "2", "-q"], "'dysl' runs 2.00 to 8.00 layers"),
+    ],
+)
+def test_what_cannot_be_met_leaves_the_bundle_as_it_was(
+    distilled: dict[str, Any], run: Run, arguments: list[str], message: str
+) -> None:
+    before = SETTINGS.read_bytes()
+    result = run("calibrate", *arguments)
+    assert result.exit_code == 2 and message in " ".join(result.stderr.replace("│", "").split())
+    assert SETTINGS.read_bytes() == before
+
+
+def test_without_a_bundle_it_says_what_makes_one(profiled: dict[str, Any], run: Run) -> None:
+    result = run("calibrate", "--target-layers", "5")
+    assert result.exit_code == 4 and "dyslctl distill" in result.stderr

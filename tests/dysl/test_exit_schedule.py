@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dyslctl.dysl.exit_schedule import ExitLadder, ExitSchedule, FixedExit, PlannedExit, first_below
+from dyslctl.dysl.exits import ExitModules, planner_features, query_tokens
+from dyslctl.dysl.plan_memory import action_slots
+from dyslctl.engine import FullSchedule, forward
+from dyslctl.policy import Consultation
+from dyslctl.types import LayerState, Observation, TokenKind
+
+if TYPE_CHECKING:
+    from tests.tiny import TinyBackbone
+
+
+MEMORY = torch.linspace(-1, 1, 13)[None]
+"""A chunk of 4 actions with 3 dimensions."""
+
+
+def remembering(schedule: ExitSchedule) -> ExitSchedule:
+    schedule.memory = MEMORY
+    return schedule
+
+
+def fixed(answer: Sequence[float]) -> Callable[[Tensor], Tensor]:
+    return lambda features: torch.tensor([answer])
+
+
+def ran(backbone: TinyBackbone, schedule: ExitSchedule, observation: Observation) -> list[int]:
+    with torch.inference_mode():
+        return forward(backbone, LayerState.of(backbone.encode([observation])), remembering(schedule)).layers_run
+
+
+@pytest.mark.parametrize(("threshold", "layers"), [(-9.0, 8), (0.05, 8), (0.15, 5), (0.35, 3), (9.0, 2)])
+def test_the_cheapest_exit_below_the_threshold_is_taken(
+    backbone: TinyBackbone, exits: ExitModules, observations: list[Observation], threshold: float, layers: int
+) -> None:
+    schedule = PlannedExit(ExitLadder(exits), fixed([0.4, 0.3, 0.1]), threshold)
+    assert ran(backbone, schedule, observations[0]) == list(range(layers))
+    assert [asked.layer for asked in schedule.consulted] == [2]
+    assert schedule.consulted[0].answer == pytest.approx(0.4)
+    assert schedule.exit == layers
+
+
+@given(st.lists(st.floats(-9, 9), min_size=3, max_size=3), st.floats(-9, 9), st.floats(0, 9))
+def test_a_higher_threshold_never_runs_more(damages: list[float], threshold: float, more: float) -> None:
+    layers = [first_below(damages, limit, (2, 3, 5), 8) for limit in (-10.0, threshold, threshold + more, 10.0)]
+    assert layers[0] == 8 and layers[-1] == 2
+    assert layers == sorted(layers, reverse=True)
+
+
+def test_the_head_reads_what_the_adapter_made_of_the_query_tokens(
+    backbone: TinyBackbone, exits: ExitModules, observations: list[Observation]
+) -> None:
+    inputs = backbone.encode([observations[0]])
+    prefix, state = LayerState.of(inputs), LayerState.of(inputs)
+    for layer in range(3):
+        prefix.hidden = backbone.run_layer(layer, prefix)
+    trace = forward(backbone, state, remembering(FixedExit(ExitLadder(exits), 3)))
+    assert trace.jumps == [(3, 8)]
+    keep, slots = query_tokens(prefix), action_slots(prefix, 4)
+    expected = exits.adapter(3)(prefix.hidden[:, keep[0]], MEMORY, slots[:, keep[0]])
+    torch.testing.assert_close(state.hidden, expected)
+    without = exits.adapter(3)(prefix.hidden[:, keep[0]], torch.zeros_like(MEMORY), slots[:, keep[0]])
+    assert (state.hidden - without).abs().max() > 0.01, "the memory counts"
+    assert set(state.kinds[0].tolist()) == {TokenKind.PROPRIO, TokenKind.TEXT, TokenKind.ACTION}
+    assert state.positions.tolist() == keep.tolist()
+
+
+def test_resuming_from_an_exit_is_the_full_pass_bit_for_bit(
+    backbone: TinyBackbone, exits: ExitModules, observations: list[Observation]
+) -> None:
+    """Instructions of two lengths: with padding and without."""
+    for observation in observations[:2]:
+        inputs, ladder = backbone.encode([observation]), ExitLadder(exits)
+        full = LayerState.of(inputs)
+        forward(backbone, full, FullSchedule())
+        trace = forward(backbone, LayerState.of(inputs), remembering(FixedExit(ladder, 2)))
+        assert trace.resume_state is not None and trace.resume_layer == 2
+        deeper = forward(backbone, trace.resume_state, remembering(FixedExit(ladder, 5)), first=2)
+        assert (deeper.layers_run, deeper.jumps) == ([2, 3, 4], [(5, 8)])
+        assert deeper.resume_state is not None
+        rest = forward(backbone, deeper.resume_state, remembering(FixedExit(ladder, 8)), first=5)
+        assert rest.layers_run == [5, 6, 7] and rest.resume_state is None
+        assert torch.equal(deeper.resume_state.hidden, full.hidden)
+        assert torch.equal(backbone.predict(deeper.resume_state), backbone.predict(full))
+
+
+def test_the_planner_is_asked_once_before_the_first_exit(
+    backbone: TinyBackbone, exits: ExitModules, observations: list[Observation]
+) -> None:
+    asked: list[Tensor] = []
+
+    def planner(features: Tensor) -> Tensor:
+        asked.append(features)
+        return torch.tensor([[1.0, 1.0, 1.0]])
+
+    assert ran(backbone, PlannedExit(ExitLadder(exits), planner, 0.0), observations[0]) == list(range(8))
+    prefix = LayerState.of(backbone.encode([observations[0]]))
+    for layer in range(2):
+        prefix.hidden = backbone.run_layer(layer, prefix)
+    (features,) = asked
+    assert torch.equal(features, planner_features(prefix, MEMORY))
+    assert torch.equal(features[:, -13:], MEMORY)
+
+
+def test_a_new_inference_chooses_anew(
+    backbone: TinyBackbone, exits: ExitModules, observations: list[Observation]
+) -> None:
+    answers = iter([[1.0, -1.0, -1.0], [-1.0, -1.0, -1.0]])
+    schedule = PlannedExit(ExitLadder(exits), lambda features: torch.tensor([next(answers)]), 0.0)
+    assert [len(ran(backbone, schedule, observations[0])) for _ in range(2)] == [3, 2]
+    assert schedule.consulted == [Consultation(2, -1.0)]

@@ -1,0 +1,171 @@
+"""The search for a dial, on curves without robots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dyslctl.jobs import budget
+from dyslctl.jobs.budget import (
+    EVALUATIONS,
+    MaxSuccessDrop,
+    Outcome,
+    TargetLayers,
+    TargetMs,
+    find_dial,
+    find_layers,
+    find_success,
+)
+
+RANGE = (-8.0, 4.0)
+
+
+@dataclass
+class Curve:
+    """Layers fall from 12 to 3 as the dial rises; success with them. Equal dials give equal noise."""
+
+    middle: float = 0.0
+    slope: float = 1.0
+    noise: float = 0.0
+    success: Callable[[float], int] = lambda layers: 200
+    ms: Callable[[float | None], float] = lambda dial: 2.0
+    asked: list[float] = field(default_factory=list)
+
+    def at(self, dial: float) -> Outcome:
+        self.asked.append(dial)
+        seed = abs(hash(dial)) % 2**32
+        layers = 3 + 9 / (1 + math.exp(min(700.0, self.slope * (dial - self.middle))))
+        layers += self.noise * np.random.default_rng(seed).uniform(-1, 1)
+        return Outcome(200, self.success(layers), layers)
+
+    def full(self) -> Outcome:
+        return Outcome(200, 200, 12.0)
+
+    def ms_per_layer(self, dial: float | None) -> float:
+        return self.ms(dial)
+
+
+def test_a_smooth_curve_is_found_in_a_few_trials() -> None:
+    found = find_dial(Curve(), RANGE, TargetLayers(6.0))
+    assert found.met and abs(found.outcome.layers - 6.0) <= budget.TOLERANCE
+    assert len(found.tried) <= 8 and found.tried[found.dial] == found.outcome
+    assert str(found.target) == "6 layers"
+
+
+def test_a_dial_is_short_enough_to_be_typed() -> None:
+    dial = find_layers(Curve(middle=1 / 3), RANGE, 7.0).dial
+    assert dial == round(dial, 4)
+
+
+@pytest.mark.parametrize(("layers", "end"), [(12.0, -8.0), (2.0, 4.0), (20.0, -8.0)])
+def test_targets_beyond_the_ends_give_the_nearer_end(layers: float, end: float) -> None:
+    curve = Curve(middle=-2.0)
+    found = find_layers(curve, RANGE, layers)
+    assert found.dial == end and set(curve.asked) == set(RANGE)
+    assert found.met == (layers == 12.0)
+
+
+def test_a_step_is_not_hunted_for_ever() -> None:
+    """A static pattern runs 5 layers or 8, nothing between."""
+    curve = Curve()
+    curve.at = lambda dial: (curve.asked.append(dial), Outcome(200, 100, 8.0 if dial < 1.2345 else 5.0))[1]  # type: ignore[method-assign]
+    found = find_layers(curve, RANGE, 6.0)
+    assert (found.outcome.layers, found.met) == (5.0, False)
+    assert len(curve.asked) == EVALUATIONS
+
+
+def test_known_trials_cost_nothing() -> None:
+    first = find_layers(Curve(), RANGE, 6.0)
+    again = Curve()
+    assert find_layers(again, RANGE, 6.0, first.tried).dial == first.dial and again.asked == []
+    next_one = Curve()
+    found = find_layers(next_one, RANGE, 5.0, first.tried)
+    assert found.met and not set(next_one.asked) & set(first.tried)
+
+
+@given(
+    middle=st.floats(-9, 5),
+    slope=st.floats(0.3, 50),
+    noise=st.floats(0, 0.6),
+    layers=st.floats(2, 13),
+    evaluations=st.integers(2, 12),
+)
+def test_it_is_never_worse_than_the_ends_and_keeps_to_its_trials(
+    middle: float, slope: float, noise: float, layers: float, evaluations: int
+) -> None:
+    curve = Curve(middle, slope, noise)
+    found = find_layers(curve, RANGE, layers, evaluations=evaluations)
+    assert len(curve.asked) <= evaluations and len(set(curve.asked)) == len(curve.asked)
+    assert all(RANGE[0] <= dial <= RANGE[1] for dial in curve.asked)
+    off = abs(found.outcome.layers - layers)
+    assert off <= min(abs(Curve(middle, slope, noise).at(end).layers - layers) for end in RANGE)
+    assert off == min(abs(outcome.layers - layers) for outcome in found.tried.values())
+    assert found.met == (off <= budget.TOLERANCE)
+
+
+@given(middle=st.floats(-6, 2), slope=st.floats(0.5, 4), layers=st.floats(3.6, 11))
+def test_without_noise_a_reachable_target_is_met(middle: float, slope: float, layers: float) -> None:
+    ends = [Curve(middle, slope).at(end).layers for end in RANGE]
+    if ends[1] < layers < ends[0]:
+        assert find_layers(Curve(middle, slope), RANGE, layers).met
+
+
+def enough_above(limit: float) -> Callable[[float], int]:
+    """All 200 solved down to ``limit`` layers, below it 20 fewer."""
+    return lambda layers: 200 if layers >= limit else 180
+
+
+def test_the_fewest_layers_within_a_drop() -> None:
+    found = find_dial(Curve(success=enough_above(6.0)), RANGE, MaxSuccessDrop(1.0))
+    assert found.met and found.outcome.successes == 200
+    # The grid is 1.5 apart and halved three times; the curve falls by at most 2.25 layers a unit.
+    assert 6.0 <= found.outcome.layers <= 6.0 + 2.25 * 1.5 / 8
+
+
+def test_the_drop_is_in_points_of_the_same_episodes() -> None:
+    """20 of 200 fewer are 10 points, and 10 points are allowed."""
+    assert find_success(Curve(success=enough_above(6.0)), RANGE, 10.0).outcome.layers < 3.2
+    assert find_success(Curve(success=enough_above(6.0)), RANGE, 9.9).outcome.layers >= 6.0
+
+
+def test_luck_beyond_a_loss_is_not_taken() -> None:
+    lucky = Curve(success=lambda layers: 180 if 5 < layers < 7 else 200)
+    assert find_success(lucky, RANGE, 1.0).outcome.layers >= 7
+
+
+def test_a_method_that_always_loses_too_much_says_so() -> None:
+    curve = Curve(success=lambda layers: 100)
+    found = find_success(curve, RANGE, 1.0)
+    assert not found.met and found.dial == RANGE[0] and len(curve.asked) == 1
+
+
+def test_a_method_that_never_loses_goes_to_the_end() -> None:
+    curve = Curve()
+    assert find_success(curve, RANGE, 0.0).dial == RANGE[1]
+    assert len(curve.asked) == budget.GRID + 1
+
+
+@given(limit=st.floats(3, 12), noise=st.floats(0, 0.5), points=st.floats(0, 9))
+def test_what_is_chosen_has_enough(limit: float, noise: float, points: float) -> None:
+    curve = Curve(success=enough_above(limit), noise=noise)
+    found = find_success(curve, RANGE, points)
+    assert len(curve.asked) <= budget.GRID + 1 + budget.HALVINGS
+    assert found.met == (found.outcome.successes == 200)
+
+
+def test_milliseconds_count_what_the_method_adds_to_a_layer() -> None:
+    """A layer of the full model takes 2 ms, one of the method 2.5: 15 ms are 6 layers and not 7.5."""
+    found = find_dial(Curve(ms=lambda dial: 2.0 if dial is None else 2.5), RANGE, TargetMs(15.0))
+    assert found.met and found.ms == pytest.approx(15.0, rel=0.03)
+    assert found.outcome.layers == pytest.approx(6.0, abs=0.2)
+
+
+def test_milliseconds_out_of_reach_give_the_nearest() -> None:
+    found = find_dial(Curve(), RANGE, TargetMs(1.0))
+    assert not found.met and found.dial == RANGE[1] and str(found.target) == "1 ms"

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from dyslctl.baselines.random_skip import RandomExits
+from dyslctl.baselines.static_exit import EpisodeExit
+from dyslctl.dysl.distillation import full_actions
+from dyslctl.dysl.exit_schedule import ExitLadder, FixedExit
+from dyslctl.dysl.exits import ExitModules, ExitSizes
+from dyslctl.dysl.partition import LayerPartition
+from dyslctl.engine import forward
+from dyslctl.errors import ConfigError
+from dyslctl.jobs import exit_data
+from dyslctl.jobs.data import Frame, encode
+from dyslctl.jobs.data import collect as really_collect
+from dyslctl.jobs.dataset import Dataset
+from dyslctl.jobs.exit_data import ExitSamples, Perturbed, Rounds
+from dyslctl.jobs.training import Precision
+from dyslctl.policy import Policy, full_policy
+from dyslctl.types import ActionChunk, LayerState, Observation
+
+if TYPE_CHECKING:
+    from tests.tiny import TinyBackbone, TinyReach
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_backbone: type[TinyBackbone]) -> TinyBackbone:
+    return tiny_backbone()
+
+
+@pytest.fixture(scope="module")
+def rounds(backbone: TinyBackbone, tiny_suite: type[TinyReach]) -> Rounds:
+    return Rounds(backbone, [tiny_suite()], episodes=3, lanes=2)
+
+
+@pytest.fixture
+def exits() -> ExitModules:
+    return ExitModules(LayerPartition(8, (0, 1)), (2, 3, 5), ExitSizes(16, 4, 3, adapter_rank=4)).eval()
+
+
+def chunks(backbone: TinyBackbone, suite: TinyReach, episodes: float, seed: int = 0) -> list[ActionChunk]:
+    policy = Perturbed(full_policy(backbone, 2), episodes, seed=0)
+    observation = suite.make().reset(suite.episodes("train", 1)[0])
+    policy.reset(seed)
+    return [policy.select_action(observation) for _ in range(30)]
+
+
+def test_actions_go_astray_in_some_episodes_only(backbone: TinyBackbone, tiny_suite: type[TinyReach]) -> None:
+    suite = tiny_suite()
+    plain = full_policy(backbone, 2).select_action(suite.make().reset(suite.episodes("train", 1)[0]))
+    calm = chunks(backbone, suite, episodes=0.0)
+    assert all(np.array_equal(chunk.actions, plain.actions) for chunk in calm)
+    wild = np.concatenate([chunk.normalized for chunk in chunks(backbone, suite, episodes=1.0)])
+    moved = ~np.isclose(wild, np.tile(plain.normalized, (30, 1)), atol=1e-5).all(1)
+    assert 0.1 < moved.mean() < 0.4
+    assert np.abs(wild).max() <= 1 and np.array_equal(np.unique(wild[:, 2]), np.unique(plain.normalized[:, 2]))
+    assert [chunk.actions.tolist() for chunk in chunks(backbone, suite, 1.0, seed=1)] == [
+        chunk.actions.tolist() for chunk in chunks(backbone, suite, 1.0, seed=1)
+    ]
+
+
+def episodes(data: Dataset) -> list[set[int]]:
+    """The initial states of each group; a group holds one token count."""
+    return [set(group.episodes.tolist()) for group in data.groups]
+
+
+def test_the_full_model_labels_all_rounds(rounds: Rounds, exits: ExitModules) -> None:
+    for data in (rounds.explored, rounds.on_policy(1, exits, 0.5), rounds.on_policy(2, exits, 0.5)):
+        (batch,) = data.groups
+        torch.testing.assert_close(batch.target, full_actions(rounds.backbone, batch.inputs))
+    assert rounds.explored is rounds.explored
+
+
+def test_no_initial_state_is_in_two_rounds(rounds: Rounds, exits: ExitModules) -> None:
+    found = [rounds.explored, *(rounds.on_policy(number, exits, 0.5) for number in (1, 2))]
+    assert [episodes(data) for data in found] == [[{0, 1, 2}], [{3, 4, 5}], [{6, 7, 8}]]
+
+
+def test_suites_share_the_episodes_and_a_chain_counts_as_its_instructions(
+    backbone: TinyBackbone, tiny_suite: type[TinyReach], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight episodes of two suites: four single ones, and two chains of three (four instructions, rounded up)."""
+    asked: list[tuple[int, int, int]] = []
+
+    def collect(backbone: TinyBackbone, suite: TinyReach, **how: Any) -> Dataset:
+        asked.append((suite.max_score, how["skip"], how["episodes"]))
+        return really_collect(backbone, suite, **how)
+
+    monkeypatch.setattr(exit_data, "collect", collect)
+    both = Rounds(backbone, [tiny_suite(), tiny_suite(chain=3)], episodes=8, lanes=4)
+    exits = ExitModules(LayerPartition(8, (0, 1)), (2, 5), ExitSizes(16, 4, 3, adapter_rank=4)).eval()
+    found = [both.explored, both.on_policy(1, exits, 0.5), both.on_policy(2, exits, 0.5)]
+    assert asked == [(1, 0, 4), (3, 0, 2), (1, 4, 4), (3, 2, 2), (1, 8, 4), (3, 4, 2)]
+    assert [set[int]().union(*episodes(data)) for data in found] == [
+        {0, 1, 2, 3},
+        {4, 5, 6, 7, 2, 3},
+        {8, 9, 10, 11, 4, 5},
+    ]
+
+
+def test_suites_with_different_horizons_are_refused(backbone: TinyBackbone, tiny_suite: type[TinyReach]) -> None:
+    other = tiny_suite()
+    other.execute_horizon = 3
+    assert Rounds(backbone, [other], 1).execute_horizon == 3
+    with pytest.raises(ConfigError, match="equally many actions"):
+        Rounds(backbone, [tiny_suite(), other], 1).explored  # noqa: B018 - the look collects
+
+
+def test_a_later_round_remembers_what_the_exits_predicted(rounds: Rounds, exits: ExitModules) -> None:
+    """Not what was executed of it: actions that went astray are not what was meant."""
+    (batch,) = rounds.on_policy(1, exits, 0.5).groups
+    begins = torch.cat([torch.tensor([True]), batch.episodes.diff() != 0])
+    assert not batch.memory[begins].any() and (batch.memory[~begins, -1] == 1).all()
+    first = batch.inputs.hidden[begins]
+    ladder, predicted = ExitLadder(exits), []
+    for layer in (2, 3, 5, 8):
+        leave = FixedExit(ladder, layer)
+        leave.memory = torch.zeros(len(first), 13)
+        state = LayerState(first, batch.inputs.positions[begins], batch.inputs.kinds[begins])
+        forward(rounds.backbone, state, leave)
+        chunks = rounds.backbone.decode_action(rounds.backbone.predict(state))
+        predicted.append(np.stack([chunk.normalized.flatten() for chunk in chunks]))
+    seconds = batch.memory[begins.nonzero()[:, 0] + 1, :-1].numpy()
+    distance = np.abs(np.stack(predicted) - seconds).max(-1).min(0)
+    assert distance.max() < 1e-4, "every second memory is a first chunk of some exit"
+
+
+def test_a_round_for_fixed_exits_takes_one_exit_an_episode(
+    backbone: TinyBackbone, tiny_suite: type[TinyReach], exits: ExitModules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played: list[type] = []
+
+    def collect(backbone: TinyBackbone, suite: TinyReach, *, policy: Policy, **how: Any) -> Dataset:
+        played.append(type(policy.schedule))
+        return really_collect(backbone, suite, policy=policy, **how)
+
+    monkeypatch.setattr(exit_data, "collect", collect)
+    digests = [
+        Rounds(backbone, [tiny_suite()], 3, visit=visit, lanes=2).on_policy(1, exits, 0.5).digest()
+        for visit in ("ladder", "episode", "episode")
+    ]
+    assert played == [RandomExits, EpisodeExit, EpisodeExit]
+    assert digests[0] != digests[1] == digests[2]
+
+
+def test_rounds_are_the_same_for_the_same_seed(rounds: Rounds, exits: ExitModules) -> None:
+    again = Rounds(rounds.backbone, rounds.suites, 3, lanes=2)
+    assert again.explored.digest() == rounds.explored.digest()
+    assert again.on_policy(1, exits, 0.5).digest() == rounds.on_policy(1, exits, 0.5).digest()
+    other = Rounds(rounds.backbone, rounds.suites, 3, seed=1, lanes=2)
+    assert other.on_policy(1, exits, 0.5).digest() != rounds.on_policy(1, exits, 0.5).digest()
+
+
+def test_the_expert_can_visit_the_first_round(rounds: Rounds) -> None:
+    expert = Rounds(rounds.backbone, rounds.suites, 3, source="expert", lanes=2).explored
+    assert expert.digest() != rounds.explored.digest()
+    (batch,) = expert.groups
+    torch.testing.assert_close(batch.target, full_actions(rounds.backbone, batch.inputs))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_kept_or_computed_anew_the_batches_are_the_same(rounds: Rounds, precision: Precision) -> None:
+    data, layers = rounds.explored, (2, 5)
+    kept = ExitSamples(rounds.backbone, data, layers, max_bytes=2**20, precision=precision)
+    anew = ExitSamples(rounds.backbone, data, layers, max_bytes=1000, precision=precision)
+    assert kept.kept and not anew.kept
+    for step in range(3):
+        (views, target), (same, labels) = (samples.batch(7, step, 5) for samples in (kept, anew))
+        torch.testing.assert_close(views.hidden, same.hidden)
+        assert torch.equal(views.memory, same.memory) and views.memory.any()
+        assert torch.equal(views.kinds, same.kinds) and torch.equal(target, labels)
+    both = [torch.cat([views.hidden for views, _ in samples.batches(4)]) for samples in (kept, anew)]
+    assert len(both[0]) == len(data)
+    torch.testing.assert_close(*both)
+
+
+def columns(samples: ExitSamples) -> list[torch.Tensor]:
+    """Everything that a training reads, group by group."""
+    return [
+        column
+        for views, target in samples.batches(10_000)
+        for column in (views.hidden, views.positions, views.kinds, views.memory, target)
+    ]
+
+
+@pytest.fixture(scope="module")
+def parts(backbone: TinyBackbone, tiny_suite: type[TinyReach]) -> list[Dataset]:
+    """The first with one token count, the second with that one and a longer one."""
+    base = Rounds(backbone, [tiny_suite()], episodes=2, lanes=2).explored
+    rng = np.random.default_rng(0)
+    frames = [
+        Frame(
+            Observation({"agent": rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)}, words, rng.random(2, np.float32)),
+            number,
+            None,
+            near_flip=False,
+            remembered=None if number == 0 else rng.random((4, 3), np.float32),
+        )
+        for number, words in enumerate(
+            ["go and reach blue", "reach red", "go and reach red", "reach blue", "reach red"]
+        )
+    ]
+    return [base, encode(backbone, frames)]
+
+
+@pytest.mark.parametrize(("first", "second"), [(2**20, 2**20), (0, 0), (2**20, 0), (0, 2**20)])
+def test_merging_equals_building_from_the_merged_data(
+    backbone: TinyBackbone, parts: list[Dataset], first: int, second: int
+) -> None:
+    one, two = (ExitSamples(backbone, data, (2, 5), size) for data, size in zip(parts, (first, second), strict=True))
+    assert (one.kept, two.kept) == (first > 0, second > 0)
+    merged, built = one.merge(two), ExitSamples(backbone, parts[0].merge(parts[1]), (2, 5), first)
+    assert merged.kept == (first > 0 and second > 0)
+    assert len(merged) == len(built) == len(parts[0]) + 5 and merged.digest() == built.digest()
+    found, expected = columns(merged), columns(built)
+    assert len(found) == 2 * 5, "two token counts"
+    for left, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(left, right, atol=1e-6, rtol=1e-5)
+    for step in range(4):
+        (views, target), (same, labels) = (samples.batch(3, step, 4) for samples in (merged, built))
+        torch.testing.assert_close(views.hidden, same.hidden, atol=1e-6, rtol=1e-5)
+        assert torch.equal(views.memory, same.memory) and torch.equal(target, labels)
+    assert len(one) == len(parts[0]), "merging leaves both as they were"
+
+
+def test_what_both_have_kept_is_not_computed_again(
+    backbone: TinyBackbone, parts: list[Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (ExitSamples(backbone, data, (2, 5), 2**20) for data in parts)
+    merged = one.merge(two)
+    monkeypatch.setattr(backbone, "run_layer", None)
+    assert len(columns(merged)) == 2 * 5
+
+
+def test_together_they_may_no_longer_fit(backbone: TinyBackbone, parts: list[Dataset]) -> None:
+    whole = ExitSamples(backbone, parts[0], (2, 5), 2**20)
+    bytes_ = sum(views.hidden.nbytes for views, _ in whole.batches())
+    tight = ExitSamples(backbone, parts[0], (2, 5), bytes_)
+    merged = tight.merge(ExitSamples(backbone, parts[1], (2, 5), 2**20))
+    assert tight.kept and not merged.kept
+    assert len(columns(merged)) == 2 * 5
+
+
+@pytest.mark.parametrize("max_bytes", [2**20, 0])
+def test_exits_that_do_not_remember_learn_without_a_memory(rounds: Rounds, max_bytes: int) -> None:
+    samples = ExitSamples(rounds.backbone, rounds.explored, (2, 5), max_bytes, remembers=False)
+    assert rounds.explored.groups[0].memory.any()
+    assert not any(views.memory.any() for views, _ in samples.merge(samples).batches())
