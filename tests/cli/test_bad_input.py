@@ -195,4 +195,4 @@ def test_exits_whose_dial_was_not_found_say_how_to_find_it(
     result = run("distill", "--stage", "2", "--steps", "1", "--quiet")
     assert result.exit_code == 4 and "no episode to play" in result.stderr
     said = _refused(run, 4, "eval", "--method", "dysl")
-    assert "not calibrated yet" in said and "dyslctl distill --stage 2" in said
+    assert "not calibrated yet" in said and "dyslctl calibrate --max-success-drop" in said
