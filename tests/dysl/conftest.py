@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,10 +13,15 @@ import torch
 from dyslctl.dysl.exits import ExitModules, ExitSizes
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
+from dyslctl.jobs.lockstep import Coroutine, run_together
+from dyslctl.policy import Policy, StepReport
 from dyslctl.types import Observation
 
 if TYPE_CHECKING:
     from tests.tiny import TinyBackbone
+
+Step = tuple[np.ndarray, StepReport]
+"""The executed actions of an inference, and its report."""
 
 
 @pytest.fixture
@@ -31,6 +38,26 @@ def observations() -> list[Observation]:
         Observation({"agent": image}, "reach red" if n % 2 else "go and reach blue", rng.random(2, np.float32))
         for n, image in enumerate(images)
     ]
+
+
+@pytest.fixture
+def side_by_side() -> Callable[[Policy, list[list[Observation]]], dict[int, list[Step]]]:
+    """Plays observations, task by task, in three lanes of a policy; the steps by the number of the task."""
+
+    def walk(policy: Policy, task: tuple[int, list[Observation]]) -> Coroutine[tuple[int, list[Step]]]:
+        number, observations = task
+        policy.reset()
+        steps: list[Step] = []
+        for observation in observations:
+            chunk = yield from policy.plan(observation)
+            steps.append((chunk.actions, policy.last))
+        return number, steps
+
+    def play(policy: Policy, tasks: list[list[Observation]]) -> dict[int, list[Step]]:
+        lanes = [partial(walk, each) for each in (policy, policy.twin(), policy.twin())]
+        return dict(run_together(lanes, list(enumerate(tasks))))
+
+    return play
 
 
 @pytest.fixture

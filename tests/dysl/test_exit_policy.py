@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,6 @@ from dyslctl.dysl.exit_schedule import ExitLadder, FixedExit, PlannedExit
 from dyslctl.dysl.exits import ExitModules
 from dyslctl.engine import forward
 from dyslctl.errors import ConfigError
-from dyslctl.jobs.lockstep import Coroutine, run_together
 from dyslctl.policy import StepReport, full_policy
 from dyslctl.types import ActionChunk, LayerState, Observation
 
@@ -24,7 +23,6 @@ ALWAYS, NEVER = 99.0, -99.0
 """Thresholds above and below everything that a planner says."""
 EMPTY = [0.0] * 13
 """Four actions of three numbers, and no chunk yet."""
-Step = tuple[np.ndarray, StepReport]
 
 
 def planned(backbone: TinyBackbone, exits: ExitModules, threshold: float) -> ExitPolicy:
@@ -143,13 +141,15 @@ def middle(backbone: TinyBackbone, exits: ExitModules, observations: list[Observ
 
 
 def test_side_by_side_every_policy_decides_as_it_does_alone(
-    backbone: TinyBackbone, exits: ExitModules, observations: list[Observation]
+    backbone: TinyBackbone,
+    exits: ExitModules,
+    observations: list[Observation],
+    side_by_side: Callable[..., dict[int, list[tuple[np.ndarray, StepReport]]]],
 ) -> None:
     """Several exits and instructions of two lengths; each lane remembers its own last chunk."""
     policy = planned(backbone, exits, middle(backbone, exits, observations))
-    lanes = [partial(walk, each) for each in (policy, policy.twin(), policy.twin())]
     tasks = [observations[:12], observations[10:22], observations[20:], observations[5:20]]
-    together = dict(run_together(lanes, list(enumerate(tasks))))
+    together = side_by_side(policy, tasks)
     for number, task in enumerate(tasks):
         policy.reset()
         alone = [(policy.select_action(observation).actions, policy.last) for observation in task]
@@ -157,16 +157,6 @@ def test_side_by_side_every_policy_decides_as_it_does_alone(
             np.testing.assert_allclose(actions, expected, atol=1e-5)
             assert (report.layers, report.jumps) == (last.layers, last.jumps)
     assert len({report.layers_run for steps in together.values() for _, report in steps}) > 1
-
-
-def walk(policy: ExitPolicy, task: tuple[int, list[Observation]]) -> Coroutine[tuple[int, list[Step]]]:
-    number, observations = task
-    policy.reset()
-    steps: list[Step] = []
-    for observation in observations:
-        chunk = yield from policy.plan(observation)
-        steps.append((chunk.actions, policy.last))
-    return number, steps
 
 
 def test_settings_are_checked() -> None:

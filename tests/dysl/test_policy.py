@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,14 +11,12 @@ from dyslctl.dysl.guidance import GuidanceSettings
 from dyslctl.dysl.policy import DySLPolicy
 from dyslctl.dysl.skip_modules import SkipModules
 from dyslctl.engine import FullSchedule, Jump
-from dyslctl.jobs.lockstep import Coroutine, run_together
 from dyslctl.policy import SchedulePolicy, StepReport
 from dyslctl.types import LayerState, Observation
 
 if TYPE_CHECKING:
     from tests.tiny import TinyBackbone
 
-Step = tuple[np.ndarray, StepReport]
 SKIP = GuidanceSettings(-1e-4, 0.0, k=1, tau=0.0)
 
 
@@ -158,13 +156,15 @@ def test_a_twin_shares_the_adapters(
 
 
 def test_side_by_side_every_policy_decides_as_it_does_alone(
-    backbone: TinyBackbone, modules: SkipModules, observations: list[Observation]
+    backbone: TinyBackbone,
+    modules: SkipModules,
+    observations: list[Observation],
+    side_by_side: Callable[..., dict[int, list[tuple[np.ndarray, StepReport]]]],
 ) -> None:
     """Skips, verifications and moving points: each lane has its own, with instructions of two lengths."""
     policy = dysl_policy(backbone, modules)
-    lanes = [partial(walk, each) for each in (policy, policy.twin(), policy.twin())]
     tasks = [observations[:15], observations[10:25], observations[20:], observations[5:20]]
-    together = dict(run_together(lanes, list(enumerate(tasks))))
+    together = side_by_side(policy, tasks)
     for number, task in enumerate(tasks):
         policy.reset()
         alone = [(policy.select_action(observation).actions, policy.last) for observation in task]
@@ -176,13 +176,3 @@ def test_side_by_side_every_policy_decides_as_it_does_alone(
     reports = [report for steps in together.values() for _, report in steps]
     assert {report.verified for report in reports} == {True, False}
     assert len({report.jumps for report in reports}) > 1
-
-
-def walk(policy: DySLPolicy, task: tuple[int, list[Observation]]) -> Coroutine[tuple[int, list[Step]]]:
-    number, observations = task
-    policy.reset()
-    steps: list[Step] = []
-    for observation in observations:
-        chunk = yield from policy.plan(observation)
-        steps.append((chunk.actions, policy.last))
-    return number, steps
