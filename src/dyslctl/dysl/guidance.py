@@ -78,10 +78,11 @@ class GuidanceSettings:
 
 
 def _shift(tau: float, lenience: float) -> float:
-    """``tau`` itself at 0: calibrated thresholds must not change by rounding."""
+    """``tau`` itself at 0, and never beyond it on the wrong side: rounding must not move a calibrated threshold."""
     if lenience == 0 or tau in (0, 1):
         return tau
-    return 1 / (1 + (1 - tau) / tau * math.exp(lenience))
+    shifted = 1 / (1 + (1 - tau) / tau * math.exp(lenience))
+    return min(shifted, tau) if lenience > 0 else max(shifted, tau)
 
 
 class SkippingAllowPoints:
