@@ -88,7 +88,9 @@ def test_a_plan_asks_for_an_encoding_then_for_a_prediction(
     assert plan.send(state) == Predict(backbone, state, policy.schedule)
     chunk = ActionChunk(np.zeros((4, 3)), np.ones((4, 3)))
     with pytest.raises(StopIteration) as end:
-        plan.send(Prediction(chunk, ForwardTrace(layers_run=[0, 5], jumps=[(1, 5)])))
+        plan.send(
+            Prediction(chunk, torch.from_numpy(chunk.normalized), ForwardTrace(layers_run=[0, 5], jumps=[(1, 5)]))
+        )
     assert np.array_equal(end.value.value.normalized, np.ones((2, 3)))
     assert policy.last == StepReport((0, 5), {}, jumps=((1, 5),), predicted=chunk), "what is not run alone is not timed"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 from dyslctl.backbone import Backbone
-from dyslctl.baselines.oracle import OracleExit
+from dyslctl.baselines.oracle import OraclePolicy
 from dyslctl.baselines.random_skip import RandomExits, RandomSkipSchedule, exit_probability, skip_probability
 from dyslctl.baselines.static_exit import nearest_exit
 from dyslctl.dysl.exit_policy import ExitPolicy, ExitSettings
@@ -290,8 +290,7 @@ def _static(setup: Setup) -> Policy:
 def _oracle(setup: Setup) -> Policy:
     assets, horizon = setup.exits(), setup.execute_horizon
     threshold = assets.settings.threshold if setup.dial is None else setup.dial
-    schedule = OracleExit(ExitLadder(assets.modules), setup.backbone, threshold, horizon)
-    return ExitPolicy(setup.backbone, schedule, horizon)
+    return OraclePolicy(setup.backbone, ExitLadder(assets.modules), threshold, horizon)
 
 
 DAMAGE = Dial(-6.5, 0.5, "log of the relative damage that an exit may do")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 
 from dyslctl.backbone import Backbone
 from dyslctl.engine import ForwardTrace, FullSchedule, LayerSchedule, forward
@@ -83,9 +84,16 @@ class Predict:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer to :class:`Predict`: the whole chunk, and what the pass did."""
+    """The answer to :class:`Predict`.
+
+    Attributes:
+        chunk: The whole chunk, decoded.
+        predicted: ``[N, A]``, what the head said, normalised: the gripper not yet decided.
+        trace: What the pass did.
+    """
 
     chunk: ActionChunk
+    predicted: Tensor
     trace: ForwardTrace
 
 
@@ -161,7 +169,8 @@ def _answer(request: Request, watch: Stopwatch) -> LayerState | Prediction:
     with watch("llm"):
         trace = forward(backbone, request.state, request.schedule, request.first)
     with watch("head"):
-        return Prediction(backbone.decode_action(backbone.predict(request.state))[0], trace)
+        predicted = backbone.predict(request.state)
+        return Prediction(backbone.decode_action(predicted)[0], predicted[0], trace)
 
 
 class Stopwatch:

@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from dyslctl.baselines.oracle import OracleExit
+from dyslctl.baselines.oracle import OraclePolicy
 from dyslctl.dysl.exit_policy import ExitPolicy
 from dyslctl.dysl.exit_schedule import ExitLadder, FixedExit
 from dyslctl.dysl.exits import DAMAGE_FLOOR, ExitModules, ExitSizes, relative_damage
 from dyslctl.dysl.partition import LayerPartition
+from dyslctl.dysl.plan_memory import remember
 from dyslctl.engine import FullSchedule, LayerSchedule, forward
+from dyslctl.policy import full_policy
 from dyslctl.types import LayerState, Observation
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def ladder() -> ExitLadder:
     """Adapters that disturb the state, the later the less."""
     torch.manual_seed(1)
     exits = ExitModules(LayerPartition(8, (0, 1)), EXITS, ExitSizes(16, 4, 3, adapter_rank=4))
-    for layer, std in zip(EXITS, (2.0, 0.5, 0.1), strict=True):
+    for layer, std in zip(EXITS, (8.0, 1.0, 0.1), strict=True):
         torch.nn.init.normal_(exits.adapter(layer).up.weight, std=std)
     return ExitLadder(exits.eval().requires_grad_(False))
 
@@ -62,69 +64,76 @@ def damages(backbone: TinyBackbone, ladder: ExitLadder, memory: Tensor, observat
     return found
 
 
+def alone(backbone: TinyBackbone, ladder: ExitLadder, threshold: float) -> OraclePolicy:
+    policy = OraclePolicy(backbone, ladder, threshold, EXECUTED)
+    policy.reset()
+    return policy
+
+
 @torch.inference_mode()
 def test_the_cheapest_exit_whose_true_damage_is_below_the_threshold(
     backbone: TinyBackbone, ladder: ExitLadder, observations: list[Observation]
 ) -> None:
-    memory, taken = torch.linspace(-1, 1, 13)[None], set()
+    """Only the layers of that exit count, and no planner is asked."""
+    nothing, taken = torch.zeros(1, 13), set()
     for observation in observations:
-        found = damages(backbone, ladder, memory, observation)
+        found = damages(backbone, ladder, nothing, observation)
         for threshold in (-9.0, *(damage + shift for damage in found for shift in (-1e-3, 1e-3)), 9.0):
             expected = next((layer for layer, damage in zip(EXITS, found, strict=True) if damage < threshold), 8)
-            oracle = OracleExit(ladder, backbone, threshold, EXECUTED)
-            oracle.memory = memory
-            trace = forward(backbone, LayerState.of(backbone.encode([observation])), oracle)
-            assert trace.layers_run == list(range(expected))
+            policy = alone(backbone, ladder, threshold)
+            policy.select_action(observation)
+            assert (policy.last.layers, policy.last.consulted) == (tuple(range(expected)), ())
             taken.add(expected)
     assert taken == {2, 3, 5, 8}
 
 
 @torch.inference_mode()
-def test_it_judges_with_the_memory_that_the_exit_will_have(
+def test_it_judges_with_the_memory_that_the_exit_has(
     backbone: TinyBackbone, ladder: ExitLadder, observations: list[Observation]
 ) -> None:
     """Between the damages with and without a memory lies a threshold that tells the two apart."""
-    without, with_ = torch.zeros(1, 13), torch.ones(1, 13)
-    each = [damages(backbone, ladder, memory, observations[0])[0] for memory in (without, with_)]
-    oracle = OracleExit(ladder, backbone, sum(each) / 2, EXECUTED)
-    chosen = []
-    for memory in (without, with_):
-        oracle.memory = memory
-        chosen.append(forward(backbone, LayerState.of(backbone.encode([observations[0]])), oracle).layers_run == [0, 1])
-    assert chosen == [damage < sum(each) / 2 for damage in each] and chosen[0] != chosen[1]
+    before = alone(backbone, ladder, 9.0)
+    before.select_action(observations[1])
+    assert before.last.predicted is not None
+    memory = torch.from_numpy(remember(before.last.predicted.normalized, 13))[None]
+    without, with_ = (damages(backbone, ladder, m, observations[0])[0] for m in (torch.zeros(1, 13), memory))
+    for begins_here, damage in ((True, without), (False, with_)):
+        policy = alone(backbone, ladder, 9.0)
+        if not begins_here:
+            policy.select_action(observations[1])
+        policy.threshold = (without + with_) / 2
+        policy.select_action(observations[0])
+        assert (policy.last.layers == (0, 1)) == (damage < policy.threshold)
 
 
-@torch.inference_mode()
-def test_trying_out_leaves_the_state_where_it_is(
-    backbone: TinyBackbone, ladder: ExitLadder, observations: list[Observation]
+@pytest.mark.parametrize("layer", EXITS)
+def test_it_acts_through_the_exit_it_takes(
+    backbone: TinyBackbone, ladder: ExitLadder, observations: list[Observation], layer: int
 ) -> None:
-    for observation in observations[:2]:
-        state = LayerState.of(backbone.encode([observation]))
-        for layer in range(2):
-            state.hidden = backbone.run_layer(layer, state)
-        before, values = state.fork(), state.hidden.clone()
-        oracle = OracleExit(ladder, backbone, -9.0, EXECUTED)
-        oracle.memory = torch.zeros(1, 13)
-        oracle.start(state)
-        assert oracle.choose(state) == 8
-        assert torch.equal(state.hidden, values)
-        assert state.hidden is before.hidden and state.kinds is before.kinds and state.positions is before.positions
-        assert state.mask is before.mask and state.context is before.context
-
-
-def test_as_a_policy_it_acts_through_the_exit_it_takes(
-    backbone: TinyBackbone, ladder: ExitLadder, observations: list[Observation]
-) -> None:
-    """Only the layers of that exit count, and no planner is asked."""
-    policy = ExitPolicy(backbone, OracleExit(ladder, backbone, 9.0, EXECUTED), EXECUTED)
-    fixed = ExitPolicy(backbone, FixedExit(ladder, 2), EXECUTED)
-    policy.reset()
+    """A resumed pass gives the bits of one that ran through."""
+    fixed = ExitPolicy(backbone, FixedExit(ladder, layer), EXECUTED)
     fixed.reset()
-    for observation in observations[:4]:
-        assert np.array_equal(policy.select_action(observation).actions, fixed.select_action(observation).actions)
-        assert (policy.last.layers, policy.last.consulted) == ((0, 1), ())
+    policy = alone(backbone, ladder, damages(backbone, ladder, torch.zeros(1, 13), observations[0])[EXITS.index(layer)])
+    policy.threshold += 1e-3
+    found = policy.select_action(observations[0])
+    assert policy.last.layers == tuple(range(layer))
+    assert np.array_equal(found.actions, fixed.select_action(observations[0]).actions)
+
+
+def test_it_gives_up_when_every_exit_does_harm(
+    backbone: TinyBackbone, ladder: ExitLadder, observations: list[Observation]
+) -> None:
+    full = full_policy(backbone, EXECUTED)
+    full.reset()
+    expected = full.select_action(observations[0]).actions
+    assert np.array_equal(alone(backbone, ladder, -9.0).select_action(observations[0]).actions, expected)
+
+
+def test_side_by_side_it_acts_as_alone(
+    backbone: TinyBackbone, ladder: ExitLadder, observations: list[Observation]
+) -> None:
+    policy = alone(backbone, ladder, 9.0)
     twin = policy.twin()
-    assert twin.schedule is not policy.schedule
     twin.reset()
-    fixed.reset()
-    assert np.array_equal(twin.select_action(observations[0]).actions, fixed.select_action(observations[0]).actions)
+    for observation in observations[:3]:
+        assert np.array_equal(policy.select_action(observation).actions, twin.select_action(observation).actions)

@@ -1,8 +1,10 @@
 """Train the embedded mini OpenVLA-OFT on the table top, from scratch, on a CPU.
 
     python tools/train_mini/train.py --steps 3000 --out .scratch/mini
+    python tools/train_mini/train.py --layers 24 --init .scratch/mini/checkpoint --out .scratch/mini24 ...
 
-Two single-threaded processes average their gradients (two threads in one process are slower). Each makes its own data
+The second form keeps everything of a trained model but its decoder layers, as large VLAs start from trained towers: it
+needs a third of the steps. Two single-threaded processes average their gradients (two threads in one process are slower). Each makes its own data
 as it goes (``frames.py``). ``--resume`` goes on from the last checkpoint, also with a larger ``--steps``: the learning
 rate is constant until ``--decay-from`` and falls linearly to zero at ``--steps``. What is shipped is the exponential
 average of the weights, without the auxiliary heads: a plain OpenVLA-OFT in the published file layout.
@@ -24,11 +26,13 @@ import torch.multiprocessing as mp
 from auxiliary import AuxiliaryHeads
 from dyslctl_openvla_oft import OpenVLAOFT
 from dyslctl_openvla_oft.actions import decode, normalize, statistics_of
+from dyslctl_openvla_oft.checkpoint import read_checkpoint
 from dyslctl_openvla_oft.config import ActionConfig, OFTConfig
 from dyslctl_openvla_oft.modeling import OFTModel
 from dyslctl_openvla_oft.processing import PreprocessorConfig, pixels
 from dyslctl_openvla_oft.statistics import DatasetStatistics
 from dyslctl_openvla_oft.tokenizer import PromptTokenizer, build_tokenizer
+from dyslctl_openvla_oft.weights import load_model
 from dyslctl_openvla_oft.writer import write_checkpoint
 from frames import CHUNK, HORIZON, Actor, Frames, Replay
 from torch import Tensor, nn
@@ -132,6 +136,16 @@ def initialise(model: OFTModel) -> None:
     nn.init.zeros_(model.action_head.model.fc2.weight)
 
 
+def take_all_but_layers(model: OFTModel, folder: Path) -> None:
+    """Vision towers, projector, embeddings and head of the checkpoint in ``folder``; the decoder layers stay random."""
+    trained = load_model(folder, read_checkpoint(folder).config, device="cpu", dtype=torch.float32)
+    layers = "language_model.layers."
+    weights = {name: weight for name, weight in trained.state_dict().items() if not name.startswith(layers)}
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if unexpected or not all(name.startswith(layers) for name in missing):
+        raise ValueError(f"{folder} does not fit: {unexpected or missing}")
+
+
 def optimizers(model: OFTModel, heads: nn.Module) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside transformer blocks, AdamW for the rest."""
     blocks = [*model.language_model.layers.parameters(), *model.vision_backbone.parameters()]
@@ -154,6 +168,8 @@ class Trainer:
         self.statistics = demonstration_statistics(self.config.oft)
         self.model = OFTModel(self.config, attn_implementation="eager")
         initialise(self.model)
+        if args.init:
+            take_all_but_layers(self.model, args.init)
         self.heads = AuxiliaryHeads(CONFIG["text_config"]["hidden_size"], 4)
         self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
         self.optimizers = optimizers(self.model, self.heads)
@@ -297,6 +313,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and curve.jsonl")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--init", type=Path, help="checkpoint whose vision towers, embeddings and head to start from")
     parser.add_argument("--decay-from", type=int, default=1700)
     parser.add_argument("--dagger-from", type=int, default=350, help="step from which the policy drives scenes")
     parser.add_argument("--batch", type=int, default=64, help="samples per step and process")

@@ -1,43 +1,53 @@
 """What planned exits could reach at best: a planner that knows each exit's true damage.
 
-It runs the whole model and every exit to find out, and counts only the layers of the exit it takes: a bound to measure
-planners against, nothing to deploy.
+It runs the whole model and exit after exit to find out, and counts only the layers of the exit it takes: a bound to
+measure planners against, nothing to deploy.
 """
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor
 
 from dyslctl.backbone import Backbone
-from dyslctl.dysl.exit_schedule import ExitLadder, ExitSchedule, FixedExit
+from dyslctl.dysl.exit_policy import ExitPolicy
+from dyslctl.dysl.exit_schedule import ExitLadder, FixedExit
 from dyslctl.dysl.exits import DAMAGE_FLOOR, relative_damage
-from dyslctl.engine import FullSchedule, LayerSchedule, forward
-from dyslctl.types import LayerState
+from dyslctl.engine import FullSchedule
+from dyslctl.policy import Encode, Plan, Predict, Prediction
+from dyslctl.types import LayerState, Observation
 
 
-class OracleExit(ExitSchedule):
-    """The cheapest exit whose true log damage is below ``threshold``. For heads without memory."""
+class OraclePolicy(ExitPolicy):
+    """Leave through the cheapest exit whose true log damage is below ``threshold``. For heads without memory.
 
-    def __init__(self, ladder: ExitLadder, backbone: Backbone, threshold: float, executed: int) -> None:
-        """``executed``: leading actions of a chunk that the damage is counted over."""
-        super().__init__(ladder)
-        self._backbone, self._threshold, self._executed = backbone, threshold, executed
+    Attributes:
+        threshold: Of log damage, counted over the actions that are executed.
+    """
 
-    def choose(self, state: LayerState) -> int:
-        """Try the whole model, then the exits in turn."""
-        full = self._actions(state, FullSchedule())
-        harmless = (layer for layer in self.ladder.exits if self._log_damage(state, layer, full) < self._threshold)
-        return next(harmless, self.ladder.num_layers)
+    def __init__(self, backbone: Backbone, ladder: ExitLadder, threshold: float, execute_horizon: int) -> None:
+        """Arguments as for :class:`ExitPolicy`, with the exits to try in place of a schedule."""
+        super().__init__(backbone, FixedExit(ladder, ladder.num_layers), execute_horizon)
+        self.threshold = threshold
 
-    def _log_damage(self, state: LayerState, layer: int, full: Tensor) -> float:
-        leave = FixedExit(self.ladder, layer)
-        leave.memory = self.memory
-        predicted = self._actions(state, leave)
-        damage = relative_damage(predicted, full, self._executed, self._backbone.spec.gripper_dim)
+    def plan(self, observation: Observation) -> Plan:
+        """Predict with every layer, then through the exits in turn, each going on where the one before left."""
+        state: LayerState = yield Encode(self.backbone, observation)
+        memory, ladder = self.recall(state), self.schedule.ladder
+        full: Prediction = yield Predict(self.backbone, state.fork(), FullSchedule())
+        first = 0
+        for layer in ladder.exits:
+            leave = FixedExit(ladder, layer)
+            leave.memory = memory
+            tried: Prediction = yield Predict(self.backbone, state, leave, first)
+            if self._log_damage(tried.predicted, full.predicted) < self.threshold:
+                return self.conclude(tried, range(layer))
+            # A fixed exit always jumps, so there is always a state before the jump.
+            first, state = layer, cast(LayerState, tried.trace.resume_state)
+        return self.conclude(full, full.trace.layers_run)
+
+    def _log_damage(self, predicted: Tensor, full: Tensor) -> float:
+        gripper = self.backbone.spec.gripper_dim
+        damage = relative_damage(predicted[None].float(), full[None].float(), self._execute_horizon, gripper)
         return (damage + DAMAGE_FLOOR).log().item()
-
-    def _actions(self, state: LayerState, schedule: LayerSchedule) -> Tensor:
-        """``[1, N, A]`` fp32 of one way through the layers behind ``state``, which stays where it is."""
-        tried = state.fork()
-        forward(self._backbone, tried, schedule, self.ladder.exits[0])
-        return self._backbone.predict(tried).float()

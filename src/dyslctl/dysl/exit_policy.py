@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from dyslctl.backbone import Backbone
 from dyslctl.dysl.exit_schedule import ExitSchedule
 from dyslctl.dysl.plan_memory import PlanMemory
 from dyslctl.errors import ConfigError
 from dyslctl.policy import Encode, Plan, Policy, Predict, Prediction, StepReport
-from dyslctl.types import LayerState, Observation
+from dyslctl.types import ActionChunk, LayerState, Observation
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,21 @@ class ExitPolicy(Policy):
     def plan(self, observation: Observation) -> Plan:
         """Predict through the chosen exit."""
         state: LayerState = yield Encode(self.backbone, observation)
-        memory = self._memory = self._memory or PlanMemory(self.schedule.ladder.sizes.memory, state.hidden)
-        self.schedule.memory = memory.value
+        self.schedule.memory = self.recall(state)
         prediction: Prediction = yield Predict(self.backbone, state, self.schedule)
-        if self.schedule.ladder.sizes.remembers:
-            memory.commit(prediction.chunk.normalized)
+        return self.conclude(prediction, prediction.trace.layers_run)
+
+    def recall(self, state: LayerState) -> Tensor:
+        """``[1, P]``, the last chunk in the dtype and on the device of ``state``; zeros where an episode begins."""
+        self._memory = self._memory or PlanMemory(self.schedule.ladder.sizes.memory, state.hidden)
+        return self._memory.value
+
+    def conclude(self, prediction: Prediction, layers: Iterable[int]) -> ActionChunk:
+        """Remember the chunk, report the executed ``layers``, and return the actions to execute."""
+        if self._memory is not None and self.schedule.ladder.sizes.remembers:
+            self._memory.commit(prediction.chunk.normalized)
         self.last = StepReport(
-            layers=tuple(prediction.trace.layers_run),
+            layers=tuple(layers),
             jumps=tuple(prediction.trace.jumps),
             consulted=tuple(self.schedule.consulted),
             predicted=prediction.chunk,

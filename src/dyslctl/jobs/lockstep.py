@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
+from torch import Tensor
 
 from dyslctl.backbone import Backbone
 from dyslctl.engine import forward_together, stack, stackable
@@ -98,18 +99,19 @@ def _predict(backbone: Backbone, requests: Sequence[Predict]) -> list[Prediction
         traces = forward_together(
             backbone, states, [request.schedule for request in requests], [request.first for request in requests]
         )
-        chunks = _decode(backbone, states)
+        decoded = _decode(backbone, states)
     except Exception as error:
         return [error] * len(requests)
-    return [Prediction(chunk, trace) for chunk, trace in zip(chunks, traces, strict=True)]
+    return [Prediction(*row, trace) for row, trace in zip(decoded, traces, strict=True)]
 
 
-def _decode(backbone: Backbone, states: Sequence[LayerState]) -> list[ActionChunk]:
-    chunks: dict[int, ActionChunk] = {}
+def _decode(backbone: Backbone, states: Sequence[LayerState]) -> list[tuple[ActionChunk, Tensor]]:
+    """What the head makes of each state: decoded, and as it said it, ``[N, A]``."""
+    rows: dict[int, tuple[ActionChunk, Tensor]] = {}
     for group in stackable(states):
-        batch = stack([states[index] for index in group])
-        chunks |= zip(group, backbone.decode_action(backbone.predict(batch)), strict=True)
-    return [chunks[index] for index in range(len(states))]
+        predicted = backbone.predict(stack([states[index] for index in group]))
+        rows |= zip(group, zip(backbone.decode_action(predicted), predicted, strict=True), strict=True)
+    return [rows[index] for index in range(len(states))]
 
 
 def _rows(inputs: LayerInputs) -> Iterator[LayerState]:
