@@ -20,25 +20,32 @@ settings.register_profile("dyslctl", deadline=None, derandomize="CI" in os.envir
 settings.load_profile("dyslctl")
 
 
-def _load_tiny() -> ModuleType:
-    """``tiny.py`` by its path: under ``--import-mode=importlib`` no test folder is on ``sys.path``."""
-    if "tiny" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("tiny.py"))
+def _load(path: str) -> ModuleType:
+    """A helper by its path: under ``--import-mode=importlib`` no test folder is on ``sys.path``."""
+    name = Path(path).stem
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / path)
         assert spec is not None and spec.loader is not None
-        sys.modules["tiny"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["tiny"])
-    return sys.modules["tiny"]
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
 @pytest.fixture(scope="session")
 def tiny_backbone() -> type[TinyBackbone]:
     """The class: ``tiny_backbone(num_layers=8, hidden_size=16, chunk_length=4, memory=False, seed=0)``."""
-    backbone: type[TinyBackbone] = _load_tiny().TinyBackbone
+    backbone: type[TinyBackbone] = _load("tiny.py").TinyBackbone
     return backbone
 
 
 @pytest.fixture(scope="session")
 def tiny_suite() -> type[TinyReach]:
     """The class: ``tiny_suite(chain=1)``."""
-    suite: type[TinyReach] = _load_tiny().TinyReach
+    suite: type[TinyReach] = _load("tiny.py").TinyReach
     return suite
+
+
+@pytest.fixture(scope="session")
+def writers() -> ModuleType:
+    """``data/writers.py``: small data sets in every format."""
+    return _load("data/writers.py")

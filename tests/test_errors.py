@@ -12,6 +12,7 @@ EXIT_CODES = {
     "ConfigError": 2,
     "PluginError": 3,
     "EnvironmentMismatch": 3,
+    "NotInstalled": 3,
     "ArtifactError": 4,
     "ThresholdNotMet": 5,
 }

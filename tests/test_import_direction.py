@@ -19,7 +19,7 @@ LAYERS = (
     ("dysl",),
     ("baselines", "artifacts"),
     ("methods", "reference"),
-    ("devices",),
+    ("devices", "data"),
     ("jobs",),
     ("report",),
     ("cli",),
@@ -37,7 +37,7 @@ PLUGINS_AND_SIMULATORS = {
     "mujoco",
 }
 TORCH_FREE = ("dyslctl.dysl.continuity", "dyslctl.dysl.guidance", "dyslctl.dysl.calibration")
-HEAVY = {"torch", "scipy", "matplotlib", "safetensors", "huggingface_hub"}
+HEAVY = {"torch", "scipy", "matplotlib", "safetensors", "huggingface_hub", "pyarrow", "h5py", "av"}
 
 FILES = sorted((SOURCE / "dyslctl").rglob("*.py"))
 

@@ -33,6 +33,7 @@ class Paper:
 class Exits:
     modules: ExitModules
     settings: ExitSettings
+    execute_horizon: int = 2
 
 
 @pytest.fixture
@@ -132,6 +133,18 @@ def test_a_missing_bundle_or_target_is_named(tiny_backbone: type[TinyBackbone], 
     for name in ("random-skip", "static"):
         with pytest.raises(ConfigError, match="layers to match"):
             methods.build(name, tiny_backbone(), assets, execute_horizon=2)
+
+
+@pytest.mark.parametrize("name", ["dysl", "oracle", "random-skip-adapters", "static"])
+def test_exits_refuse_another_number_of_executed_actions(
+    tiny_backbone: type[TinyBackbone], assets: methods.Assets, name: str
+) -> None:
+    """What they remember would lie elsewhere in time."""
+    message = rf"'{methods.method(name).bundle}' were trained for 2 executed actions an inference, found 3"
+    with pytest.raises(ConfigError, match=message) as caught:
+        methods.build(name, tiny_backbone(), assets, execute_horizon=3, target_layers=5.0)
+    assert caught.value.hint is not None and "dyslctl distill --method" in caught.value.hint
+    methods.build(name, tiny_backbone(), assets, execute_horizon=2, target_layers=5.0)
 
 
 def test_methods_do_what_they_say(

@@ -36,6 +36,7 @@ class BackboneSpec:
         last_live_layer: The last layer whose output the head reads; later ones run for nothing.
         gripper_dim: Index of the gripper in an action, or ``None``.
         fingerprint: Hash of the weights and files this backbone was loaded from.
+        commit: Of the Hub repository they come from, or ``None``.
     """
 
     num_layers: int
@@ -45,6 +46,7 @@ class BackboneSpec:
     last_live_layer: int
     gripper_dim: int | None
     fingerprint: str
+    commit: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from dyslctl.backbone import Backbone
+from dyslctl.backbone import Backbone, BackboneSpec
 from dyslctl.types import LayerState
 
 
@@ -92,7 +92,18 @@ class ForwardTrace:
     resume_state: LayerState | None = field(default=None, repr=False)
 
 
-def forward(backbone: Backbone, state: LayerState, schedule: LayerSchedule, first: int = 0) -> ForwardTrace:
+class Layers(Protocol):
+    """What the loop needs of a backbone; training wraps one to run its layers in another way."""
+
+    @property
+    def spec(self) -> BackboneSpec:
+        """Read for ``num_layers``."""
+
+    def run_layer(self, layer: int, state: LayerState) -> Tensor:
+        """As ``Backbone.run_layer``."""
+
+
+def forward(backbone: Layers, state: LayerState, schedule: LayerSchedule, first: int = 0) -> ForwardTrace:
     """Take ``state`` through the decoder layers as ``schedule`` says.
 
     Args:

@@ -40,6 +40,10 @@ class EnvironmentMismatch(DyslctlError):
     exit_code = 3
 
 
+class NotInstalled(EnvironmentMismatch):
+    """An optional part is not on this machine: nothing is broken, but what needs it does not run."""
+
+
 class ArtifactError(DyslctlError):
     """A file is missing, damaged, of another schema, or does not belong to the others."""
 

@@ -37,6 +37,10 @@ class ExitAssets(Protocol):
     def settings(self) -> ExitSettings:
         """The calibrated threshold."""
 
+    @property
+    def execute_horizon(self) -> int:
+        """Actions executed before the next inference in training."""
+
 
 class SkipAssets(Protocol):
     """What the methods need of a ``dysl-paper`` bundle."""
@@ -107,9 +111,10 @@ class Setup:
         """The bundle of ``dysl``.
 
         Raises:
-            ConfigError: If there is none.
+            ConfigError: If there is none, or it was trained for another number of executed actions.
         """
-        return _required(self.assets.exits, "trained exits", "dyslctl distill makes the bundle")
+        assets = _required(self.assets.exits, "trained exits", "dyslctl distill makes the bundle")
+        return self._executing(assets, "dysl")
 
     def paper(self) -> SkipAssets:
         """The bundle of ``dysl-paper``.
@@ -124,10 +129,10 @@ class Setup:
         """The bundle of ``static``.
 
         Raises:
-            ConfigError: If there is none.
+            ConfigError: If there is none, or it was trained for another number of executed actions.
         """
         hint = "dyslctl distill --method static makes the bundle"
-        return _required(self.assets.static, "exits trained one by one", hint)
+        return self._executing(_required(self.assets.static, "exits trained one by one", hint), "static")
 
     def target(self) -> float:
         """The number of layers to match.
@@ -137,6 +142,16 @@ class Setup:
         """
         hint = "evaluate it together with dysl, whose mean it takes"
         return _required(self.target_layers, "a mean number of layers to match", hint)
+
+    def _executing(self, assets: ExitAssets, bundle: Trained) -> ExitAssets:
+        """``assets``, if what they remember lies in time where they learnt to find it."""
+        if assets.execute_horizon != self.execute_horizon:
+            raise ConfigError(
+                f"the exits of '{bundle}' were trained for {assets.execute_horizon} executed actions an inference, "
+                f"found {self.execute_horizon} to execute",
+                hint=f"dyslctl distill --method {bundle} --suite SUITE trains exits for the suite you run",
+            )
+        return assets
 
 
 def _required(value: Asset | None, what: str, hint: str) -> Asset:

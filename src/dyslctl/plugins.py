@@ -16,6 +16,10 @@ if TYPE_CHECKING:  # both import torch, which neither a listing nor the shell's 
 BACKBONES = "dyslctl.backbones"
 SUITES = "dyslctl.suites"
 KNOWN_DISTRIBUTIONS = {
+    "libero_10": "dyslctl-libero",
+    "libero_goal": "dyslctl-libero",
+    "libero_object": "dyslctl-libero",
+    "libero_spatial": "dyslctl-libero",
     "openvla-oft": "dyslctl-openvla-oft",
 }
 """Plugins we publish ourselves, so that a missing one comes with its install line."""

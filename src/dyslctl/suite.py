@@ -6,9 +6,9 @@ Register the class under the entry-point group ``dyslctl.suites``. ``dyslctl.tes
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -133,6 +133,16 @@ class TaskSuite(ABC):
     @abstractmethod
     def make(self) -> Environment:
         """A new simulator."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """What else its episodes depend on, such as simulator versions and renderer, as plain values for JSON.
+
+        Asked when an evaluation begins, which keeps the answer and refuses to be resumed under another one.
+
+        Raises:
+            EnvironmentMismatch: If this machine would play other episodes than those meant.
+        """
+        return {}
 
     @abstractmethod
     def demonstrate(self, spec: EpisodeSpec) -> Demonstration:

@@ -198,7 +198,7 @@ def test_a_bundle_of_another_profile_names_both_sides_and_the_fix(change: dict[s
 
 def test_a_newer_bundle_is_refused(tmp_path: Path) -> None:
     weights = save(tmp_path / "bundle")
-    newer = _metadata(weights).replace("dyslctl.bundle/2", "dyslctl.bundle/3")
+    newer = _metadata(weights).replace("dyslctl.bundle/3", "dyslctl.bundle/4")
     save_file(load_file(weights), weights, metadata={"header": newer})
     with pytest.raises(ArtifactError, match="made by a newer dyslctl"):
         load_bundle(tmp_path / "bundle")
@@ -208,7 +208,7 @@ def test_a_newer_bundle_is_refused(tmp_path: Path) -> None:
 def test_any_other_safetensors_file_is_no_bundle(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     weights = save(tmp_path / "bundle")
     save_file(load_file(weights), weights, metadata=metadata)
-    with pytest.raises(ArtifactError, match=r"no dyslctl header|expected schema dyslctl\.bundle/2"):
+    with pytest.raises(ArtifactError, match=r"no dyslctl header|expected schema dyslctl\.bundle/3"):
         load_bundle(tmp_path / "bundle")
 
 
@@ -278,7 +278,7 @@ def test_the_model_card_states_base_model_thresholds_and_results() -> None:
 def exits(threshold: float | None = None, method: str = "dysl", *, remembers: bool = True) -> Bundle:
     bundle = make()
     training = bundle.header.training.model_copy(update={"method": method})
-    sizes = ExitModuleSizes(exits=(1, 2), adapter_width=4, planner_width=8, remembers=remembers)
+    sizes = ExitModuleSizes(exits=(1, 2), adapter_width=4, planner_width=8, remembers=remembers, execute_horizon=5)
     header = BundleHeader.of(PROFILE, training, made_with("dyslctl distill", 0), sizes)
     return Bundle(header, bundle.tensors, bundle.self_test, Exits(threshold=threshold))
 
@@ -297,15 +297,20 @@ def test_exits_have_a_section_of_their_own(tmp_path: Path) -> None:
     assert load_bundle(tmp_path / "bundle").settings == Exits(threshold=-1.5)
 
 
-def test_the_header_says_whether_exits_remember(tmp_path: Path) -> None:
-    for remembers in (True, False):
-        weights = save(tmp_path / "bundle", exits(remembers=remembers))
-        sizes = load_bundle(tmp_path / "bundle").header.modules
-        assert isinstance(sizes, ExitModuleSizes) and sizes.remembers == remembers
-    unsaid = _metadata(weights).replace(', "remembers": false', "")
-    assert unsaid != _metadata(weights)
-    save_file(load_file(weights), weights, metadata={"header": unsaid})
-    with pytest.raises(ArtifactError, match="remembers"):
+@pytest.mark.parametrize("remembers", [True, False])
+def test_the_header_says_what_exits_remember_and_for_how_many_executed_actions(tmp_path: Path, remembers: bool) -> None:
+    save(tmp_path / "bundle", exits(remembers=remembers))
+    sizes = load_bundle(tmp_path / "bundle").header.modules
+    assert isinstance(sizes, ExitModuleSizes) and (sizes.remembers, sizes.execute_horizon) == (remembers, 5)
+
+
+@pytest.mark.parametrize("unsaid", [', "remembers": true', ', "execute_horizon": 5'])
+def test_a_header_that_does_not_say_so_is_refused(tmp_path: Path, unsaid: str) -> None:
+    weights = save(tmp_path / "bundle", exits())
+    header = _metadata(weights)
+    assert unsaid in header
+    save_file(load_file(weights), weights, metadata={"header": header.replace(unsaid, "")})
+    with pytest.raises(ArtifactError, match=unsaid.split('"')[1]):
         load_bundle(tmp_path / "bundle")
 
 
@@ -327,11 +332,13 @@ def test_settings_have_exactly_one_section(tmp_path: Path, sections: str) -> Non
         load_bundle(tmp_path / "bundle")
 
 
-def test_a_bundle_of_the_first_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_bundle_of_an_older_version_is_refused_with_what_to_do(tmp_path: Path, version: int) -> None:
+    """Version 2 of exits does not say for how many executed actions they were trained."""
     weights = save(tmp_path / "bundle")
-    older = _metadata(weights).replace("dyslctl.bundle/2", "dyslctl.bundle/1")
+    older = _metadata(weights).replace("dyslctl.bundle/3", f"dyslctl.bundle/{version}")
     save_file(load_file(weights), weights, metadata={"header": older})
-    with pytest.raises(ArtifactError, match=r"dyslctl\.bundle/1 is no longer read") as caught:
+    with pytest.raises(ArtifactError, match=rf"dyslctl\.bundle/{version} is no longer read") as caught:
         load_bundle(tmp_path / "bundle")
     assert caught.value.hint == "make the file again"
 
@@ -351,5 +358,6 @@ def test_the_digest_of_the_weights_does_not_depend_on_who_wrote_them(tmp_path: P
 def test_the_model_card_of_exits() -> None:
     card = model_card(exits(), "tiny_reach")
     assert "Planned exits" in card and "exits before layers 1, 2; adapter / planner width 4 / 8" in card
+    assert "; 5 actions executed an inference |" in card
     assert "not calibrated yet" in card
     assert "log damage below -1.5 |" in model_card(exits(-1.5), "tiny_reach")

@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 import pytest
 from typer.testing import Result
 
-from dyslctl.artifacts.bundle import load_bundle
+from dyslctl.artifacts.bundle import ExitModuleSizes, load_bundle
+from dyslctl.artifacts.files import read_json
 from dyslctl.cli.steps import seeds
 from dyslctl.errors import ConfigError
 
@@ -72,6 +73,22 @@ def test_resumed_it_trains_and_plays_nothing_again(
         assert "trained" in run(*one, "--set", "distill.steps=4", "-q").stderr
 
 
+def test_each_training_takes_the_settings_that_it_knows(
+    profiled: dict[str, Any], document: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``remembers`` is for exits and ``penalty_weight`` for controllers; a change of one trains the other not again."""
+    both = ("analyze", "pareto", *SMALL, "--method", "dysl,dysl-paper", "--budgets", "6", "--seeds", "0", "--resume")
+    document(*both, "--set", "distill.remembers=false", "--set", "distill.penalty_weight=0.5")
+    header = load_bundle(SEEDS / "seed0/bundles/dysl").header
+    assert isinstance(header.modules, ExitModuleSizes) and not header.modules.remembers
+    settings = [read_json(SEEDS / f"seed0/trained_{name}.json")["distill"] for name in ("dysl", "dysl-paper")]
+    assert [(each["remembers"], each["penalty_weight"]) for each in settings] == [(False, None), (None, 0.5)]
+    trained: list[str] = []
+    monkeypatch.setattr(seeds, "run_distill", lambda work, *_, **__: trained.append(work.config.distill.method))
+    document(*both, "--set", "distill.remembers=false", "--set", "distill.penalty_weight=0.25")
+    assert trained == ["dysl-paper"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -79,6 +96,9 @@ def test_resumed_it_trains_and_plays_nothing_again(
         (["--budgets", "0"], "greater than 0"),
         (["--seeds", "0.5"], "pareto.seeds"),
         (["--method", "dysl,statc"], "no method named 'statc'"),
+        (["--method", "dysl,static", "--set", "distill.kd_weight=1.0"], "distill.kd_weight: no method in use"),
+        (["--method", "dysl-paper", "--set", "distill.remembers=false"], "distill.remembers: no method in use"),
+        (["--method", "random-skip", "--set", "distill.steps=3"], "nothing is trained"),
     ],
 )
 def test_bad_input_fails_before_any_work(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from typer.testing import CliRunner, Result
 
 from dyslctl.artifacts.bundle import load_bundle, save_bundle
@@ -185,14 +186,11 @@ def test_a_failed_calibration_leaves_the_old_bundle(
     assert {path: path.read_bytes() for path in bundle.iterdir()} == before
 
 
-def test_exits_whose_dial_was_not_found_say_how_to_find_it(
-    distilled: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(*_: Any, **__: Any) -> None:
-        raise ArtifactError("no episode to play")
-
-    monkeypatch.setattr("dyslctl.cli.steps.calibrate.find_dial", fails)
-    result = run("distill", "--stage", "2", "--steps", "1", "--quiet")
-    assert result.exit_code == 4 and "no episode to play" in result.stderr
+def test_exits_without_a_threshold_say_how_to_find_it(distilled: dict[str, Any], run: Run) -> None:
+    """Those of ``analyze pareto``, which only tries dials, stay like that."""
+    settings = yaml.safe_load(SETTINGS.read_text())
+    del settings["calibration"]
+    settings["exits"]["threshold"] = None
+    SETTINGS.write_text(yaml.safe_dump(settings))
     said = _refused(run, 4, "eval", "--method", "dysl")
     assert "not calibrated yet" in said and "dyslctl calibrate --max-success-drop" in said

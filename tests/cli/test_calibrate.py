@@ -13,7 +13,6 @@ from typer.testing import Result
 
 from dyslctl.artifacts.strict_yaml import read_yaml
 from dyslctl.jobs import closed_loop
-from dyslctl.jobs.latency import Series
 
 Run = Callable[..., Result]
 Documents = Callable[..., dict[str, Any]]
@@ -70,13 +69,40 @@ def test_the_drop_is_against_the_full_model(distilled: dict[str, Any], document:
     assert found["layers_per_inference"] == min(tried["layers"] for tried in found["tried"])
 
 
-def test_milliseconds_are_timed_and_kept(
+def test_a_drop_is_reported_with_its_interval_and_n(distilled: dict[str, Any], document: Documents, run: Run) -> None:
+    """No win and no loss in 2 episodes: 0 +- 1.95996 * sqrt((2 / 4) / 4) = 69.3 points."""
+    found = document("calibrate", "--max-success-drop", "1pp", "--episodes", "2")
+    assert (found["success_drop_pp"], found["success_drop_pp_ci95"]) == (0, pytest.approx([-69.3, 69.3], abs=0.05))
+    numbers = read_yaml(SETTINGS)["calibration"]["numbers"]
+    assert [numbers["drop_pp_low"], numbers["drop_pp_high"]] == found["success_drop_pp_ci95"]
+    table = run("calibrate", "--max-success-drop", "1pp", "--episodes", "2", "--resume", "--quiet").stdout
+    assert "lost against full: 0.0 points, 95 % interval -69.3 to 69.3, n = 2 paired" in " ".join(table.split())
+    found = document("calibrate", "--target-layers", "5", "--episodes", "2", "--resume")
+    assert found["success_drop_pp"] is None and "drop_pp" not in read_yaml(SETTINGS)["calibration"]["numbers"]
+
+
+def test_milliseconds_are_met_and_kept(
     distilled: dict[str, Any], document: Documents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(closed_loop, "SERIES", Series(warmup=0, iterations=2, min_seconds=0.0))
-    found = document("calibrate", "--target-ms", "1000", "--episodes", "1")
-    assert found["target"] == "1000 ms" and not found["met"] and found["llm_ms"] > 0
-    assert read_yaml(SETTINGS)["calibration"]["numbers"]["llm_ms"] == found["llm_ms"]
+    """A layer takes 2 ms: 16 ms are all of them."""
+    monkeypatch.setattr(closed_loop.ClosedLoop, "ms_per_layer", lambda *_: 2.0)
+    found = document("calibrate", "--target-ms", "16", "--episodes", "1")
+    assert (found["target"], found["met"], found["llm_ms"]) == ("16 ms", True, 16.0)
+    assert read_yaml(SETTINGS)["calibration"]["numbers"]["llm_ms"] == 16.0
+
+
+@pytest.mark.parametrize("asked", ["1000", "0.001"])
+def test_milliseconds_out_of_reach_leave_the_bundle_as_it_was(
+    distilled: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    monkeypatch.setattr(closed_loop.ClosedLoop, "ms_per_layer", lambda *_: 2.0)
+    files = (SETTINGS, SETTINGS.with_name("README.md"), Path("runs/tiny/calibrate/dysl/result.json"))
+    before = [path.read_bytes() for path in files]
+    result = run("calibrate", "--target-ms", asked, "--episodes", "1", "-q")
+    said = " ".join(result.stderr.replace("│", "").split())
+    assert result.exit_code == 2 and f"{asked} ms: 'dysl' reaches 4.00 to 16.00 ms on these episodes" in said
+    assert "--target-ms between 4.00 and 16.00" in said
+    assert [path.read_bytes() for path in files] == before
 
 
 def test_the_table_says_the_target_and_n(distilled: dict[str, Any], run: Run) -> None:
@@ -96,7 +122,7 @@ def test_the_table_says_the_target_and_n(distilled: dict[str, Any], run: Run) ->
         (["--target-layers", "5", "--method", "full"], "'full' has no dial of its own"),
         (["--target-layers", "5", "--method", "dysl-paper-no-pre"], "--method dysl or dysl-paper"),
         (["--target-layers", "5", "--method", "dysel"], "Did you mean 'dysl'"),
-        (["--target-layers", "1", "--episodes", "2", "-q"], "'dysl' runs 2.00 to 8.00 layers"),
+        (["--target-layers", "1", "--episodes", "2", "-q"], "'dysl' reaches 2.00 to 8.00 layers"),
     ],
 )
 def test_what_cannot_be_met_leaves_the_bundle_as_it_was(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from typer.testing import Result
 
 from dyslctl import methods, plugins
 from dyslctl.artifacts.bundle import load_bundle
+from dyslctl.artifacts.bundle_settings import Exits
 from dyslctl.artifacts.strict_yaml import read_yaml
+from dyslctl.jobs import closed_loop
 
 Run = Callable[..., Result]
 Documents = Callable[..., dict[str, Any]]
@@ -99,6 +101,33 @@ def test_exits_without_a_memory_and_from_other_suites(profiled: dict[str, Any], 
     assert not (folder / "round2-checkpoint.safetensors").exists()
 
 
+def test_an_interrupted_calibration_leaves_the_calibrated_bundle(
+    distilled: dict[str, Any], document: Documents, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--resume`` then trains nothing again and ends with a calibrated bundle."""
+    bundle = Path(distilled["bundle_path"])
+    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+
+    def interrupt(*_: Any, **__: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(closed_loop, "evaluate", interrupt)
+        assert run("distill", "--seed", "1", "--quiet").exit_code == 130
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
+    again = document("distill", "--seed", "1", "--resume")
+    made = load_bundle(bundle)
+    assert again["calibrated"]["bundle_path"] == again["bundle_path"] == str(bundle)
+    assert made.header.training.seed == 1 and made.settings == Exits(threshold=again["calibrated"]["dial"])
+
+
+def test_a_target_out_of_reach_leaves_the_calibrated_bundle(distilled: dict[str, Any], run: Run) -> None:
+    before = (Path(distilled["bundle_path"]) / "bundle.yaml").read_bytes()
+    result = run("distill", "--target-layers", "1", "--quiet")
+    assert result.exit_code == 2 and "--resume keeps what was trained" in " ".join(result.stderr.split())
+    assert (Path(distilled["bundle_path"]) / "bundle.yaml").read_bytes() == before
+
+
 def test_a_setting_of_the_other_method_is_refused(profiled: dict[str, Any], run: Run) -> None:
     result = run("distill", "--lambda", "0.25")
     assert result.exit_code == 2 and "no setting 'penalty_weight' for this method" in result.stderr
@@ -167,9 +196,9 @@ def test_eval_in_bfloat16_takes_a_float32_bundle(distilled: dict[str, Any], docu
 
 
 def test_eval_does_not_resume_another_evaluation(distilled: dict[str, Any], document: Documents, run: Run) -> None:
-    document("eval", "--method", "full")
-    result = run("eval", "--episodes", "2", "--method", "full", "--resume")
-    assert result.exit_code == 4 and "episodes: then 1, now 2" in result.stderr
+    document("eval", "--episodes", "2", "--method", "full")
+    result = run("eval", "--episodes", "1", "--method", "full", "--resume")
+    assert result.exit_code == 4 and "episodes: then 2, now 1" in result.stderr
 
 
 def test_full_needs_no_bundle(profiled: dict[str, Any], document: Documents) -> None:

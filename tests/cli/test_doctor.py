@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from dyslctl import plugins
 from dyslctl.cli import app, checks
-from dyslctl.errors import PluginError
+from dyslctl.errors import EnvironmentMismatch, NotInstalled, PluginError
 
 
 @pytest.fixture
@@ -54,6 +54,37 @@ def test_a_plugin_that_does_not_import_fails_its_check_alone(
     assert [(check["name"], check["fix"]) for check in failed] == [("backbone tiny", "reinstall it")]
     assert "does not import" in failed[0]["detail"]
     assert "backbone tiny" in result.stderr
+
+
+def test_a_simulator_that_is_not_installed_is_a_warning_with_its_command(
+    doctor: Callable[..., Result], tiny_suite: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(self: object) -> None:
+        raise NotInstalled("no simulator", hint="install it so")
+
+    monkeypatch.setattr(tiny_suite, "make", missing)
+    result = doctor("--json")
+    assert result.exit_code == 0
+    (check,) = [check for check in json.loads(result.stdout)["checks"] if check["name"] == "suite tiny_reach"]
+    assert (check["status"], check["detail"], check["fix"]) == ("warn", "no simulator", "install it so")
+
+
+def test_what_a_simulator_says_of_itself_is_shown(
+    doctor: Callable[..., Result], tiny_suite: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny_suite, "identity", lambda self: {"physics": "3.3.2", "renderer": "exact"})
+    (check,) = [check for check in json.loads(doctor("--json").stdout)["checks"] if check["name"] == "suite tiny_reach"]
+    assert check["status"] == "ok" and "physics 3.3.2, renderer exact" in check["detail"]
+
+
+def test_a_simulator_that_would_play_something_else_is_a_failed_check(
+    doctor: Callable[..., Result], tiny_suite: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(self: object) -> None:
+        raise EnvironmentMismatch("another picture")
+
+    monkeypatch.setattr(tiny_suite, "identity", other)
+    assert _statuses(doctor("--json"))["suite tiny_reach"] == "fail"
 
 
 def test_a_crash_inside_a_check_is_a_failed_check(

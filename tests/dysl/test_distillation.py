@@ -239,3 +239,31 @@ def test_a_head_with_memory_starts_each_batch_afresh(
 ) -> None:
     backbone = tiny_backbone(memory=True)
     assert torch.equal(full_actions(backbone, inputs), full_actions(backbone, inputs))
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+def test_recomputing_the_layers_gives_the_same_gradients_from_less_memory(
+    backbone: TinyBackbone, inputs: LayerInputs, modules: SkipModules, target: Tensor, precision: torch.dtype | None
+) -> None:
+    """Bytes are those that the graph keeps between the two passes, each tensor counted once."""
+    found = []
+    for recompute in (False, True):
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        modules.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            with torch.autocast("cpu", precision, enabled=precision is not None):
+                loss = stage2_loss(backbone, modules, inputs, target, EXITS, Stage2Settings(0.1, recompute=recompute))
+            held = sum(kept.values())
+            loss.total.backward()
+        gradients = {name: p.grad.clone() for name, p in modules.named_parameters() if p.grad is not None}
+        found.append((loss.total.item(), gradients, held))
+    (total, gradients, held), (same, again, less) = found
+    assert same == total and again.keys() == gradients.keys()
+    assert all(torch.equal(again[name], gradient) for name, gradient in gradients.items())
+    assert any(gradient.any() for gradient in gradients.values())
+    assert less < 0.7 * held

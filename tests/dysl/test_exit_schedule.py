@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dyslctl.dysl.exit_schedule import ExitLadder, ExitSchedule, FixedExit, PlannedExit, first_below
-from dyslctl.dysl.exits import ExitModules, planner_features, query_tokens
-from dyslctl.dysl.plan_memory import action_slots
+from dyslctl.dysl.exits import ExitModules
+from dyslctl.dysl.query_layout import QueryLayout
 from dyslctl.engine import FullSchedule, forward
 from dyslctl.policy import Consultation
 from dyslctl.types import LayerState, Observation, TokenKind
@@ -65,13 +65,14 @@ def test_the_head_reads_what_the_adapter_made_of_the_query_tokens(
         prefix.hidden = backbone.run_layer(layer, prefix)
     trace = forward(backbone, state, remembering(FixedExit(ExitLadder(exits), 3)))
     assert trace.jumps == [(3, 8)]
-    keep, slots = query_tokens(prefix), action_slots(prefix, 4)
-    expected = exits.adapter(3)(prefix.hidden[:, keep[0]], MEMORY, slots[:, keep[0]])
+    layout = QueryLayout.of(prefix, 4)
+    kept = prefix.hidden[:, layout.keep[0]]
+    expected = exits.adapter(3)(kept, MEMORY, layout.slots)
     torch.testing.assert_close(state.hidden, expected)
-    without = exits.adapter(3)(prefix.hidden[:, keep[0]], torch.zeros_like(MEMORY), slots[:, keep[0]])
+    without = exits.adapter(3)(kept, torch.zeros_like(MEMORY), layout.slots)
     assert (state.hidden - without).abs().max() > 0.01, "the memory counts"
     assert set(state.kinds[0].tolist()) == {TokenKind.PROPRIO, TokenKind.TEXT, TokenKind.ACTION}
-    assert state.positions.tolist() == keep.tolist()
+    assert state.positions.tolist() == layout.keep.tolist()
 
 
 def test_resuming_from_an_exit_is_the_full_pass_bit_for_bit(
@@ -107,7 +108,7 @@ def test_the_planner_is_asked_once_before_the_first_exit(
     for layer in range(2):
         prefix.hidden = backbone.run_layer(layer, prefix)
     (features,) = asked
-    assert torch.equal(features, planner_features(prefix, MEMORY))
+    assert torch.equal(features, QueryLayout.of(prefix, 4).features(prefix.hidden, MEMORY))
     assert torch.equal(features[:, -13:], MEMORY)
 
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from dyslctl.dysl.exit_schedule import ExitLadder, FixedExit
 from dyslctl.dysl.exit_training import ExitViews, exit_actions, exit_losses, exit_views, measure_scales
-from dyslctl.dysl.exits import ExitModules, query_tokens
+from dyslctl.dysl.exits import ExitModules
+from dyslctl.dysl.query_layout import query_tokens
 from dyslctl.dysl.states import residual_states
 from dyslctl.engine import forward
 from dyslctl.types import LayerInputs, LayerState, Observation

@@ -15,71 +15,17 @@ from dyslctl.dysl.exits import (
     ExitSizes,
     default_exits,
     default_rank,
-    planner_features,
-    query_tokens,
     relative_damage,
 )
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.errors import ConfigError
-from dyslctl.types import LayerState, TokenKind
 
 if TYPE_CHECKING:
     from tests.tiny import TinyBackbone
 
-BOS, SEEN, ARM, TEXT, ACT, STOP, PAD = (
-    *(TokenKind.BOS, TokenKind.VISION, TokenKind.PROPRIO),
-    *(TokenKind.TEXT, TokenKind.ACTION, TokenKind.STOP, TokenKind.PAD),
-)
 TAIL = LayerPartition(6, (0, 1))
 SIZES = ExitSizes(hidden_size=2, chunk_length=3, action_dim=1, adapter_rank=2, planner_width=5)
 """``P`` = 4."""
-NOTHING = torch.zeros(1, 0)
-"""A memory without room: what is left are the parts taken from tokens."""
-
-
-def state_of(*rows: list[TokenKind], masked: bool = False) -> LayerState:
-    """Hidden size 2; token ``t`` of a row holds ``(t, 10 t)``."""
-    kinds = torch.tensor([[int(kind) for kind in row] for row in rows])
-    places = torch.arange(kinds.shape[1]).expand(len(rows), -1)
-    hidden = torch.stack([places, 10 * places], -1).float()
-    return LayerState(hidden, places, kinds, kinds != PAD if masked else None)
-
-
-def test_query_tokens_are_found_by_kind() -> None:
-    assert query_tokens(state_of([BOS, SEEN, SEEN, ARM, TEXT, ACT, STOP])).tolist() == [[3, 4, 5]]
-    assert query_tokens(state_of([TEXT, SEEN, ACT])).tolist() == [[0, 2]]
-
-
-def test_a_row_with_fewer_query_tokens_is_filled_up_with_others() -> None:
-    state = state_of([BOS, SEEN, ARM, TEXT, TEXT, ACT], [BOS, SEEN, ARM, TEXT, PAD, ACT], masked=True)
-    assert query_tokens(state).tolist() == [[2, 3, 4, 5], [0, 2, 3, 5]]
-
-
-def test_features_by_hand() -> None:
-    """Mean action token, mean proprio token, last text token: places 5 and 6, 2, and 4."""
-    state = state_of([BOS, SEEN, ARM, TEXT, TEXT, ACT, ACT, STOP])
-    assert planner_features(state, NOTHING).tolist() == [[5.5, 55, 2, 20, 4, 40]]
-
-
-def test_the_memory_follows_the_tokens_parts() -> None:
-    state = state_of([ARM, ACT], [ACT, ARM])
-    memory = torch.tensor([[0.5, 1.0], [-0.5, 0.0]])
-    assert planner_features(state, memory).tolist() == [[1, 10, 0, 0, 0, 0, 0.5, 1], [0, 0, 1, 10, 0, 0, -0.5, 0]]
-
-
-def test_a_part_without_tokens_is_zero_and_padding_does_not_count() -> None:
-    state, nothing = state_of([BOS, SEEN, TEXT, TEXT, ACT], [BOS, SEEN, TEXT, PAD, ACT], masked=True), torch.zeros(2, 0)
-    assert planner_features(state, nothing).tolist() == [[4, 40, 0, 0, 3, 30], [4, 40, 0, 0, 2, 20]]
-    hidden_by_mask = state_of([BOS, TEXT, TEXT, ACT])
-    hidden_by_mask.mask = torch.tensor([[True, True, False, True]])
-    assert planner_features(hidden_by_mask, NOTHING).tolist() == [[3, 30, 0, 0, 1, 10]]
-
-
-def test_features_need_the_query_tokens_alone() -> None:
-    state, memory = state_of([BOS, SEEN, ARM, TEXT, TEXT, ACT, ACT, STOP]), torch.rand(1, 4)
-    before = planner_features(state, memory)
-    state.select(query_tokens(state))
-    assert torch.equal(planner_features(state, memory), before)
 
 
 def test_damage_by_hand() -> None:

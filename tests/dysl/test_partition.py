@@ -31,7 +31,6 @@ def test_segments_lie_between_static_layers_and_before_the_head() -> None:
     assert partition.segments == (Segment(2, 4), Segment(5, 7), Segment(8, 10))
     assert partition.dynamic_layers == (2, 3, 5, 6, 8, 9)
     assert [partition.next_static(i) for i in (2, 3, 5, 8, 9)] == [4, 4, 7, 10, 10]
-    assert [partition.segment_of(i) for i in (0, 2, 6, 9)] == [None, 0, 1, 2]
 
 
 def test_a_leading_segment_is_allowed_when_layer_0_is_not_forced() -> None:
@@ -52,7 +51,8 @@ def test_every_layer_is_static_or_in_exactly_one_segment(case: tuple[int, set[in
     covered = [layer for segment in partition.segments for layer in segment.layers]
     assert sorted([*covered, *static]) == list(range(num_layers))
     assert all(len(segment) > 0 for segment in partition.segments)
-    assert all(partition.next_static(i) == partition.segments[partition.segment_of(i) or 0].stop for i in covered)
+    landings = {layer: segment.stop for segment in partition.segments for layer in segment.layers}
+    assert {layer: partition.next_static(layer) for layer in covered} == landings
 
 
 def test_counts_round_half_up() -> None:

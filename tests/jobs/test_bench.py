@@ -34,14 +34,16 @@ PLAN = BenchPlan(("dysl", "random-skip-adapters"), Series(warmup=1, iterations=6
 class Exits:
     modules: ExitModules
     settings: ExitSettings
+    execute_horizon: int
 
 
 @pytest.fixture
 def subject(tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach]) -> Subject:
     """Eight layers, exits before layers 2 and 5; the first is always taken."""
+    suite = tiny_suite()
     modules = ExitModules(LayerPartition(8, (0, 1)), (2, 5), SIZES).eval().requires_grad_(False)
-    assets = Assets(exits=Exits(modules, ExitSettings(99.0)))
-    return Subject("openvla-oft", tiny_backbone(), tiny_suite(), assets)
+    assets = Assets(exits=Exits(modules, ExitSettings(99.0), suite.execute_horizon))
+    return Subject("openvla-oft", tiny_backbone(), suite, assets)
 
 
 def test_this_machine_is_measured(subject: Subject) -> None:

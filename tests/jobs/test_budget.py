@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from dyslctl.jobs import budget
 from dyslctl.jobs.budget import (
     EVALUATIONS,
+    Drop,
     MaxSuccessDrop,
     Outcome,
     TargetLayers,
@@ -46,6 +47,10 @@ class Curve:
 
     def full(self) -> Outcome:
         return Outcome(200, 200, 12.0)
+
+    def drop(self, dial: float) -> Drop:
+        points = (200 - self.success(0.0 if dial == RANGE[1] else 12.0)) / 2
+        return Drop(points, points - 2, points + 2)
 
     def ms_per_layer(self, dial: float | None) -> float:
         return self.ms(dial)
@@ -134,6 +139,15 @@ def test_the_drop_is_in_points_of_the_same_episodes() -> None:
     assert find_success(Curve(success=enough_above(6.0)), RANGE, 9.9).outcome.layers >= 6.0
 
 
+def test_the_drop_of_the_chosen_dial_is_reported_with_its_interval() -> None:
+    """200 of 200 down to the last layer, where it is 198: 1 point lost, and 1 is allowed."""
+    curve = Curve(success=lambda layers: 200 if layers > 3.2 else 198)
+    found = find_success(curve, RANGE, 1.0)
+    assert (found.dial, found.drop) == (RANGE[1], Drop(1.0, -1.0, 3.0))
+    assert str(found.drop) == "1.0 points (95 % interval -1.0 to 3.0)"
+    assert find_layers(curve, RANGE, 6.0).drop is None
+
+
 def test_luck_beyond_a_loss_is_not_taken() -> None:
     lucky = Curve(success=lambda layers: 180 if 5 < layers < 7 else 200)
     assert find_success(lucky, RANGE, 1.0).outcome.layers >= 7
@@ -143,6 +157,7 @@ def test_a_method_that_always_loses_too_much_says_so() -> None:
     curve = Curve(success=lambda layers: 100)
     found = find_success(curve, RANGE, 1.0)
     assert not found.met and found.dial == RANGE[0] and len(curve.asked) == 1
+    assert found.drop == Drop(50.0, 48.0, 52.0)
 
 
 def test_a_method_that_never_loses_goes_to_the_end() -> None:

@@ -18,7 +18,10 @@ from dyslctl.jobs import closed_loop
 from dyslctl.jobs.budget import TargetMs, find_dial
 from dyslctl.jobs.closed_loop import ClosedLoop, Stage
 from dyslctl.jobs.curves import Splits, curves, full_model
+from dyslctl.jobs.episodes import EpisodeRecord
 from dyslctl.jobs.latency import Series
+from dyslctl.jobs.statistics import paired_difference
+from dyslctl.jobs.summary import EvaluationResult, summarize
 from dyslctl.policy import Policy
 
 if TYPE_CHECKING:
@@ -80,10 +83,27 @@ def splits(out: Path, **options: Any) -> Splits:
 def test_a_dial_is_played_once(tmp_path: Path) -> None:
     recipe = Recipe()
     loop = ClosedLoop("dysl", recipe, stage(tmp_path))
-    assert loop.at(-1.0).layers == 5.0 and loop.at(-1.0) is loop.at(-1.0)
+    assert loop.at(-1.0).layers == 5.0 and loop.at(-1.0) == loop.at(-1.0)
     assert recipe.made == ["dysl 5"]
     assert loop.full().layers == 12.0
     assert (tmp_path / "test" / "dysl" / "dial_-1" / "episodes.jsonl").exists()
+
+
+def test_the_drop_pairs_the_episodes_of_method_and_full_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The full model solves 0 to 7 of 12, the method 4 to 9: it loses 4 and wins 2, 2 / 12 of success in all."""
+    solved = {"full": range(8), "dysl": range(4, 10)}
+
+    def play(self: Stage, method: str, recipe: Any, folder: str) -> EvaluationResult:
+        about = {"suite": "guessing", "split": "tune", "task": "guess", "seed": 0, "status": "done"}
+        records = [
+            EpisodeRecord(method, index=i, success=i in solved[method], inferences=1, **about) for i in range(12)
+        ]
+        return summarize("guessing", "tune", 12, [method], records)
+
+    monkeypatch.setattr(Stage, "play", play)
+    drop = ClosedLoop("dysl", Recipe(), stage(tmp_path)).drop(1.0)
+    assert drop.points == pytest.approx(100 / 6)
+    assert (drop.low / 100, drop.high / 100) == pytest.approx(paired_difference(4, 2, 12))
 
 
 def test_a_crash_is_no_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from dyslctl.data.of_suite import SuiteSource
 from dyslctl.engine import FullSchedule, forward
 from dyslctl.errors import ConfigError
-from dyslctl.jobs.data import Frame, collect, encode, stratify
+from dyslctl.jobs.data import Frame, collect, collect_recorded, encode, stratify
 from dyslctl.types import LayerState, Observation
 
 
@@ -143,3 +144,16 @@ def test_an_image_that_is_not_finite_is_the_backbones_error(tiny_backbone, tiny_
     damaged = replace(observation, images={"agent": np.full((8, 8, 3), np.nan)})
     with pytest.raises(ConfigError, match="finite"):
         encode(tiny_backbone(), [Frame(damaged, 0, None, near_flip=False, remembered=None)])
+
+
+def test_recorded_frames_carry_the_recorded_actions(tiny_backbone, tiny_suite) -> None:
+    """The held-out episode is left alone, the memory is empty, and near flips fill half of the samples."""
+    backbone, source = tiny_backbone(), SuiteSource(tiny_suite(), episodes=6)
+    data = collect_recorded(backbone, source, samples=12, per_episode=4, seed=0)
+    assert len(data) == 12
+    (batch,) = data.groups
+    assert 5 not in batch.episodes and not batch.memory.any()
+    for episode, target in zip(batch.episodes.tolist(), batch.target.numpy(), strict=True):
+        shown = source.episode(episode)
+        chunks = [backbone.normalize(shown.chunk(step, 4)) for step in range(len(shown.actions))]
+        assert any(np.allclose(target, chunk, atol=1e-6) for chunk in chunks)

@@ -18,8 +18,9 @@ from dyslctl.dysl.exits import DAMAGE_FLOOR, ExitSizes
 from dyslctl.errors import ArtifactError, ConfigError
 from dyslctl.jobs.calibrate import calibrate
 from dyslctl.jobs.distill import DistillSettings, distill
-from dyslctl.jobs.distill_exits import ExitTraining, distill_exits, planner_samples
-from dyslctl.jobs.exit_data import ExitSamples, Rounds
+from dyslctl.jobs.distill_exits import ExitTraining, distill_exits
+from dyslctl.jobs.exit_data import Rounds
+from dyslctl.jobs.exit_samples import ExitSamples, planner_samples
 from dyslctl.jobs.profile import profile
 from dyslctl.jobs.trained import load_modules
 from dyslctl.jobs.trained_exits import load_exits, new_exits
@@ -126,6 +127,11 @@ def test_exits_for_one_exit_an_episode_belong_to_static(work, tmp_path) -> None:
     settings = dataclasses.replace(STAGE1, steps=1)
     trained = distill_exits(backbone, made, alone, settings, out=tmp_path / "o", bundle=tmp_path / "b")
     assert load_bundle(trained.bundle_path).header.training.method == "static"
+
+
+def test_the_bundle_says_for_how_many_executed_actions_it_was_trained(work, stage1) -> None:
+    backbone, made, rounds = work
+    assert load_exits(stage1.bundle_path, made, backbone).execute_horizon == rounds.execute_horizon == 2
 
 
 def test_the_planner_knows_more_than_the_mean(work, stage2) -> None:

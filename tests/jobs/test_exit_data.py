@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 
 from dyslctl.baselines.random_skip import RandomExits
 from dyslctl.baselines.static_exit import EpisodeExit
+from dyslctl.data.of_suite import SuiteSource
+from dyslctl.data.replay import RecordedSuite
 from dyslctl.dysl.distillation import full_actions
 from dyslctl.dysl.exit_schedule import ExitLadder, FixedExit
 from dyslctl.dysl.exits import ExitModules, ExitSizes
@@ -18,7 +21,8 @@ from dyslctl.jobs import exit_data
 from dyslctl.jobs.data import Frame, encode
 from dyslctl.jobs.data import collect as really_collect
 from dyslctl.jobs.dataset import Dataset
-from dyslctl.jobs.exit_data import ExitSamples, Perturbed, Rounds
+from dyslctl.jobs.exit_data import Perturbed, Rounds
+from dyslctl.jobs.exit_samples import ExitSamples
 from dyslctl.jobs.training import Precision
 from dyslctl.policy import Policy, full_policy
 from dyslctl.types import ActionChunk, LayerState, Observation
@@ -207,46 +211,71 @@ def parts(backbone: TinyBackbone, tiny_suite: type[TinyReach]) -> list[Dataset]:
     return [base, encode(backbone, frames)]
 
 
-@pytest.mark.parametrize(("first", "second"), [(2**20, 2**20), (0, 0), (2**20, 0), (0, 2**20)])
-def test_merging_equals_building_from_the_merged_data(
-    backbone: TinyBackbone, parts: list[Dataset], first: int, second: int
-) -> None:
-    one, two = (ExitSamples(backbone, data, (2, 5), size) for data, size in zip(parts, (first, second), strict=True))
-    assert (one.kept, two.kept) == (first > 0, second > 0)
-    merged, built = one.merge(two), ExitSamples(backbone, parts[0].merge(parts[1]), (2, 5), first)
-    assert merged.kept == (first > 0 and second > 0)
-    assert len(merged) == len(built) == len(parts[0]) + 5 and merged.digest() == built.digest()
-    found, expected = columns(merged), columns(built)
+def kept_bytes(backbone: TinyBackbone, data: Dataset) -> int:
+    """What :class:`ExitSamples` reckons that two exits of ``data`` need: as many as its shortest sample, each."""
+    views, _ = next(ExitSamples(backbone, data, (2, 5), 0).batches(1))
+    return views.hidden.nbytes * len(data)
+
+
+@pytest.mark.parametrize("room", ["both", "neither", "first"])
+def test_samples_are_added_as_if_the_data_were_one(backbone: TinyBackbone, parts: list[Dataset], room: str) -> None:
+    first = kept_bytes(backbone, parts[0])
+    one = ExitSamples(backbone, parts[0], (2, 5), {"both": 2**20, "neither": 0, "first": first}[room])
+    both, built = one.plus(parts[1]), ExitSamples(backbone, parts[0].merge(parts[1]), (2, 5), 2**20)
+    assert (one.kept, both.kept) == (room != "neither", room == "both")
+    assert len(both) == len(built) == len(parts[0]) + 5
+    found, expected = columns(both), columns(built)
     assert len(found) == 2 * 5, "two token counts"
     for left, right in zip(found, expected, strict=True):
         torch.testing.assert_close(left, right, atol=1e-6, rtol=1e-5)
     for step in range(4):
-        (views, target), (same, labels) = (samples.batch(3, step, 4) for samples in (merged, built))
+        (views, target), (same, labels) = (samples.batch(3, step, 4) for samples in (both, built))
         torch.testing.assert_close(views.hidden, same.hidden, atol=1e-6, rtol=1e-5)
         assert torch.equal(views.memory, same.memory) and torch.equal(target, labels)
-    assert len(one) == len(parts[0]), "merging leaves both as they were"
+    assert len(one) == len(parts[0]), "adding leaves the first as it was"
 
 
-def test_what_both_have_kept_is_not_computed_again(
+def test_the_digest_knows_every_data_set(backbone: TinyBackbone, parts: list[Dataset]) -> None:
+    one, other = (ExitSamples(backbone, data, (2, 5), 0) for data in parts)
+    digests = {one.digest(), other.digest(), one.plus(parts[1]).digest(), other.plus(parts[0]).digest()}
+    assert len(digests) == 4
+    assert ExitSamples(backbone, parts[0], (2, 5), 2**20).plus(parts[1]).digest() == one.plus(parts[1]).digest()
+
+
+def test_what_is_kept_is_not_computed_again_and_needs_no_embeddings(
     backbone: TinyBackbone, parts: list[Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = (ExitSamples(backbone, data, (2, 5), 2**20) for data in parts)
-    merged = one.merge(two)
+    data = [Dataset.of(part.groups) for part in parts]
+    embeddings = [weakref.ref(group.inputs.hidden) for each in data for group in each.groups]
+    both = ExitSamples(backbone, data.pop(0), (2, 5), 2**20).plus(data.pop(0))
     monkeypatch.setattr(backbone, "run_layer", None)
-    assert len(columns(merged)) == 2 * 5
-
-
-def test_together_they_may_no_longer_fit(backbone: TinyBackbone, parts: list[Dataset]) -> None:
-    whole = ExitSamples(backbone, parts[0], (2, 5), 2**20)
-    bytes_ = sum(views.hidden.nbytes for views, _ in whole.batches())
-    tight = ExitSamples(backbone, parts[0], (2, 5), bytes_)
-    merged = tight.merge(ExitSamples(backbone, parts[1], (2, 5), 2**20))
-    assert tight.kept and not merged.kept
-    assert len(columns(merged)) == 2 * 5
+    assert len(columns(both)) == 2 * 5
+    assert all(reference() is None for reference in embeddings)
 
 
 @pytest.mark.parametrize("max_bytes", [2**20, 0])
 def test_exits_that_do_not_remember_learn_without_a_memory(rounds: Rounds, max_bytes: int) -> None:
     samples = ExitSamples(rounds.backbone, rounds.explored, (2, 5), max_bytes, remembers=False)
     assert rounds.explored.groups[0].memory.any()
-    assert not any(views.memory.any() for views, _ in samples.merge(samples).batches())
+    assert not any(views.memory.any() for views, _ in samples.plus(rounds.explored).batches())
+
+
+def test_on_recorded_episodes_only_the_memory_is_the_policys_own(
+    backbone: TinyBackbone, tiny_suite: type[TinyReach], exits: ExitModules
+) -> None:
+    """Round 0 remembers what the full model predicted one inference before; round 1 what the exits did."""
+    recorded = RecordedSuite(SuiteSource(tiny_suite(), episodes=5), execute_horizon=2)
+    played = Rounds(backbone, [recorded], episodes=1, lanes=1)
+    (explored,) = played.explored.groups
+    torch.testing.assert_close(explored.target, full_actions(backbone, explored.inputs))
+    assert not explored.memory[0].any() and bool((explored.memory[1:, -1] == 1).all())
+    recalled = explored.memory[1:, :-1].reshape(-1, 4, 3)
+    torch.testing.assert_close(recalled[..., :2], explored.target[:-1, :, :2])  # the gripper is remembered as executed
+
+    both = RecordedSuite(SuiteSource(tiny_suite(), episodes=2), execute_horizon=2)  # one to learn from: both rounds
+    played = Rounds(backbone, [both], episodes=1, lanes=1)
+    (again,) = played.on_policy(2, exits, 1.0).groups
+    torch.testing.assert_close(again.target, full_actions(backbone, again.inputs))
+    (explored,) = played.explored.groups
+    torch.testing.assert_close(again.inputs.hidden, explored.inputs.hidden)  # two passes later: the same frames again
+    assert not torch.allclose(again.memory[1:], explored.memory[1:], atol=1e-3)

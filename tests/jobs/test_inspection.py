@@ -48,7 +48,7 @@ def _save_exits(folder: Path, method: str, fingerprint: str = "f00d") -> None:
     """Exits before layers 2 and 4, ``H`` = 4, ``P`` = 3."""
     modules = new_exits(_profile(fingerprint), (2, 4), ExitSizes(4, 2, 1, adapter_rank=2, planner_width=3), seed=0)
     training = TrainingInfo(stage=2, steps=7, seed=0, method=method)
-    save_exits(folder, modules.eval(), _profile(fingerprint), training, "dyslctl distill")
+    save_exits(folder, modules.eval(), 2, _profile(fingerprint), training, "dyslctl distill")
 
 
 @pytest.mark.parametrize("method", ["dysl", "static"])

@@ -185,16 +185,36 @@ def test_a_finished_evaluation_is_not_run_again(tmp_path: Path) -> None:
     assert again == first
 
 
+def test_the_manifest_keeps_what_the_simulator_says_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path / "silent", count=1)
+    assert json.loads((tmp_path / "silent" / "manifest.json").read_text())["simulator"] == {}
+    monkeypatch.setattr(guessing.GuessingSuite, "identity", lambda self: {"version": "1"})
+    run(tmp_path / "said", count=1)
+    monkeypatch.setattr(guessing.GuessingSuite, "identity", lambda self: {"version": "2"})
+    with pytest.raises(ArtifactError, match=r"simulator\.version: then '1', now '2'"):
+        run(tmp_path / "said", count=1, resume=True)
+
+
 def test_without_resume_it_starts_anew(tmp_path: Path) -> None:
     run(tmp_path)
     run(tmp_path, count=2)
     assert len(rows(tmp_path)) == 4
 
 
+def test_resuming_with_more_episodes_keeps_the_first_ones(tmp_path: Path) -> None:
+    begun = run(tmp_path / "more", count=4).records
+    extended, anew = run(tmp_path / "more", count=9, resume=True), run(tmp_path / "anew", count=9)
+    assert extended == anew and extended.records[:8] == begun
+    kept = (tmp_path / "more/episodes.jsonl").read_text().splitlines()[:8]
+    assert kept == (tmp_path / "anew/episodes.jsonl").read_text().splitlines()[:8]
+    manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("more", "anew")]
+    assert manifests[0] == manifests[1] and manifests[0]["episodes"] == 9
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"count": 3}, "episodes: then 2, now 3"),
+        ({"count": 1}, "episodes: then 2, now 1"),
         ({"about": {"bundle": "beef"}}, "about.bundle: then 'cafe', now 'beef'"),
         ({"about": {}}, "about.bundle: then 'cafe', now None"),
         ({"workers": 2}, "workers: then 1, now 2"),

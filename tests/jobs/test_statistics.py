@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import bootstrap as scipy_bootstrap
+from scipy.stats import multinomial
 
 from dyslctl.jobs import statistics
 from dyslctl.jobs.statistics import (
@@ -12,6 +13,7 @@ from dyslctl.jobs.statistics import (
     crossed_bootstrap,
     mcnemar,
     paired_bootstrap,
+    paired_difference,
     percentile_interval,
     wilson,
 )
@@ -50,6 +52,44 @@ def test_mcnemar_by_hand() -> None:
     assert mcnemar(0, 5) == pytest.approx(2 / 32)
     assert mcnemar(4, 4) == 1.0
     assert mcnemar(0, 0) == 1.0
+
+
+def test_paired_difference_by_hand() -> None:
+    """3 wins, 7 losses of 98: p_w = 0.04, p_l = 0.08, so -0.04 +- 1.95996 * sqrt((0.12 - 0.0016) / 100) = 0.067441."""
+    assert paired_difference(3, 7, 98) == pytest.approx((-0.107441, 0.027441), abs=1e-6)
+
+
+def test_paired_difference_knows_that_no_difference_was_seen_on_few_episodes() -> None:
+    """0 and 0 of 198: 0 +- 1.95996 * sqrt((2 / 200) / 200) = 0.013859, and a bootstrap would say exactly 0."""
+    assert paired_difference(0, 0, 198) == pytest.approx((-0.013859, 0.013859), abs=1e-6)
+
+
+@given(pairs=st.integers(1, 300), data=st.data())
+def test_paired_difference_holds_the_difference_and_turns_with_its_sign(pairs: int, data: st.DataObject) -> None:
+    wins = data.draw(st.integers(0, pairs))
+    losses = data.draw(st.integers(0, pairs - wins))
+    low, high = paired_difference(wins, losses, pairs)
+    assert -1 <= low <= (wins - losses) / pairs <= high <= 1
+    assert paired_difference(losses, wins, pairs) == pytest.approx((-high, -low))
+
+
+@pytest.mark.parametrize(("win", "loss"), [(0.0, 0.01), (0.01, 0.02), (0.03, 0.1), (0.2, 0.2)])
+def test_paired_difference_covers_the_truth_as_often_as_it_says(win: float, loss: float) -> None:
+    """Over every outcome of 60 episodes, weighted by its probability."""
+    pairs, covered = 60, 0.0
+    for wins in range(pairs + 1):
+        for losses in range(pairs + 1 - wins):
+            low, high = paired_difference(wins, losses, pairs)
+            if low <= win - loss <= high:
+                counts = [wins, losses, pairs - wins - losses]
+                covered += float(multinomial.pmf(counts, pairs, [win, loss, 1 - win - loss]))
+    assert 0.94 < covered <= 1
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(-1, 0), (2, 2)])
+def test_paired_difference_refuses_impossible_counts(wins: int, losses: int) -> None:
+    with pytest.raises(ValueError, match="do not fit 3 pairs"):
+        paired_difference(wins, losses, 3)
 
 
 def test_bootstrap_mean_is_normal_theory_for_many_values() -> None:

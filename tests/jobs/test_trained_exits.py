@@ -54,7 +54,7 @@ def exits_for(backbone: TinyBackbone, profile: SkipProfile, *, remembers: bool =
 
 def save(folder: Path, modules: ExitModules, profile: SkipProfile) -> Path:
     training = TrainingInfo(stage=2, steps=1, seed=3, method="dysl")
-    return save_exits(folder, modules, profile, training, "dyslctl distill")
+    return save_exits(folder, modules, 3, profile, training, "dyslctl distill")
 
 
 @pytest.mark.parametrize("remembers", [True, False])
@@ -63,7 +63,9 @@ def test_saved_and_loaded_is_the_same(
 ) -> None:
     saved = exits_for(backbone, profile, remembers=remembers)
     save(tmp_path / "bundle", saved, profile)
-    loaded = load_exits(tmp_path / "bundle", profile, backbone).modules
+    found = load_exits(tmp_path / "bundle", profile, backbone)
+    loaded = found.modules
+    assert found.execute_horizon == 3
     assert (loaded.exits, loaded.sizes, loaded.training) == ((2, 5), saved.sizes, False)
     assert loaded.sizes == ExitSizes(16, 4, 3, 4, 6, remembers=remembers)
     for name, tensor in saved.state_dict().items():

@@ -3,8 +3,8 @@
     python tools/train_mini/train.py --steps 3000 --out .scratch/mini
     python tools/train_mini/train.py --layers 24 --init .scratch/mini/checkpoint --out .scratch/mini24 ...
 
-The second form keeps everything of a trained model but its decoder layers, as large VLAs start from trained towers: it
-needs a third of the steps. Two single-threaded processes average their gradients (two threads in one process are slower). Each makes its own data
+The second form keeps everything of a trained model but its decoder layers, as large VLAs start from trained towers.
+Two single-threaded processes average their gradients (two threads in one process are slower). Each makes its own data
 as it goes (``frames.py``). ``--resume`` goes on from the last checkpoint, also with a larger ``--steps``: the learning
 rate is constant until ``--decay-from`` and falls linearly to zero at ``--steps``. What is shipped is the exponential
 average of the weights, without the auxiliary heads: a plain OpenVLA-OFT in the published file layout.

@@ -9,7 +9,7 @@ import pytest
 from dyslctl_openvla_oft import OpenVLAOFT
 
 from dyslctl.engine import FullSchedule
-from dyslctl.jobs.episodes import run_episode
+from dyslctl.jobs.workers import play
 from dyslctl.plugins import load_suite
 from dyslctl.policy import SchedulePolicy
 from dyslctl.suite import TaskSuite
@@ -52,9 +52,9 @@ def test_it_tells_the_instructed_block_from_the_others(backbone: OpenVLAOFT, sui
 
 def solved_share(backbone: OpenVLAOFT, suite: TaskSuite, episodes: int) -> float:
     """Mean score on the first episodes of the tuning split, over the highest score there is."""
-    policy, environment, total = SchedulePolicy(backbone, FullSchedule(), suite.execute_horizon), suite.make(), 0
-    for spec in suite.episodes("tune", episodes):
-        record = run_episode(environment, policy, "full", spec, suite)
+    policies = {"full": lambda: SchedulePolicy(backbone, FullSchedule(), suite.execute_horizon)}
+    tasks, total = [(spec, "full") for spec in suite.episodes("tune", episodes)], 0
+    for record in play(suite, policies, tasks, workers=1, batch=1):
         assert record.status == "done", record.error
         total += record.score
     return total / (episodes * suite.max_score)

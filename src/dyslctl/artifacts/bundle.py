@@ -56,18 +56,21 @@ class ExitModuleSizes(Part):
         adapter_width: Hidden width ``r`` of an adapter.
         planner_width: Hidden width of the planner.
         remembers: Whether exits and planner are told the last chunk.
+        execute_horizon: Actions executed before the next inference. It says where in time the last chunk lies, and what
+            damage was measured over, so they serve no other.
     """
 
     exits: tuple[Layer, ...]
     adapter_width: Positive
     planner_width: Positive
     remembers: bool
+    execute_horizon: Positive
 
 
 class BundleHeader(Document):
     """Identity of the weights; stored inside the safetensors file, so it cannot be separated from them."""
 
-    SCHEMA: ClassVar[str] = "dyslctl.bundle/2"
+    SCHEMA: ClassVar[str] = "dyslctl.bundle/3"
 
     plugin: str
     checkpoint: str

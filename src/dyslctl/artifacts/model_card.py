@@ -80,7 +80,10 @@ def _what(bundle: Bundle) -> str:
 def _sizes(modules: ModuleSizes | ExitModuleSizes) -> str:
     if isinstance(modules, ExitModuleSizes):
         exits = ", ".join(map(str, modules.exits))
-        return f"exits before layers {exits}; adapter / planner width {modules.adapter_width} / {modules.planner_width}"
+        return (
+            f"exits before layers {exits}; adapter / planner width {modules.adapter_width} / {modules.planner_width}; "
+            f"{modules.execute_horizon} actions executed an inference"
+        )
     return f"adapter / controller width {modules.adapter_width} / {modules.controller_width}"
 
 

@@ -10,7 +10,10 @@ from dyslctl.cli.config import flags
 from dyslctl.cli.options import (
     AsJson,
     ConfigFile,
+    DataMap,
     Debug,
+    ExecuteHorizon,
+    HeldOut,
     MaxSuccessDrop,
     Quiet,
     Resume,
@@ -35,6 +38,9 @@ def calibrate(
     batch: SideBySide = None,
     workers: Workers = None,
     suite: Suite = None,
+    data: HeldOut = None,
+    data_map: DataMap = None,
+    execute_horizon: ExecuteHorizon = None,
     resume: Resume = False,
     run: RunName = None,
     config: ConfigFile = None,
@@ -46,11 +52,13 @@ def calibrate(
     """Set how much a trained method skips, in closed loop.
 
     Dials are tried on the same tune episodes until one meets the target; it then stands in the bundle, with where it
-    comes from. Give exactly one target. What it does on other episodes, eval says.
+    comes from. Give exactly one target. What it does on other episodes, eval says. With --data nothing acts: the target
+    is --target-layers, or else a predicted damage.
     """
     from dyslctl.cli.output import show
     from dyslctl.cli.progress import progress
     from dyslctl.cli.steps.calibrate import run_calibrate
+    from dyslctl.cli.steps.offline import run_calibrate_offline
     from dyslctl.cli.workspace import enter, layers_of
 
     given = flags(
@@ -62,8 +70,14 @@ def calibrate(
         budget__episodes=episodes,
         budget__batch=batch,
         budget__workers=workers,
+        data__path=data,
+        data__map=data_map,
+        data__execute_horizon=execute_horizon,
     )
     workspace = enter(run, layers_of(config, set_, given))
     with progress(quiet=quiet) as listener:
-        document = run_calibrate(workspace, resume=resume, progress=listener)
+        if data is None:
+            document = run_calibrate(workspace, resume=resume, progress=listener)
+        else:
+            document = run_calibrate_offline(workspace, listener)
     show(document, as_json=as_json)

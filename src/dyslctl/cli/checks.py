@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dyslctl import plugins
+from dyslctl.errors import NotInstalled
 
 Status = Literal["ok", "warn", "fail"]
 GOLDEN_FRAMES = {
@@ -61,6 +62,8 @@ def run_checks(runs: Path) -> Iterator[Check]:
 def _guard(name: str, check: Callable[[], tuple[Status, str, str]]) -> Check:
     try:
         return Check(name, *check())
+    except NotInstalled as error:
+        return Check(name, "warn", error.message, error.hint or "")
     except Exception as error:
         hint = getattr(error, "hint", None)
         return Check(name, "fail", f"{type(error).__name__}: {getattr(error, 'message', error)}", hint or "")
@@ -157,7 +160,8 @@ def _suite(name: str) -> tuple[Status, str, str]:
         frame = environment.render()
     finally:
         environment.close()
-    detail = f"{len(suite.tasks)} tasks, renders {frame.shape[1]} x {frame.shape[0]}"
+    about = ", ".join(f"{key} {value}" for key, value in suite.identity().items())
+    detail = f"{len(suite.tasks)} tasks, renders {frame.shape[1]} x {frame.shape[0]}{about and '; '}{about}"
     if frame.min() == frame.max():
         return "fail", f"{detail}, all of one colour", f"check the renderer of {name}"
     golden = GOLDEN_FRAMES.get(name)

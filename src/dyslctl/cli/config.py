@@ -32,6 +32,20 @@ class ModelConfig(Part):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class DataConfig(Part):
+    """Recorded episodes in the place of a simulator, for ``profile`` and ``distill``; a run keeps what it began with.
+
+    Attributes:
+        path: Folder, ``.hdf5`` file, Hub id ``org/name[@revision]``, or a suite for its expert's; null: the simulator.
+        map: Column mapping, a preset or a YAML file; null: the format's own (``data/mapping.py``).
+        execute_horizon: Actions that the robot executes before the next inference; a recording does not say.
+    """
+
+    path: str | None = None
+    map: str | None = None
+    execute_horizon: Positive | None = None
+
+
 class ProfileConfig(Part):
     """``dyslctl profile``: on how many observations, and how the static layers are chosen."""
 
@@ -64,6 +78,9 @@ class DistillConfig(Part):
     clip: PositiveFloat | None = None
     precision: Literal["auto", "fp32", "bf16"] | None = None
     checkpoint_every: Positive | None = None
+    accumulate: Positive | None = None
+    gradient_checkpointing: bool | None = None
+    log: Literal["none", "tensorboard"] | None = None
     norm: Literal["fro_rms", "fro", "mse", "token_l2"] | None = None
     law: Literal["harmonic", "linear", "uniform"] | None = None
     penalty_weight: NotNegativeFloat | None = None
@@ -93,12 +110,16 @@ class CalibrateConfig(Part):
 
 
 class BudgetConfig(Part):
-    """``dyslctl calibrate``, and the end of ``distill`` if a target is given: a method's dial, from closed loop."""
+    """``dyslctl calibrate``, and the end of ``distill`` if a target is given: a method's dial, from closed loop.
+
+    ``max_damage`` counts on recorded episodes, where no target is given: see ``jobs/calibrate_offline.py``.
+    """
 
     method: str = "dysl"
     target_layers: PositiveFloat | None = None
     target_ms: PositiveFloat | None = None
     max_success_drop: NotNegativeFloat | None = None
+    max_damage: PositiveFloat = 0.1
     episodes: Positive = 200
     workers: Positive = 1
     batch: Positive | None = None
@@ -147,6 +168,7 @@ class Config(Part):
     model: ModelConfig = ModelConfig()
     suite: str | None = None
     seed: NotNegative = 0
+    data: DataConfig = DataConfig()
     profile: ProfileConfig = ProfileConfig()
     distill: DistillConfig = DistillConfig()
     calibrate: CalibrateConfig = CalibrateConfig()

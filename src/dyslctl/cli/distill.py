@@ -11,7 +11,10 @@ from dyslctl.cli.config import flags
 from dyslctl.cli.options import (
     AsJson,
     ConfigFile,
+    Data,
+    DataMap,
     Debug,
+    ExecuteHorizon,
     MaxSuccessDrop,
     Quiet,
     Resume,
@@ -21,6 +24,7 @@ from dyslctl.cli.options import (
     Suite,
     TargetLayers,
     TargetMs,
+    data_flags,
 )
 
 if TYPE_CHECKING:
@@ -56,6 +60,9 @@ def distill(
     target_ms: TargetMs = None,
     max_success_drop: MaxSuccessDrop = None,
     suite: Suite = None,
+    data: Data = None,
+    data_map: DataMap = None,
+    execute_horizon: ExecuteHorizon = None,
     seed: Seed = None,
     resume: Resume = False,
     run: RunName = None,
@@ -68,12 +75,14 @@ def distill(
     """Train adapters (stage 1) and what decides when to use them (stage 2).
 
     The backbone stays frozen. Stage 2 of dysl ends as calibrate does: without a target, at the fewest layers that lose
-    at most one percentage point of success on the tune episodes.
+    at most one percentage point of success on the tune episodes. With --data everything is learnt from recorded
+    episodes, and the threshold is set on held-out ones: to --target-layers, or to a predicted damage.
     """
     from dyslctl.cli.output import show
     from dyslctl.cli.progress import progress
     from dyslctl.cli.steps.distill import run_distill_to_budget
     from dyslctl.cli.workspace import enter, layers_of
+    from dyslctl.jobs.distributed import leads, together
 
     given = flags(
         suite=suite,
@@ -85,7 +94,10 @@ def distill(
         budget__target_ms=target_ms,
         budget__max_success_drop=max_success_drop,
     )
-    workspace = enter(run, layers_of(config, set_, given))
-    with progress(quiet=quiet) as listener:
-        document = run_distill_to_budget(workspace, stage.numbers, resume=resume, progress=listener)
-    show(document, as_json=as_json)
+    recorded = data_flags("distill", data, data_map, execute_horizon)
+    workspace = enter(run, [*layers_of(config, set_, given), recorded])
+    with together(workspace.config.model.device):
+        with progress(quiet=quiet or not leads()) as listener:
+            document = run_distill_to_budget(workspace, stage.numbers, resume=resume, progress=listener)
+        if document:
+            show(document, as_json=as_json)

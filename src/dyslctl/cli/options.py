@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dyslctl import plugins
+from dyslctl.cli.config import Layer, flags
 from dyslctl.errors import ConfigError
 
 COMMON, WHAT, TARGET = "Common options", "What to run on", "Target (one of them)"
@@ -120,6 +121,53 @@ SideBySide = Annotated[
         "--batch", help="Episodes side by side in each process, computed together; default 32.", show_default=False
     ),
 ]
+
+
+VISITORS = ("expert", "policy")
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="PATH|ID",
+        help="Recorded episodes: a folder (LeRobot, LIBERO hdf5) or a Hub id ORG/NAME[@REVISION]. Or 'expert' or "
+        "'policy': who visits the states of the suite.",
+        rich_help_panel=WHAT,
+    ),
+]
+HeldOut = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="PATH|ID",
+        help="Recorded episodes, as in distill: set dysl's threshold offline, on those held out, without a simulator.",
+        rich_help_panel=WHAT,
+    ),
+]
+DataMap = Annotated[
+    str | None,
+    typer.Option(
+        "--data-map",
+        metavar="PRESET|FILE",
+        help="Which column of --data is what: a preset or a YAML file; default: by the format.",
+        rich_help_panel=WHAT,
+    ),
+]
+ExecuteHorizon = Annotated[
+    int | None,
+    typer.Option(
+        "--execute-horizon",
+        help="With --data: actions the robot executes before the next inference.",
+        show_default=False,
+        rich_help_panel=WHAT,
+    ),
+]
+
+
+def data_flags(command: str, data: str | None, data_map: str | None, execute_horizon: int | None) -> Layer:
+    """The settings that ``--data`` and its companions are: ``expert`` and ``policy`` lead back to the simulator."""
+    if data in VISITORS:
+        return flags(**{f"{command}__data": data, "data": {"path": None}})
+    return flags(data__path=data, data__map=data_map, data__execute_horizon=execute_horizon)
 
 
 def split_names(values: list[str] | None) -> list[str] | None:

@@ -7,7 +7,22 @@ from typing import Annotated
 import typer
 
 from dyslctl.cli.config import flags
-from dyslctl.cli.options import AsJson, BackboneName, Checkpoint, ConfigFile, Debug, Quiet, RunName, Seed, Set, Suite
+from dyslctl.cli.options import (
+    AsJson,
+    BackboneName,
+    Checkpoint,
+    ConfigFile,
+    Data,
+    DataMap,
+    Debug,
+    ExecuteHorizon,
+    Quiet,
+    RunName,
+    Seed,
+    Set,
+    Suite,
+    data_flags,
+)
 
 
 def profile(
@@ -18,9 +33,9 @@ def profile(
     ratio: Annotated[
         float | None, typer.Option("--ratio", help="Share of static layers, 0 to 1; default: 0.2, at least 4 layers.")
     ] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", help="Who visits the observed states: expert or policy.")
-    ] = None,
+    data: Data = None,
+    data_map: DataMap = None,
+    execute_horizon: ExecuteHorizon = None,
     seed: Seed = None,
     run: RunName = None,
     config: ConfigFile = None,
@@ -31,7 +46,8 @@ def profile(
 ) -> None:
     """Measure which layers are informative; start a run.
 
-    The run is named after BACKBONE; its skip profile lists the static layers and may be edited.
+    The run is named after BACKBONE; its skip profile lists the static layers and may be edited. With --data the layers
+    are measured on recorded episodes, and distill goes on with them.
     """
     from dyslctl.cli.output import show
     from dyslctl.cli.progress import progress
@@ -45,9 +61,8 @@ def profile(
         seed=seed,
         profile__samples=samples,
         profile__ratio=ratio,
-        profile__data=data,
     )
-    workspace = begin(run, layers_of(config, set_, given))
+    workspace = begin(run, [*layers_of(config, set_, given), data_flags("profile", data, data_map, execute_horizon)])
     with progress(quiet=quiet) as listener:
         document = run_profile(workspace, listener)
     show(document, as_json=as_json)

@@ -94,9 +94,10 @@ def begin(run_name: str | None, layers: Sequence[Layer]) -> Workspace:
     if config.model.name is None:
         raise ConfigError("expected a backbone, found none", hint="dyslctl plugins lists them")
     recipe = _recipe(config)
-    recipe.load()
-    suite = plugins.load_suite(config.suite or plugins.load_backbone(config.model.name).default_suite)
-    run = start_run(RunManifest.now(recipe.plugin, recipe.checkpoint, suite.name, recipe.revision), run_name)
+    revision = recipe.load().spec.commit or recipe.revision
+    config = config.model_copy(update={"model": config.model.model_copy(update={"revision": revision})})
+    suite = plugins.load_suite(config.suite or plugins.load_backbone(recipe.plugin).default_suite)
+    run = start_run(RunManifest.now(recipe.plugin, recipe.checkpoint, suite.name, revision), run_name)
     return Workspace(run, config, recipe, suite)
 
 
@@ -122,14 +123,15 @@ def command_line() -> str:
 
 
 def _layers_below(run: RunDirectory) -> list[Layer]:
-    """The run's backbone and suite, and how ``profile`` was told to load them; later commands must load them alike."""
+    """The run's backbone, suite and recorded data, as ``profile`` was told; later commands must load them alike."""
     manifest, path = run.manifest(), run.path / "config" / "profile.yaml"
     identity = {
         "model": {"name": manifest.backbone, "checkpoint": manifest.checkpoint, "revision": manifest.revision},
         "suite": manifest.suite,
     }
-    profiled = {"model": read_yaml(path).get("model", {})} if path.exists() else {}
-    return [("the run's manifest", identity), (str(path), profiled)]
+    profiled = read_yaml(path) if path.exists() else {}
+    kept = {section: profiled.get(section, {}) for section in ("model", "data")}
+    return [("the run's manifest", identity), (str(path), kept)]
 
 
 def _workspace(run: RunDirectory, config: Config) -> Workspace:

@@ -164,11 +164,6 @@ def predict(
     )
 
 
-def equivalent_layers(device: DevicePreset, workload: Workload, llm_ms: float, stack: str = DEFAULT_STACK) -> float:
-    """How many full layers of ``workload`` take ``llm_ms`` on ``device``: what a published latency amounts to."""
-    return llm_ms / 1e3 / _rates(device, find_stack(device, stack)).layer(workload)
-
-
 def find_stack(device: DevicePreset, name: str) -> Stack | None:
     """The stack, or ``None`` if this device is not calibrated for it.
 

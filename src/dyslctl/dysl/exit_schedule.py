@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from dyslctl.dysl.exits import ExitModules, planner_features, query_tokens
-from dyslctl.dysl.plan_memory import action_slots
+from dyslctl.dysl.exits import ExitModules
+from dyslctl.dysl.query_layout import LastLayout
 from dyslctl.engine import RUN, Jump, LayerSchedule, Step
 from dyslctl.policy import Consultation
 from dyslctl.types import LayerState
@@ -21,20 +21,20 @@ class ExitLadder:
         exits: Ascending.
         num_layers: ``L``; as an exit it means the whole model.
         sizes: Of the modules.
+        layout: Of the tokens at hand.
     """
 
     def __init__(self, modules: ExitModules) -> None:
         self.exits = modules.exits
         self.num_layers = modules.partition.num_layers
         self.sizes = modules.sizes
+        self.layout = LastLayout(modules.sizes.chunk_length)
         self._adapters = {layer: modules.adapter(layer).bind() for layer in self.exits}
 
     def jump(self, layer: int, state: LayerState, memory: Tensor) -> Jump:
         """Out of ``state``, before exit ``layer``, to the head, with the tokens that it may read."""
-        keep = query_tokens(state)
-        slots = action_slots(state, self.sizes.chunk_length).gather(1, keep)
-        adapter = self._adapters[layer]
-        return Jump(self.num_layers, lambda hidden: adapter(hidden, memory, slots), keep=keep)
+        layout, adapter = self.layout.of(state), self._adapters[layer]
+        return Jump(self.num_layers, lambda hidden: adapter(hidden, memory, layout.slots), keep=layout.keep)
 
 
 class ExitSchedule(LayerSchedule):
@@ -91,7 +91,8 @@ class PlannedExit(ExitSchedule):
 
     def choose(self, state: LayerState) -> int:
         """Ask the planner; the one place where the device is waited for."""
-        predicted: list[float] = self._planner(planner_features(state, self.memory))[0].tolist()
+        features = self.ladder.layout.of(state).features(state.hidden, self.memory)
+        predicted: list[float] = self._planner(features)[0].tolist()
         self.consulted.append(Consultation(self.ladder.exits[0], predicted[0]))
         return first_below(predicted, self._threshold, self.ladder.exits, self.ladder.num_layers)
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from dyslctl.backbone import Backbone
-from dyslctl.dysl.exits import ExitModules, query_tokens
+from dyslctl.dysl.exits import ExitModules
 from dyslctl.dysl.plan_memory import action_slots
+from dyslctl.dysl.query_layout import query_tokens
 from dyslctl.dysl.states import residual_states
 from dyslctl.engine import EXIT, RUN, LayerSchedule, Step, forward
 from dyslctl.types import LayerInputs, LayerState

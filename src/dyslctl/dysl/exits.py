@@ -19,16 +19,14 @@ from torch.nn import functional as F
 from dyslctl.backbone import BackboneSpec
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.plan_memory import memory_size
-from dyslctl.dysl.skip_modules import QUERY_KINDS, fold
+from dyslctl.dysl.query_layout import POOLED
+from dyslctl.dysl.skip_modules import fold
 from dyslctl.errors import ConfigError
-from dyslctl.types import LayerState, TokenKind
 
 PUBLISHED_WIDTH = 1024
 """Backbones this wide or wider get adapters of the paper's rank."""
 MOTION_FLOOR = 0.05
 """Added to the motion that damage is relative to: a robot that stands still has little to lose, not infinitely much."""
-FEATURES = 3
-"""Parts of a planner's input taken from tokens: action tokens, proprio token, last text token."""
 RECALL_STD = 0.2
 """Initial weights of the memory: a chunk's entries are below one, and the hidden unit's input should feel them."""
 DAMAGE_FLOOR = 0.002
@@ -139,13 +137,13 @@ class ExitPlanner(nn.Module):
 
     def __init__(self, sizes: ExitSizes, exits: int) -> None:
         super().__init__()
-        features = FEATURES * sizes.hidden_size + sizes.memory
+        features = POOLED * sizes.hidden_size + sizes.memory
         self.norm = nn.LayerNorm(features)
         self.down = nn.Linear(features, sizes.planner_width)
         self.out = nn.Linear(sizes.planner_width, exits)
 
     def forward(self, features: Tensor) -> Tensor:
-        """``[B, 3 H + P]`` of :func:`planner_features` -> ``[B, E]``, one an exit, ascending."""
+        """``[B, 3 H + P]`` of :meth:`QueryLayout.features` -> ``[B, E]``, one an exit, ascending."""
         damages: Tensor = self.out(F.silu(self.down(self.norm(features))))
         return damages
 
@@ -182,31 +180,6 @@ class ExitModules(nn.Module):
         return cast(ExitAdapter, self.adapters[str(layer)])
 
 
-def query_tokens(state: LayerState) -> Tensor:
-    """``[B, K]`` ascending indices of the tokens that a head may read (proprio, text, action).
-
-    Rows with fewer of them are filled up with others: a head finds its tokens by kind.
-    """
-    members = (state.kinds >= min(QUERY_KINDS)) & (state.kinds <= max(QUERY_KINDS)) & _valid(state)
-    count = int(members.sum(1).max())
-    first = (~members).int().argsort(dim=1, stable=True)[:, :count]
-    return first.sort(dim=1).values
-
-
-def planner_features(state: LayerState, memory: Tensor) -> Tensor:
-    """What the planner reads: ``[B, 3 H + P]``, in the hidden state's dtype.
-
-    Mean over the action tokens, mean over the proprio tokens, and the last text token: what the layers so far made of
-    the task, of the arm, and of the place where both meet (zero where there are no such tokens); then ``memory``.
-    """
-    kinds = state.kinds.where(_valid(state), TokenKind.PAD)
-    action, proprio, text = kinds == TokenKind.ACTION, kinds == TokenKind.PROPRIO, kinds == TokenKind.TEXT
-    last_text = text & (text.cumsum(1) == text.sum(1, keepdim=True))
-    members = torch.stack([action, proprio, last_text], dim=1)
-    weights = (members / members.sum(2, keepdim=True).clamp_min(1)).to(state.hidden.dtype)
-    return torch.cat([torch.bmm(weights, state.hidden).flatten(1), memory], 1)
-
-
 def relative_damage(predicted: Tensor, full: Tensor, executed: int, gripper_dim: int | None) -> Tensor:
     """How much worse ``predicted`` is than what it stands for, as a share of the motion: ``[B]``.
 
@@ -222,7 +195,3 @@ def relative_damage(predicted: Tensor, full: Tensor, executed: int, gripper_dim:
     error = (predicted - full)[:, :executed].abs().mean((1, 2))
     motion = full[:, :executed, pose].abs().mean((1, 2))
     return error / (motion + MOTION_FLOOR)
-
-
-def _valid(state: LayerState) -> Tensor:
-    return torch.ones_like(state.kinds, dtype=torch.bool) if state.mask is None else state.mask

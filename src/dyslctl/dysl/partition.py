@@ -70,10 +70,6 @@ class LayerPartition:
         """Every layer that is not static, ascending."""
         return tuple(layer for segment in self.segments for layer in segment.layers)
 
-    def segment_of(self, layer: int) -> int | None:
-        """Index into ``segments``, or ``None`` for a static layer."""
-        return next((g for g, segment in enumerate(self.segments) if layer in segment.layers), None)
-
     def next_static(self, layer: int) -> int:
         """``min{s in S + {L}: s > layer}``: where a skip at ``layer`` lands."""
         return min((s for s in self.static_layers if s > layer), default=self.num_layers)

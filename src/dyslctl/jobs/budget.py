@@ -77,6 +77,22 @@ class Outcome:
     layers: float
 
 
+@dataclass(frozen=True)
+class Drop:
+    """Success lost against the full model on the same episodes, percentage points; below zero it was gained.
+
+    Attributes:
+        low, high: 95 % interval: what chance may do on so few episodes.
+    """
+
+    points: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.points:.1f} points (95 % interval {self.low:.1f} to {self.high:.1f})"
+
+
 Trials = Mapping[float, Outcome]
 """By dial."""
 NONE: Trials = MappingProxyType({})
@@ -90,6 +106,9 @@ class Runner(Protocol):
 
     def at(self, dial: float) -> Outcome:
         """The method at ``dial``."""
+
+    def drop(self, dial: float) -> Drop:
+        """What the method loses at ``dial`` against the full model."""
 
     def ms_per_layer(self, dial: float | None) -> float:
         """Milliseconds of an executed layer at ``dial`` (``None``: of the full model), all between layers included."""
@@ -105,6 +124,7 @@ class Found:
         met: Whether that is the target, within the tolerances above.
         tried: Every trial there was to choose from.
         ms: Milliseconds of decoder layers an inference at ``dial``; ``None`` if the target does not speak of time.
+        drop: Success lost at ``dial``; ``None`` if the target does not speak of success.
     """
 
     target: Target
@@ -113,6 +133,7 @@ class Found:
     met: bool
     tried: Trials
     ms: float | None = None
+    drop: Drop | None = None
 
 
 def find_dial(runner: Runner, dials: DialRange, target: Target) -> Found:
@@ -159,7 +180,9 @@ def find_success(runner: Runner, dials: DialRange, points: float) -> Found:
 
     :data:`GRID` + 1 evenly spaced dials are walked from the smallest, up to the first that loses more. The gap before
     that one is then halved :data:`HALVINGS` times. A dial beyond one that lost too much is never taken, even if it
-    would do by luck. All are compared on the same episodes, by the count of solved ones, without allowance for chance.
+    would do by luck. All are compared on the same episodes, by the count of solved ones. What chance may hide in so few
+    episodes is in the interval of :attr:`Found.drop`; the choice itself makes no allowance for it, since an interval of
+    200 episodes is wider than a drop worth asking for.
     """
     full, low, tried = runner.full(), dials[0], dict[float, Outcome]()
     # A hair more than asked: 1 point of 100 episodes is 1 episode, whatever the rounding.
@@ -171,10 +194,10 @@ def find_success(runner: Runner, dials: DialRange, points: float) -> Found:
 
     kept, lost = _walk(_grid(dials), enough)
     if kept is None:
-        return Found(MaxSuccessDrop(points), low, tried[low], False, tried)
+        return Found(MaxSuccessDrop(points), low, tried[low], False, tried, drop=runner.drop(low))
     last = kept if lost is None else _halve(kept, lost, enough)
     best = min([dial for dial in tried if dial <= last], key=lambda dial: tried[dial].layers)
-    return Found(MaxSuccessDrop(points), best, tried[best], True, tried)
+    return Found(MaxSuccessDrop(points), best, tried[best], True, tried, drop=runner.drop(best))
 
 
 def find_ms(runner: Runner, dials: DialRange, ms: float) -> Found:

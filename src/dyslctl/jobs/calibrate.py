@@ -33,6 +33,8 @@ from dyslctl.suite import Split, TaskSuite
 from dyslctl.types import LayerState, Observation
 
 Rule = Literal["occupancy", "quantile"]
+OFFLINE = "offline: "
+"""Begins the rule of thresholds for which no robot acted."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ def calibrate(
     split: Split = "tune",
     how: CalibrationSettings = CalibrationSettings(),
     lanes: int = 32,
+    offline: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> CalibrationResult:
     """Fit the thresholds and write them into the settings of ``bundle``; its weights stay as they are.
@@ -150,6 +153,7 @@ def calibrate(
         split: Their initial states.
         how: The rule.
         lanes: Environments that run side by side.
+        offline: ``suite`` plays recorded episodes: the full model predicts along them and does not act.
         progress: Told about each episode.
 
     Raises:
@@ -167,11 +171,11 @@ def calibrate(
         taus = tau_by_quantile(skip_probabilities(backbone, trained.modules, observations), how.skip_rate)
         guidance = guidance.model_copy(update={"tau_by_layer": taus})
     calibration = Calibration(
-        rule=how.rule,
+        rule=f"{OFFLINE}{how.rule}" if offline else how.rule,
         suite=suite.name,
         split=split,
         episodes=episodes,
-        numbers=_numbers(etas, trajectories),
+        numbers=_numbers(etas) if offline else {**_numbers(etas), "mean_score": _mean_score(trajectories)},
         data_hash=_digest(trajectories),
     )
     save_settings(bundle, guidance, calibration)
@@ -179,13 +183,16 @@ def calibrate(
     return CalibrationResult(guidance, calibration, time.perf_counter() - begin)
 
 
-def _numbers(etas: EtaCalibration, trajectories: Sequence[Trajectory]) -> dict[str, float]:
+def _mean_score(trajectories: Sequence[Trajectory]) -> float:
+    return float(np.mean([trajectory.score for trajectory in trajectories]))
+
+
+def _numbers(etas: EtaCalibration) -> dict[str, float]:
     return {
         "p1": etas.p1,
         "p2": etas.p2,
         "protected_fraction": etas.protected_fraction,
         "fully_protected": etas.fully_protected,
-        "mean_score": float(np.mean([trajectory.score for trajectory in trajectories])),
     }
 
 

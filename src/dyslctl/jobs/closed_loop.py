@@ -10,12 +10,13 @@ from typing import Any
 
 from dyslctl import methods
 from dyslctl.errors import ConfigError, PluginError
-from dyslctl.jobs.budget import Outcome
+from dyslctl.jobs.budget import Drop, Outcome
 from dyslctl.jobs.latency import Series, demonstration_frames, measure
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.recipe import PolicyRecipe
 from dyslctl.jobs.rollout import evaluate
-from dyslctl.jobs.summary import BASELINE, EvaluationResult, MethodSummary
+from dyslctl.jobs.statistics import paired_difference
+from dyslctl.jobs.summary import BASELINE, EvaluationResult, MethodSummary, compare
 from dyslctl.suite import EpisodeSpec, TaskSuite
 from dyslctl.types import Observation
 
@@ -77,18 +78,22 @@ class ClosedLoop:
 
     def __init__(self, method: str, recipe: PolicyRecipe, stage: Stage) -> None:
         self._method, self._recipe, self._stage = method, recipe, stage
-        self._tried: dict[float, Outcome] = {}
+        self._played: dict[float, EvaluationResult] = {}
 
     def full(self) -> Outcome:
         """The full model."""
-        return outcome(self._stage.play(BASELINE, self._recipe, BASELINE).methods[BASELINE])
+        return outcome(self._full.methods[BASELINE])
 
     def at(self, dial: float) -> Outcome:
         """The method at ``dial``."""
-        if dial not in self._tried:
-            result = self._stage.play(self._method, replace(self._recipe, dial=dial), f"{self._method}/dial_{dial:g}")
-            self._tried[dial] = outcome(result.methods[self._method])
-        return self._tried[dial]
+        return outcome(self._play(dial).methods[self._method])
+
+    def drop(self, dial: float) -> Drop:
+        """What the method loses at ``dial`` against the full model, episode by episode."""
+        pair = compare(self._play(dial).records, self._full.records)
+        pairs = pair.wins + pair.losses + pair.ties
+        low, high = paired_difference(pair.losses, pair.wins, pairs)
+        return Drop(100 * (pair.losses - pair.wins) / pairs, 100 * low, 100 * high)
 
     def ms_per_layer(self, dial: float | None) -> float:
         """Milliseconds of an executed layer at batch 1 on frames of recorded episodes; ``None``: of the full model."""
@@ -96,6 +101,16 @@ class ClosedLoop:
         policy = replace(self._recipe, dial=dial).factory(method)()
         latency = measure(self._recipe.backbone.load(), {method: policy}, self._frames, SERIES)[method]
         return latency.mean("llm") / float(latency.layers.mean())
+
+    @cached_property
+    def _full(self) -> EvaluationResult:
+        return self._stage.play(BASELINE, self._recipe, BASELINE)
+
+    def _play(self, dial: float) -> EvaluationResult:
+        if dial not in self._played:
+            folder = f"{self._method}/dial_{dial:g}"
+            self._played[dial] = self._stage.play(self._method, replace(self._recipe, dial=dial), folder)
+        return self._played[dial]
 
     @cached_property
     def _frames(self) -> list[list[Observation]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dyslctl.backbone import Backbone
+from dyslctl.data.source import DemonstrationSource, Sample
 from dyslctl.dysl.distillation import full_actions
 from dyslctl.dysl.plan_memory import memory_size, remember
 from dyslctl.errors import ConfigError
@@ -102,6 +104,46 @@ def collect(
     progress.close()
     chosen = frames if samples is None else stratify(frames, samples, rng)
     return encode(backbone, chosen, batch_size, max_bytes, progress)
+
+
+def collect_recorded(
+    backbone: Backbone,
+    source: DemonstrationSource,
+    *,
+    samples: int,
+    per_episode: int,
+    seed: int = 0,
+    batch_size: int = 64,
+    max_bytes: int = MAX_BYTES,
+    progress: Progress = NO_PROGRESS,
+) -> Dataset:
+    """Single frames of recorded episodes, encoded, with the recorded actions as labels; nothing is remembered.
+
+    Args:
+        backbone: The frozen model.
+        source: The episodes; those held out are left alone.
+        samples: At most that many, half of them from around gripper flips where there are enough.
+        per_episode: At most that many of each episode.
+        seed: Of the choice.
+        batch_size: Observations encoded at a time.
+        max_bytes: Refuse to keep more embeddings than this in memory.
+        progress: Told about frames.
+
+    Raises:
+        ArtifactError: If a row of the recording cannot be used.
+        ConfigError: If the embeddings would exceed ``max_bytes``, or the backbone finds an observation unusable.
+    """
+    spec = backbone.spec
+    stream = source.samples(spec.chunk_length, gripper_dim=spec.gripper_dim, per_episode=per_episode, seed=seed)
+    # Twice as many as needed, so that both strata can be filled.
+    frames = [_recorded_frame(backbone, sample) for sample in islice(stream, 2 * samples)]
+    chosen = stratify(frames, samples, np.random.default_rng(seed))
+    return encode(backbone, chosen, batch_size, max_bytes, progress)
+
+
+def _recorded_frame(backbone: Backbone, sample: Sample) -> Frame:
+    chunk = backbone.normalize(sample.actions).astype(np.float32)
+    return Frame(sample.observation, sample.episode, chunk, sample.near_flip, None)
 
 
 def _trajectories(

@@ -16,6 +16,21 @@ from dyslctl.types import LayerInputs, LayerState
 
 
 @dataclass(frozen=True)
+class Part:
+    """One of ``count`` equal parts of a step's samples: a micro-batch, or what one of several processes computes."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, rows: Tensor) -> Tensor:
+        """This part of ``rows`` ``[B]``; ``count`` divides ``B``."""
+        return rows.chunk(self.count)[self.index]
+
+
+WHOLE = Part()
+
+
+@dataclass(frozen=True)
 class Batch:
     """Samples that share one forward pass.
 
@@ -61,7 +76,7 @@ class Batch:
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         old = self.inputs
         mask = None if old.mask is None else function(old.mask)
-        conditioning = _map_tree([old.conditioning], lambda tensors: function(tensors[0]))
+        conditioning = map_tree([old.conditioning], lambda tensors: function(tensors[0]))
         inputs = LayerInputs(function(old.hidden), function(old.positions), function(old.kinds), mask, conditioning)
         return Batch(inputs, function(self.target), function(self.episodes), function(self.memory))
 
@@ -81,20 +96,17 @@ class Dataset:
     def __len__(self) -> int:
         return sum(len(group) for group in self.groups)
 
-    def batch(self, seed: int, step: int, size: int) -> Batch:
-        """``size`` random samples of one group, drawn for ``step``."""
+    def batch(self, seed: int, step: int, size: int, part: Part = WHOLE) -> Batch:
+        """``size`` random samples of one group, drawn for ``step``; of them the ones of ``part``."""
         group, rows = self.draw(seed, step, size)
-        return self.groups[group].rows(rows)
+        return self.groups[group].rows(part.of(rows))
 
     def draw(self, seed: int, step: int, size: int) -> tuple[int, Tensor]:
         """Which group, and which ``size`` of its rows, int64, make the batch of ``step``.
 
         Depends on the arguments alone, not on what was drawn before: an interrupted run resumes exactly.
         """
-        rng = np.random.default_rng((seed, step))
-        sizes = np.array([len(group) for group in self.groups])
-        chosen = int(rng.choice(len(sizes), p=sizes / sizes.sum()))
-        return chosen, torch.from_numpy(rng.choice(sizes[chosen], size, replace=sizes[chosen] < size))
+        return draw_rows([len(group) for group in self.groups], seed, step, size)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Every sample once, at most ``size`` at a time."""
@@ -118,19 +130,26 @@ class Dataset:
         return Dataset.of([*self.groups, *other.groups])
 
 
+def draw_rows(sizes: Sequence[int], seed: int, step: int, size: int) -> tuple[int, Tensor]:
+    """One of the groups of ``sizes`` samples, each sample as likely as any other, and ``size`` rows of it, int64."""
+    rng, counts = np.random.default_rng((seed, step)), np.array(sizes)
+    chosen = int(rng.choice(len(counts), p=counts / counts.sum()))
+    return chosen, torch.from_numpy(rng.choice(counts[chosen], size, replace=counts[chosen] < size))
+
+
 def _join(parts: Sequence[Batch]) -> Batch:
     inputs = [part.inputs for part in parts]
     joined = LayerInputs(
         hidden=torch.cat([each.hidden for each in inputs]),
         positions=torch.cat([each.positions for each in inputs]),
         kinds=torch.cat([each.kinds for each in inputs]),
-        conditioning=_map_tree([each.conditioning for each in inputs], torch.cat),
+        conditioning=map_tree([each.conditioning for each in inputs], torch.cat),
     )
     columns = [(part.target, part.episodes, part.memory) for part in parts]
     return Batch(joined, *(torch.cat(column) for column in zip(*columns, strict=True)))
 
 
-def _map_tree(trees: Sequence[Any], function: Callable[[list[Tensor]], Tensor]) -> Any:
+def map_tree(trees: Sequence[Any], function: Callable[[list[Tensor]], Any]) -> Any:
     """Apply ``function`` to the corresponding tensors of equally built ``trees``.
 
     Conditioning belongs to the plugin; all the core asks is that it is ``None``, or tensors with ``B`` rows, alone or
@@ -142,9 +161,9 @@ def _map_tree(trees: Sequence[Any], function: Callable[[list[Tensor]], Tensor]) 
     if isinstance(first, Tensor):
         return function(list(trees))
     if isinstance(first, Mapping):
-        return {key: _map_tree([tree[key] for tree in trees], function) for key in first}
+        return {key: map_tree([tree[key] for tree in trees], function) for key in first}
     if isinstance(first, tuple | list):
-        return tuple(_map_tree([tree[i] for tree in trees], function) for i in range(len(first)))
+        return tuple(map_tree([tree[i] for tree in trees], function) for i in range(len(first)))
     raise PluginError(
         f"LayerInputs.conditioning: expected tensors, mappings or sequences, found {type(first).__name__}"
     )

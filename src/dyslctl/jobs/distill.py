@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +28,8 @@ from dyslctl.dysl.distillation import (
 from dyslctl.dysl.skip_modules import SkipModules
 from dyslctl.dysl.states import residual_states
 from dyslctl.errors import ConfigError
-from dyslctl.jobs.dataset import Dataset
+from dyslctl.jobs import distributed
+from dyslctl.jobs.dataset import Dataset, Part
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.trained import load_modules, new_modules, save_modules
 from dyslctl.jobs.training import Optimization, StepLoss, Trainee, require_float32, train
@@ -59,6 +59,8 @@ class DistillSettings(Optimization):
         penalty_weight: The paper's lambda: the weight of executed layers against the task loss, Eq. 6.
         kd_weight: Weight of the distance to the full model's action; the paper has no such term.
         hard: Decide as inference does, straight-through, instead of mixing softly (Eq. 5).
+        gradient_checkpointing: Stage 2 computes each layer once more instead of keeping its inside for the gradient;
+            no gradient goes through a layer in stage 1.
         seed: Of initial weights, sample order and sampled layers.
     """
 
@@ -71,6 +73,7 @@ class DistillSettings(Optimization):
     penalty_weight: float = 1e-2
     kd_weight: float = 0.0
     hard: bool = False
+    gradient_checkpointing: bool = False
     seed: int = 0
 
     @classmethod
@@ -148,14 +151,16 @@ def distill(
     """
     begin = time.perf_counter()
     profile.check_backbone(backbone.spec)
+    settings.require_equal_parts(settings.batch_size)
+    distributed.wait()  # for the leader's bundle of stage 1
     modules = _start(backbone, profile, settings, init, from_scratch).train()
     step_loss = (stage1_step if settings.stage == 1 else stage2_step)(backbone, modules, data, settings)
     trainee = Trainee(modules, _rates(modules, settings), _identity(settings, profile, data, init))
     checkpoint = make_folder(out) / CHECKPOINT
     curve = train(trainee, settings, step_loss, backbone.device, checkpoint, resume=resume, progress=progress)
-    write_json(out / CURVE, {"schema": CURVE_SCHEMA, "curve": curve})
-    training = _training_info(settings, len(data), curve)
-    save_modules(bundle, modules.eval(), profile, training, command)
+    if distributed.leads():
+        write_json(out / CURVE, {"schema": CURVE_SCHEMA, "curve": curve})
+        save_modules(bundle, modules.eval(), profile, _training_info(settings, len(data), curve), command)
     return DistillResult(
         stage=settings.stage,
         steps=settings.steps,
@@ -208,35 +213,40 @@ def _rates(modules: SkipModules, settings: DistillSettings) -> list[tuple[nn.Mod
 
 
 def _identity(settings: DistillSettings, profile: SkipProfile, data: Dataset, init: Path | None) -> dict[str, Any]:
-    """What must not change between an interruption and its resume; how often to checkpoint may."""
-    identity = {**dataclasses.asdict(settings), "profile": profile.hash, "data": data.digest()}
+    """What must not change between an interruption and its resume."""
+    identity = {**settings.identity(), "profile": profile.hash, "data": data.digest()}
     if settings.stage == 2 and init is not None and init.exists():
         identity["stage1"] = weights_digest(init)
-    del identity["checkpoint_every"]
     return identity
 
 
 def stage1_step(backbone: Backbone, modules: SkipModules, data: Dataset, settings: DistillSettings) -> StepLoss:
     """Eq. 4: every adapter reproduces the input of its next static layer. One frozen pass gives all targets."""
 
-    def states(step: int) -> list[Tensor]:
-        batch = data.batch(settings.seed, step, settings.batch_size).to(backbone.device)
+    def states(step: int, part: Part) -> list[Tensor]:
+        batch = data.batch(settings.seed, step, settings.batch_size, part).to(backbone.device)
         return residual_states(backbone, batch.inputs)[0]
 
-    def loss(step: int) -> tuple[Tensor, Mapping[str, float]]:
-        by_layer = stage1_loss(modules, states(step), None, norm=settings.norm)
+    def loss(step: int, part: Part) -> tuple[Tensor, Mapping[str, float]]:
+        by_layer = stage1_loss(modules, states(step, part), None, norm=settings.norm)
         return torch.stack(list(by_layer.values())).sum(), {}
 
-    calibrate_scales(modules, [(states(step), None) for step in range(SCALE_BATCHES)])
+    # All parts in every process: the scales must not depend on how many there are.
+    calibrate_scales(modules, ((states(s, part), None) for s in range(SCALE_BATCHES) for part in settings.parts()))
     return loss
 
 
 def stage2_step(backbone: Backbone, modules: SkipModules, data: Dataset, settings: DistillSettings) -> StepLoss:
     """Eq. 5-6: in each segment one sampled layer is left as far as its controller says; task loss and layers add up."""
-    terms = Stage2Settings(settings.penalty_weight, kd_weight=settings.kd_weight, hard=settings.hard)
+    terms = Stage2Settings(
+        settings.penalty_weight,
+        kd_weight=settings.kd_weight,
+        hard=settings.hard,
+        recompute=settings.gradient_checkpointing,
+    )
 
-    def loss(step: int) -> tuple[Tensor, Mapping[str, float]]:
-        batch = data.batch(settings.seed, step, settings.batch_size).to(backbone.device)
+    def loss(step: int, part: Part) -> tuple[Tensor, Mapping[str, float]]:
+        batch = data.batch(settings.seed, step, settings.batch_size, part).to(backbone.device)
         exits = sample_exits(modules.partition, np.random.default_rng((settings.seed, step, EXITS)), settings.law)
         found = stage2_loss(backbone, modules, batch.inputs, batch.target, exits, terms)
         gates = torch.stack(list(found.gates.values())).mean()

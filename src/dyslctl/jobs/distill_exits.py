@@ -7,7 +7,6 @@ on all states so far, and ends with the planner.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,19 +24,18 @@ from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.backbone import Backbone
 from dyslctl.dysl.exit_training import exit_actions, exit_losses, measure_scales
 from dyslctl.dysl.exits import (
-    DAMAGE_FLOOR,
     PUBLISHED_WIDTH,
     ExitModules,
     ExitSizes,
     default_exits,
-    planner_features,
-    relative_damage,
 )
 from dyslctl.dysl.partition import tail
 from dyslctl.errors import ConfigError
-from dyslctl.jobs.dataset import Dataset
+from dyslctl.jobs import distributed
+from dyslctl.jobs.dataset import Dataset, Part
 from dyslctl.jobs.distill import CHECKPOINT, CURVE, CURVE_SCHEMA, DistillResult, Stage, curve_mean
-from dyslctl.jobs.exit_data import ExitSamples, Rounds
+from dyslctl.jobs.exit_data import Rounds
+from dyslctl.jobs.exit_samples import ExitSamples, planner_samples
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.trained import partition_of
 from dyslctl.jobs.trained_exits import load_exits, new_exits, save_exits
@@ -52,6 +50,8 @@ PLANNER = 1
 @dataclass(frozen=True, kw_only=True)
 class ExitTraining(Optimization):
     """Everything that decides what a stage learns.
+
+    No gradient goes through a decoder layer (``dysl/exit_training.py``): there is nothing to checkpoint.
 
     Attributes:
         stage: 1 = adapters on the full model's states, 2 = adapters on all rounds, and the planner.
@@ -105,6 +105,7 @@ class ExitTraining(Optimization):
             clip=self.clip,
             precision="fp32",
             checkpoint_every=self.checkpoint_every,
+            log=self.log,
         )
 
 
@@ -155,6 +156,9 @@ def distill_exits(
     begin = time.perf_counter()
     profile.check_backbone(backbone.spec)
     require_float32(backbone, settings)
+    settings.require_equal_parts(settings.batch_size)
+    settings.planner().require_equal_parts(settings.planner_batch)
+    distributed.wait()  # for the leader's bundle of stage 1
     work = _Work(backbone, settings, rounds.execute_horizon, make_folder(out), resume, progress)
     modules = _start(backbone, profile, settings, init)
     identity = _identity(settings, profile, init)
@@ -166,8 +170,10 @@ def distill_exits(
     else:
         samples, curve = _train_in_rounds(work, modules, rounds, identity)
         _train_planner(work, modules, samples, {**identity, "adapters": sha256(_checkpoint(out, settings.rounds))})
-    write_json(out / CURVE, {"schema": CURVE_SCHEMA, "curve": curve})
-    save_exits(bundle, modules.eval(), profile, _training_info(settings, rounds, len(samples), curve), command)
+    if distributed.leads():
+        write_json(out / CURVE, {"schema": CURVE_SCHEMA, "curve": curve})
+        training = _training_info(settings, rounds, len(samples), curve)
+        save_exits(bundle, modules.eval(), rounds.execute_horizon, profile, training, command)
     parts = modules.adapters if settings.stage == 1 else modules
     return DistillResult(
         stage=settings.stage,
@@ -220,7 +226,7 @@ def _train_in_rounds(
     samples = _samples(work, modules, rounds.explored)
     for number in range(1, settings.rounds + 1):
         acting = copy.deepcopy(modules).eval().to(work.backbone.dtype)
-        samples = samples.merge(_samples(work, modules, rounds.on_policy(number, acting, settings.explore)))
+        samples = samples.plus(rounds.on_policy(number, acting, settings.explore))
         found = _train_adapters(
             work, modules.train(), samples, {**identity, "round": number}, _checkpoint(work.out, number)
         )
@@ -246,8 +252,8 @@ def _train_adapters(
 def _adapter_loss(work: _Work, modules: ExitModules, samples: ExitSamples) -> StepLoss:
     settings = work.settings
 
-    def loss(step: int) -> tuple[Tensor, Mapping[str, float]]:
-        views, full = samples.batch(settings.seed, step, settings.batch_size)
+    def loss(step: int, part: Part) -> tuple[Tensor, Mapping[str, float]]:
+        views, full = samples.batch(settings.seed, step, settings.batch_size, part)
         losses = exit_losses(exit_actions(work.backbone, modules, views), full, work.executed)
         return losses.sum(), dict(zip((f"exit_{e}" for e in modules.exits), losses.tolist(), strict=True))
 
@@ -262,9 +268,10 @@ def _train_planner(work: _Work, modules: ExitModules, samples: ExitSamples, iden
     with torch.no_grad():
         planner.out.bias.copy_(damages.mean(0))
 
-    def loss(step: int) -> tuple[Tensor, Mapping[str, float]]:
+    def loss(step: int, part: Part) -> tuple[Tensor, Mapping[str, float]]:
         draw = np.random.default_rng((settings.seed, step, PLANNER))
-        rows = torch.from_numpy(draw.integers(len(features), size=settings.planner_batch)).to(features.device)
+        drawn = torch.from_numpy(draw.integers(len(features), size=settings.planner_batch))
+        rows = part.of(drawn).to(features.device)
         return F.huber_loss(planner(features[rows]), damages[rows]), {}
 
     how, checkpoint = settings.planner(), work.out / PLANNER_CHECKPOINT
@@ -272,26 +279,11 @@ def _train_planner(work: _Work, modules: ExitModules, samples: ExitSamples, iden
     train(trainee, how, loss, work.backbone.device, checkpoint, resume=work.resume, progress=work.progress)
 
 
-@torch.no_grad()
-def planner_samples(
-    backbone: Backbone, modules: ExitModules, samples: ExitSamples, executed: int
-) -> tuple[Tensor, Tensor]:
-    """What the planner sees and what it should say: features ``[n, 3 H + P]`` and log damages ``[n, E]``, float32."""
-    features, damages = [], []
-    for views, full in samples.batches():
-        predicted = exit_actions(backbone, modules, views).float()
-        found = [relative_damage(each, full, executed, backbone.spec.gripper_dim) for each in predicted]
-        features.append(planner_features(views.at(0), views.memory).float())
-        damages.append((torch.stack(found, 1) + DAMAGE_FLOOR).log())
-    return torch.cat(features), torch.cat(damages)
-
-
 def _identity(settings: ExitTraining, profile: SkipProfile, init: Path | None) -> dict[str, Any]:
-    """What must not change between an interruption and its resume; how often to checkpoint may."""
-    identity = {**dataclasses.asdict(settings), "profile": profile.hash}
+    """What must not change between an interruption and its resume."""
+    identity = {**settings.identity(), "profile": profile.hash}
     if settings.stage == 2 and init is not None and init.exists():
         identity["stage1"] = weights_digest(init)
-    del identity["checkpoint_every"]
     return identity
 
 

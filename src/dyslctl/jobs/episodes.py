@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dyslctl.errors import ArtifactError, PluginError
-from dyslctl.jobs.lockstep import Coroutine, run_together
+from dyslctl.jobs.lockstep import Coroutine
 from dyslctl.policy import Policy, StepReport
 from dyslctl.suite import Environment, EpisodeSpec, StepResult, TaskSuite
 from dyslctl.types import ActionChunk, Observation
@@ -87,18 +87,13 @@ class EpisodeRecord:
         return self.status == "done"
 
 
-def run_episode(
-    environment: Environment, policy: Policy, method: str, spec: EpisodeSpec, suite: TaskSuite
-) -> EpisodeRecord:
-    """Let ``policy`` act alone, and timed, in the episode ``spec``; a crash becomes a record of status ``error``."""
-    (record,) = run_together([lambda spec: episode(environment, policy, method, spec, suite)], [spec])
-    return record
-
-
 def episode(
     environment: Environment, policy: Policy, method: str, spec: EpisodeSpec, suite: TaskSuite, *, alone: bool = True
 ) -> Coroutine[EpisodeRecord]:
-    """:func:`run_episode` as a coroutine. Unless ``alone``, it asks for what others may share, and is not timed."""
+    """Let ``policy`` act in the episode ``spec``; a crash becomes a record of status ``error``.
+
+    ``alone`` it is timed; otherwise it asks for what others may share, and is not.
+    """
     identity: dict[str, Any] = {"method": method, **asdict(spec)}
     reports: list[StepReport] = []
     try:

@@ -3,33 +3,38 @@
 Round 0 visits what the full model visits, with actions that sometimes go astray. Later rounds visit what a policy
 visits that leaves early, at random: where adapters take the robot, adapters must know the way (DAgger, Ross et al.
 2011). The full model labels them all.
+
+On recorded episodes (:class:`dyslctl.data.replay.RecordedSuite`) nobody goes anywhere: the scene follows the recorded
+actions. What is left of a policy's mistakes is its memory. In round 0 it is the chunk that the full model predicts at
+the inference before; in later rounds it is what the exits themselves predicted there, leaving at random and remembering
+their own chunks from one inference to the next. So exits learn to live with their mistakes in memory, but not in the
+world.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from copy import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dyslctl.backbone import Backbone
 from dyslctl.baselines.random_skip import RandomExits
 from dyslctl.baselines.static_exit import EpisodeExit
 from dyslctl.dysl.exit_policy import ExitPolicy
 from dyslctl.dysl.exit_schedule import ExitLadder
-from dyslctl.dysl.exit_training import ExitViews, exit_views
 from dyslctl.dysl.exits import ExitModules
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.data import Source, collect
 from dyslctl.jobs.dataset import Dataset
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
-from dyslctl.jobs.training import Precision, autocast, uses_bf16
+from dyslctl.jobs.sharing import shared
+from dyslctl.jobs.training import Precision, autocast
 from dyslctl.policy import Plan, Policy, full_policy
 from dyslctl.suite import TaskSuite
 from dyslctl.types import ActionChunk, Observation
@@ -87,6 +92,7 @@ class Rounds:
         visit: How later rounds leave early.
         lanes: Environments that run side by side.
         precision: Of the passes; that of the training.
+        folder: Through which processes that train together share what the leader collects; ``None``: each collects.
     """
 
     backbone: Backbone
@@ -97,6 +103,7 @@ class Rounds:
     visit: Visit = "ladder"
     lanes: int = LANES
     precision: Precision = "fp32"
+    folder: Path | None = None
     progress: Progress = NO_PROGRESS
 
     @cached_property
@@ -136,6 +143,10 @@ class Rounds:
         return horizons.pop()
 
     def _collect(self, number: int, policy: Policy, source: Source) -> Dataset:
+        collect_here = partial(self._collect_here, number, policy, source)
+        return collect_here() if self.folder is None else shared(collect_here, self.folder)
+
+    def _collect_here(self, number: int, policy: Policy, source: Source) -> Dataset:
         shares = [math.ceil(self.episodes / len(self.suites) / suite.max_score) for suite in self.suites]
         with autocast(self.precision, self.backbone.device):
             parts = [
@@ -154,103 +165,3 @@ class Rounds:
                 for suite, share in zip(self.suites, shares, strict=True)
             ]
         return reduce(Dataset.merge, parts)
-
-
-class ExitSamples:
-    """A dataset as the exits see it: computed once and kept if it fits, else one frozen pass for each batch.
-
-    Both ways the same batches, up to the order of sums in passes over more or fewer rows.
-    """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        data: Dataset,
-        exits: Sequence[int],
-        max_bytes: int,
-        *,
-        remembers: bool = True,
-        precision: Precision = "fp32",
-        progress: Progress = NO_PROGRESS,
-    ) -> None:
-        """Make the passes, or do not.
-
-        Args:
-            backbone: The frozen model.
-            data: Its samples.
-            exits: Ascending.
-            max_bytes: The most memory that may be kept, on the CPU.
-            remembers: Whether the exits are told the last chunk.
-            precision: Of the passes, as in training; hidden states are rounded to it.
-            progress: Told about each sample.
-        """
-        self._backbone, self._data, self._exits, self._precision = backbone, data, exits, precision
-        self._max_bytes, self._remembers = max_bytes, remembers
-        self._kept: list[ExitViews] | None = None
-        if self._fits():
-            progress.start(len(data), "states before the exits")
-            self._kept = [self._views_of(group, progress) for group in range(len(data.groups))]
-            progress.close()
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def merge(self, other: ExitSamples) -> ExitSamples:
-        """The samples of both; what both have kept is not computed again."""
-        merged = copy(self)
-        merged._data = self._data.merge(other._data)
-        merged._kept = None
-        if self._kept is not None and other._kept is not None and merged._fits():
-            parts = [*self._kept, *other._kept]
-            lengths = [len(group.inputs.hidden[0]) for group in (*self._data.groups, *other._data.groups)]
-            merged._kept = [
-                ExitViews.join([part for part, n in zip(parts, lengths, strict=True) if n == length])
-                for length in sorted(set(lengths))
-            ]
-        return merged
-
-    @property
-    def kept(self) -> bool:
-        """Whether they fitted."""
-        return self._kept is not None
-
-    def digest(self) -> str:
-        """Of the data set."""
-        return self._data.digest()
-
-    def batch(self, seed: int, step: int, size: int) -> tuple[ExitViews, Tensor]:
-        """Views and targets ``[B, N, A]`` of the samples that ``Dataset.batch`` draws."""
-        group, rows = self._data.draw(seed, step, size)
-        return self._rows(group, rows)
-
-    def batches(self, size: int = 128) -> Iterator[tuple[ExitViews, Tensor]]:
-        """Every sample once, at most ``size`` at a time."""
-        for group in range(len(self._data.groups)):
-            for rows in self._parts(group, size):
-                yield self._rows(group, rows)
-
-    def _rows(self, group: int, rows: Tensor) -> tuple[ExitViews, Tensor]:
-        backbone, samples = self._backbone, self._data.groups[group]
-        views = self._compute(group, rows) if self._kept is None else self._kept[group].rows(rows)
-        return views.to(backbone.device, backbone.dtype), samples.target[rows].to(backbone.device)
-
-    def _compute(self, group: int, rows: Tensor) -> ExitViews:
-        device, precision = self._backbone.device, self._precision
-        samples = self._data.groups[group].rows(rows).to(device)
-        with autocast(precision, device):
-            views = exit_views(self._backbone, samples.inputs, samples.memory * self._remembers, self._exits)
-        return views.to(device, torch.bfloat16 if uses_bf16(precision, device) else views.hidden.dtype)
-
-    def _parts(self, group: int, size: int = 128) -> list[Tensor]:
-        return list(torch.split(torch.arange(len(self._data.groups[group])), size))
-
-    def _fits(self) -> bool:
-        return self._compute(0, torch.arange(1)).hidden.nbytes * len(self._data) <= self._max_bytes
-
-    def _views_of(self, group: int, progress: Progress) -> ExitViews:
-        parts = []
-        for rows in self._parts(group):
-            views = self._compute(group, rows)
-            parts.append(views.to(torch.device("cpu"), views.hidden.dtype))
-            progress.advance(len(rows))
-        return ExitViews.join(parts)

@@ -12,10 +12,11 @@ from dyslctl.artifacts.files import write_json
 from dyslctl.artifacts.fingerprint import made_with
 from dyslctl.artifacts.skip_profile import BackboneRef, ModuleSizes, Similarity, SkipProfile
 from dyslctl.backbone import Backbone, BackboneSpec
+from dyslctl.data.source import DemonstrationSource
 from dyslctl.dysl.partition import Criterion, StaticBudget, choose_static, default_static_count, static_count
 from dyslctl.dysl.similarity import SimilarityAccumulator, SimilarityResult
 from dyslctl.dysl.skip_modules import PRESETS, SkipSizes
-from dyslctl.jobs.data import Source, collect
+from dyslctl.jobs.data import Source, collect, collect_recorded
 from dyslctl.jobs.dataset import Dataset
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.suite import TaskSuite
@@ -74,24 +75,26 @@ def profile(
     n_static: int | None = None,
     criterion: Criterion = "similarity",
     source: Source = "expert",
+    recorded: DemonstrationSource | None = None,
     seed: int = 0,
     batch_size: int = 64,
     command: str = "dyslctl profile",
     progress: Progress = NO_PROGRESS,
 ) -> ProfileResult:
-    """Measure the layers of ``backbone`` on the suite's demonstrations and choose the static ones.
+    """Measure the layers of ``backbone`` on demonstrations and choose the static ones.
 
     Args:
         backbone: The frozen model.
         suite: Where the demonstrations come from; half of the samples are from around gripper flips.
         plugin_name: Entry-point name of the backbone, for the artifact.
         checkpoint: Hub id or folder it was loaded from, for the artifact.
-        revision: Hub revision, for the artifact.
+        revision: Hub revision, for the artifact; the commit it stands for, if the backbone knows it.
         samples: Observations to measure on.
         ratio: Share of static layers; ``None``: 20 %, with a minimum for shallow models (``default_static_count``).
         n_static: Number of static layers; overrides ``ratio``.
         criterion: How layers are chosen.
-        source: Who visits the observed states.
+        source: Who visits the observed states of the suite.
+        recorded: Episodes to measure on instead of the suite's.
         seed: Of the choice of samples.
         batch_size: Observations in one pass.
         command: What the user typed, for the artifact.
@@ -99,6 +102,7 @@ def profile(
 
     Raises:
         ConfigError: If the static layers cannot be chosen as asked, or an activation is not finite.
+        ArtifactError: If a row of ``recorded`` cannot be used.
         PluginError: If the suite has no expert.
     """
     begin = time.perf_counter()
@@ -106,22 +110,17 @@ def profile(
     budget = StaticBudget.of(
         spec.num_layers, count=_static_count(spec, ratio, n_static), last_live=spec.last_live_layer
     )
-    data = collect(
-        backbone,
-        suite,
+    how: dict[str, Any] = {"samples": samples, "seed": seed, "batch_size": batch_size, "progress": progress}
+    if recorded is not None:
+        data = collect_recorded(backbone, recorded, per_episode=FRAMES_PER_EPISODE, **how)
+    else:
         # More episodes than needed, so that both strata can be filled.
-        episodes=math.ceil(2 * samples / FRAMES_PER_EPISODE),
-        seed=seed,
-        source=source,
-        frames_per_episode=FRAMES_PER_EPISODE,
-        samples=samples,
-        batch_size=batch_size,
-        progress=progress,
-    )
+        episodes = math.ceil(2 * samples / FRAMES_PER_EPISODE)
+        data = collect(backbone, suite, episodes=episodes, source=source, frames_per_episode=FRAMES_PER_EPISODE, **how)
     found = measure(backbone, data, batch_size=batch_size, seed=seed, progress=progress)
     result = SkipProfile(
         backbone=_reference(spec, plugin_name, checkpoint, revision),
-        suite=suite.name,
+        suite=suite.name if recorded is None else recorded.name,
         samples=found.samples,
         static_layers=choose_static(criterion, budget, found).static_layers,
         ratio=ratio if ratio is not None and n_static is None else budget.count / spec.num_layers,
@@ -167,7 +166,7 @@ def _reference(spec: BackboneSpec, plugin_name: str, checkpoint: str, revision: 
     return BackboneRef(
         plugin=plugin_name,
         checkpoint=checkpoint,
-        revision=revision,
+        revision=spec.commit or revision,
         fingerprint=spec.fingerprint,
         num_layers=spec.num_layers,
         last_live_layer=spec.last_live_layer,

@@ -97,7 +97,8 @@ class PolicyRecipe:
         for method, folder in self.bundles.items():
             if not (folder / SETTINGS).exists():
                 raise ArtifactError(
-                    f"there is no bundle at {folder}", hint=f"dyslctl distill --method {method} makes it"
+                    f"there is no bundle at {folder}",
+                    hint=f"dyslctl distill --method {method} makes it; --resume goes on with an interrupted one",
                 )
             identity[f"{method}_settings"] = sha256(folder / SETTINGS)
         return identity

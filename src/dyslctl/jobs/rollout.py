@@ -53,7 +53,8 @@ def evaluate(
         out: Folder of manifest and episodes.
         about: What else the results depend on (fingerprints, seed, renderer). Kept in the manifest; must be equal to
             resume.
-        resume: Go on with what ``out`` holds; otherwise it is started anew. Crashed episodes run again.
+        resume: Go on with what ``out`` holds, of as many episodes or fewer; otherwise it is started anew. Crashed
+            episodes run again.
         workers: Processes. More than one is faster, but their latencies do not compare.
         batch: Episodes that run side by side in each process, their inferences computed together. More than one is
             faster, but nothing is timed, and results may differ by rounding.
@@ -69,7 +70,7 @@ def evaluate(
     if not policies or not episodes:
         raise ConfigError("nothing to evaluate: expected at least one method and one episode")
     manifest = _manifest(suite, list(policies), episodes, {"workers": workers, "batch": batch}, about or {})
-    log = _EpisodeLog(out, manifest, resume)
+    log = _EpisodeLog(out, manifest, episodes, resume)
     tasks = [(spec, method) for spec in episodes for method in log.missing(list(policies), spec)]
     progress.start(len(episodes) * len(policies), description)
     progress.advance(len(log.records))
@@ -85,12 +86,12 @@ def evaluate(
 class _EpisodeLog:
     """Manifest and episodes of one evaluation on disk."""
 
-    def __init__(self, out: Path, manifest: dict[str, Any], resume: bool) -> None:
+    def __init__(self, out: Path, manifest: dict[str, Any], episodes: Sequence[EpisodeSpec], resume: bool) -> None:
         self.path = make_folder(out) / "episodes.jsonl"
         self.records: dict[tuple[str, int], EpisodeRecord] = {}
         self._errors: defaultdict[str, list[str | None]] = defaultdict(list)
         if resume and (out / "manifest.json").exists():
-            _check_same(read_json(out / "manifest.json"), manifest, out)
+            _check_same(_extended(read_json(out / "manifest.json"), episodes), manifest, out)
             records = (EpisodeRecord.of(row, self.path) for row in read_jsonl(self.path))
             self.records = {record.key: record for record in records if record.done}
         # Episodes first: a kill between the two must not leave old episodes under a new manifest.
@@ -131,22 +132,32 @@ def _manifest(
     how: Mapping[str, int],
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    specs = json.dumps([asdict(spec) for spec in episodes]).encode()
     manifest = {
         "schema": SCHEMA,
         "suite": suite.name,
         "split": episodes[0].split,
-        "episodes": len(episodes),
-        "episodes_sha256": sha256(specs).hexdigest(),
+        **_identity(episodes),
         "methods": methods,
         "execute_horizon": suite.execute_horizon,
         "max_steps": suite.max_steps,
+        "simulator": dict(suite.identity()),
         **how,
         "about": dict(about),
         "environment": environment().as_dict(),
     }
     manifest_as_read: dict[str, Any] = json.loads(json.dumps(manifest))
     return manifest_as_read
+
+
+def _identity(episodes: Sequence[EpisodeSpec]) -> dict[str, Any]:
+    specs = json.dumps([asdict(spec) for spec in episodes]).encode()
+    return {"episodes": len(episodes), "episodes_sha256": sha256(specs).hexdigest()}
+
+
+def _extended(then: Mapping[str, Any], episodes: Sequence[EpisodeSpec]) -> dict[str, Any]:
+    """The manifest ``then``; as if of all ``episodes``, if its own are the first of them: more may be asked for."""
+    first = _identity(episodes[: then.get("episodes")])
+    return {**then, **_identity(episodes)} if first.items() <= then.items() else dict(then)
 
 
 def _check_same(then: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:

@@ -57,6 +57,8 @@ def _provenance(found: Found, stage: Stage, offline: Calibration | None) -> Cali
     }
     if found.ms is not None:
         numbers["llm_ms"] = found.ms
+    if found.drop is not None:
+        numbers |= {"drop_pp": found.drop.points, "drop_pp_low": found.drop.low, "drop_pp_high": found.drop.high}
     return Calibration(
         rule=rule if offline is None else f"{offline.rule.partition(JOINT)[0]}{JOINT}{rule}",
         suite=stage.suite.name,

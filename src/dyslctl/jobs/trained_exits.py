@@ -26,8 +26,9 @@ from dyslctl.artifacts.self_test import SelfTest
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.backbone import Backbone
 from dyslctl.dysl.exit_policy import ExitSettings
-from dyslctl.dysl.exits import FEATURES, ExitModules, ExitSizes
+from dyslctl.dysl.exits import ExitModules, ExitSizes
 from dyslctl.dysl.partition import tail
+from dyslctl.dysl.query_layout import POOLED
 from dyslctl.errors import ArtifactError
 from dyslctl.jobs.trained import partition_of
 
@@ -39,12 +40,14 @@ class TrainedExits:
     Attributes:
         modules: Exits and planner, in eval mode.
         header: What they were trained for and how.
+        execute_horizon: Actions executed before the next inference; they serve no other.
         document: The settings as they stand in the bundle's file.
         calibration: Where the threshold comes from, ``None`` before calibration.
     """
 
     modules: ExitModules
     header: BundleHeader
+    execute_horizon: int
     document: Exits = field(repr=False)
     calibration: Calibration | None = None
 
@@ -65,8 +68,23 @@ def new_exits(profile: SkipProfile, exits: tuple[int, ...], sizes: ExitSizes, se
         return ExitModules(tail(partition_of(profile)), exits, sizes)
 
 
-def save_exits(folder: Path, modules: ExitModules, profile: SkipProfile, training: TrainingInfo, command: str) -> Path:
+def save_exits(
+    folder: Path,
+    modules: ExitModules,
+    execute_horizon: int,
+    profile: SkipProfile,
+    training: TrainingInfo,
+    command: str,
+) -> Path:
     """Write ``modules`` as the bundle ``folder``, not calibrated yet; returns the weights' path.
+
+    Args:
+        folder: Of the bundle.
+        modules: Trained.
+        execute_horizon: With how many executed actions.
+        profile: For which prefix of static layers.
+        training: How.
+        command: What the user typed.
 
     Raises:
         EnvironmentMismatch: If it cannot be written; an older bundle is then still there.
@@ -77,6 +95,7 @@ def save_exits(folder: Path, modules: ExitModules, profile: SkipProfile, trainin
         adapter_width=modules.sizes.adapter_rank,
         planner_width=modules.sizes.planner_width,
         remembers=modules.sizes.remembers,
+        execute_horizon=execute_horizon,
     )
     bundle = Bundle(
         header=BundleHeader.of(profile, training, made_with(command, training.seed), sizes),
@@ -110,7 +129,7 @@ def load_exits(folder: Path, profile: SkipProfile, backbone: Backbone) -> Traine
     modules.eval()
     bundle.self_test.replay(lambda hidden: probe(modules, hidden), str(folder))
     modules.to(backbone.device, backbone.dtype)
-    return TrainedExits(modules, header, settings, bundle.calibration)
+    return TrainedExits(modules, header, found.execute_horizon, settings, bundle.calibration)
 
 
 @torch.no_grad()
@@ -119,5 +138,5 @@ def probe(modules: ExitModules, hidden: Tensor) -> Mapping[str, Tensor]:
     memory = torch.linspace(-1, 1, modules.sizes.memory)[None]
     slots = torch.arange(hidden.shape[1])[None] % modules.sizes.chunk_length
     answers = {f"adapter.{layer}": modules.adapter(layer)(hidden, memory, slots) for layer in modules.exits}
-    features = torch.cat([hidden[:, :FEATURES].flatten(1), memory], 1)
+    features = torch.cat([hidden[:, :POOLED].flatten(1), memory], 1)
     return {**answers, "planner": modules.planner(features)}

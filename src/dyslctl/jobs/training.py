@@ -1,28 +1,30 @@
 """The optimisation loop of every training job: resumable to the same bits, and loud when it diverges.
 
 Whatever a step draws (its samples, its sampled layers) derives from ``(seed, step)``, so a checkpoint is the modules,
-the optimiser's moments and the step; there is no generator state to restore.
+the optimiser's moments and the step; there is no generator state to restore. For the same reason a step may be computed
+in micro-batches, and by several processes: each part knows which of the step's samples are its own.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dyslctl.artifacts.files import atomic_path, reading
 from dyslctl.backbone import Backbone
-from dyslctl.errors import ArtifactError, ConfigError
+from dyslctl.errors import ConfigError
+from dyslctl.jobs import distributed
+from dyslctl.jobs.checkpoint import Curve, load_checkpoint, save_checkpoint
+from dyslctl.jobs.dataset import Part
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
+from dyslctl.jobs.training_log import LogKind, open_log
 from dyslctl.plugins import did_you_mean
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -30,8 +32,11 @@ Decay = Literal["constant", "linear", "cosine"]
 CURVE_POINTS = 500
 """A long training keeps about so many points of its loss curve."""
 
-StepLoss = Callable[[int], tuple[Tensor, Mapping[str, float]]]
-"""Step -> the loss to minimise, a scalar, and its parts to log."""
+EXECUTION = frozenset({"accumulate", "checkpoint_every", "gradient_checkpointing", "log"})
+"""Settings that say how a training is carried out, not what is learnt."""
+
+StepLoss = Callable[[int, Part], tuple[Tensor, Mapping[str, float]]]
+"""Step, and which part of its samples -> the loss to minimise, a scalar, mean over them, and its terms to log."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,9 @@ class Optimization:
         clip: Largest gradient norm.
         precision: ``bf16`` runs the passes under autocast, ``auto`` does so where the hardware multiplies bf16.
         checkpoint_every: Steps between checkpoints.
+        accumulate: Micro-batches that a process computes its samples of a step in, one after the other, adding up
+            their gradients: a step learns the same, in less memory.
+        log: Where every step's numbers go, in the folder of the checkpoint.
     """
 
     steps: int
@@ -57,6 +65,8 @@ class Optimization:
     clip: float = 1.0
     precision: Precision = "auto"
     checkpoint_every: int = 100
+    accumulate: int = 1
+    log: LogKind = "none"
 
     def rate(self, step: int) -> float:
         """The learning rate of ``step`` as a factor: warm-up, then from 1 to 5 % as ``decay`` says."""
@@ -77,6 +87,34 @@ class Optimization:
             nearest = did_you_mean(unknown[0], known)
             raise ConfigError(f"distill has no setting '{unknown[0]}' for this method.{nearest}")
         return dataclasses.replace(self, **values)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides what is learnt: it must not change between an interruption and its resume."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in EXECUTION}
+
+    def parts(self) -> list[Part]:
+        """The parts of each step's samples: the micro-batches of every process."""
+        count = self.accumulate * distributed.world_size()
+        return [Part(index, count) for index in range(count)]
+
+    def own_parts(self) -> list[Part]:
+        """Those that this process computes."""
+        first = self.accumulate * distributed.rank()
+        return self.parts()[first : first + self.accumulate]
+
+    def require_equal_parts(self, samples: int) -> None:
+        """Means over parts are the mean over a step's ``samples`` only if the parts are equal.
+
+        Raises:
+            ConfigError: If they cannot be.
+        """
+        processes = distributed.world_size()
+        if samples % (self.accumulate * processes):
+            raise ConfigError(
+                f"{samples} samples a step cannot be cut into equal parts: {self.accumulate} micro-batches in each of "
+                f"{processes} processes",
+                hint="change distill.accumulate or the batch size, or start another number of processes",
+            )
 
 
 @dataclass(frozen=True)
@@ -113,38 +151,48 @@ def train(
     *,
     resume: bool = False,
     progress: Progress = NO_PROGRESS,
-) -> list[dict[str, float]]:
+) -> Curve:
     """Minimise ``step_loss`` over ``how.steps`` steps, checkpointing to ``checkpoint``.
+
+    Processes that train together (:mod:`dyslctl.jobs.distributed`) all call this and come out with the same modules;
+    the leader writes the files, which are there when this returns.
 
     Args:
         trainee: Trained in place.
         how: The optimisation.
-        step_loss: The loss of a step; must depend on the step and the modules alone.
+        step_loss: The loss of a part of a step; must depend on the two and on the modules alone.
         device: Where the passes run.
         checkpoint: A safetensors file, replaced atomically.
         resume: Continue from ``checkpoint`` if it exists.
         progress: Told about each step and its loss.
 
     Returns:
-        The loss curve: ``step``, ``loss`` and the parts that ``step_loss`` returned.
+        The loss curve: ``step``, ``loss`` and the terms that ``step_loss`` returned.
 
     Raises:
         ConfigError: If the loss or its gradient is not finite (the last checkpoint is kept), or ``checkpoint``
             belongs to a training with other settings.
         ArtifactError: If ``checkpoint`` is damaged.
+        EnvironmentMismatch: If a file cannot be written, or the log needs a package that is not installed.
     """
-    optimizer = trainee.optimizer(how)
-    done, curve = load_checkpoint(checkpoint, trainee, optimizer) if resume and checkpoint.exists() else (0, [])
+    modules, identity, optimizer = trainee.modules, trainee.identity, trainee.optimizer(how)
+    resumes = resume and checkpoint.exists()
+    done, curve = load_checkpoint(checkpoint, modules, optimizer, identity) if resumes else (0, [])
+    distributed.align(list(modules.state_dict().values()))
+    log = open_log(how.log if distributed.leads() else "none", checkpoint.parent / how.log / checkpoint.stem, done)
     progress.start(how.steps, "training")
     progress.advance(done)
     for step in range(done, how.steps):
-        loss, parts = _optimize(trainee, optimizer, how, step_loss, step, device)
+        numbers, measures = _optimize(trainee, optimizer, how, step_loss, step, device)
+        log.add(step, {**numbers, **measures})
         if step % max(1, how.steps // CURVE_POINTS) == 0 or step == how.steps - 1:
-            curve.append({"step": step, "loss": loss, **parts})
-        if (step + 1) % how.checkpoint_every == 0 or step == how.steps - 1:
-            save_checkpoint(checkpoint, trainee, optimizer, step + 1, curve)
-        progress.advance(1, loss=loss)
+            curve.append({"step": step, **numbers})
+        if distributed.leads() and ((step + 1) % how.checkpoint_every == 0 or step == how.steps - 1):
+            save_checkpoint(checkpoint, modules, optimizer, identity, step + 1, curve)
+        progress.advance(1, loss=numbers["loss"])
     progress.close()
+    log.close()
+    distributed.wait()
     return curve
 
 
@@ -155,21 +203,38 @@ def _optimize(
     step_loss: StepLoss,
     step: int,
     device: torch.device,
-) -> tuple[float, Mapping[str, float]]:
+) -> tuple[dict[str, float], dict[str, float]]:
+    """One step: the loss and its terms, and what the optimiser did."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * how.rate(step)
-    with autocast(how.precision, device):
-        loss, parts = step_loss(step)
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    numbers = _gradients(trainee, how, step_loss, step, device)
     norm = nn.utils.clip_grad_norm_(trainee.modules.parameters(), how.clip)
-    if not (torch.isfinite(loss) and torch.isfinite(norm)):
+    if not (math.isfinite(numbers["loss"]) and torch.isfinite(norm)):
         raise ConfigError(
-            f"training diverged at step {step}: loss {loss.item():g}, gradient norm {norm.item():g}",
+            f"training diverged at step {step}: loss {numbers['loss']:g}, gradient norm {norm.item():g}",
             hint="lower the learning rate, or use --set distill.precision=fp32; the last checkpoint is kept",
         )
     optimizer.step()
-    return loss.item(), parts
+    return numbers, {"gradient_norm": norm.item(), "learning_rate": optimizer.param_groups[0]["lr"]}
+
+
+def _gradients(
+    trainee: Trainee, how: Optimization, step_loss: StepLoss, step: int, device: torch.device
+) -> dict[str, float]:
+    """Leave the gradient of the step's mean loss in the modules; returns that loss and its terms.
+
+    ``mean over samples = mean over processes of the mean over their micro-batches``, for parts of equal size.
+    """
+    parts, rows = how.own_parts(), list[dict[str, float]]()
+    for part in parts:
+        with autocast(how.precision, device):
+            loss, terms = step_loss(step, part)
+        (loss / len(parts)).backward()  # type: ignore[no-untyped-call]
+        rows.append({"loss": loss.item(), **terms})
+    distributed.average([p.grad for p in trainee.modules.parameters() if p.grad is not None])
+    means = [float(np.mean([row[name] for row in rows])) for name in rows[0]]
+    return dict(zip(rows[0], distributed.average_numbers(means, device), strict=True))
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
@@ -197,73 +262,3 @@ def uses_bf16(precision: Precision, device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def save_checkpoint(
-    path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer, step: int, curve: list[dict[str, float]]
-) -> None:
-    """Write everything that the next step depends on, atomically.
-
-    Raises:
-        EnvironmentMismatch: If it cannot be written; the checkpoint before is then still there.
-    """
-    tensors = {f"module.{name}": tensor for name, tensor in trainee.modules.state_dict().items()}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"step": str(step), "curve": json.dumps(curve), "identity": _canonical(trainee.identity)}
-    with atomic_path(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata=metadata)
-        except SafetensorError as error:  # how safetensors reports a full disk
-            raise OSError(str(error)) from error
-
-
-def load_checkpoint(
-    path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer
-) -> tuple[int, list[dict[str, float]]]:
-    """Bring modules and optimiser back to a checkpoint; returns the next step and the curve so far.
-
-    Raises:
-        ArtifactError: If it is damaged.
-        ConfigError: If it belongs to a training with other settings.
-    """
-    hint = f"remove {path}, or repeat the command without --resume"
-    try:
-        with reading(path), safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        step, curve = int(metadata["step"]), json.loads(metadata["curve"])
-        _check_identity(metadata["identity"], trainee.identity, path)
-        trainee.modules.load_state_dict(_below(tensors, "module."))
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": _moments(_below(tensors, "optimizer."))})
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise ArtifactError(f"{path} is truncated or damaged: {error}", hint) from error
-    return step, curve
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _moments(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        index, _, key = name.partition(".")
-        moments.setdefault(int(index), {})[key] = tensor
-    return moments
-
-
-def _canonical(identity: Mapping[str, Any]) -> str:
-    return json.dumps(identity, sort_keys=True)
-
-
-def _check_identity(found: str, expected: Mapping[str, Any], path: Path) -> None:
-    before, now = json.loads(found), json.loads(_canonical(expected))
-    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    if changed:
-        listing = "\n".join(f"  {key}: then {before.get(key)!r}, now {now.get(key)!r}" for key in changed)
-        raise ConfigError(
-            f"{path} belongs to a training with other settings:\n{listing}",
-            hint="repeat the command with the settings of then, or without --resume to start over",
-        )

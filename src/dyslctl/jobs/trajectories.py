@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from dyslctl.backbone import Backbone
+from dyslctl.data.source import near_flips
 from dyslctl.jobs.episodes import act
 from dyslctl.jobs.lockstep import Coroutine, run_together
 from dyslctl.policy import Policy
@@ -78,12 +79,10 @@ class Trajectory:
 
         This is where episodes are won or lost, and it is rare: samples are stratified by it.
         """
+        if not self.chunks:
+            return np.zeros(0, bool)
         starts = np.cumsum([0, *self.executed])[:-1]
-        if gripper_dim is None or not self.chunks:
-            return np.zeros(len(self), bool)
-        closed = np.concatenate(self.executed_chunks())[:, gripper_dim] > 0
-        flips = np.flatnonzero(closed[1:] != closed[:-1]) + 1
-        return np.array([bool((np.abs(flips - start) <= within).any()) for start in starts], bool)
+        return near_flips(np.concatenate(self.executed_chunks()), starts.tolist(), gripper_dim, within)
 
 
 def demonstrate(backbone: Backbone, suite: TaskSuite, spec: EpisodeSpec) -> Trajectory:

@@ -59,10 +59,13 @@ def _distill(document: Document) -> list[Table]:
         )
         for stage in stages
     ]
-    return [Table("Distillation", columns, rows, [f"bundle: {document['bundle_path']}"])]
+    trained = Table("Distillation", columns, rows, [f"bundle: {document['bundle_path']}"])
+    return [trained, *(_calibrate(document["calibrated"]) if "calibrated" in document else [])]
 
 
 def _calibrate(document: Document) -> list[Table]:
+    if document.get("offline"):
+        return [_calibrate_offline(document)]
     columns = [Column("dial"), Column("layers/inference"), Column("solved"), Column("", numeric=False)]
     rows = [
         (
@@ -78,10 +81,36 @@ def _calibrate(document: Document) -> list[Table]:
         f"target: {document['target']}; {'met' if document['met'] else 'the nearest there is'}",
         f"success {percent(document['success_rate'])}, 95 % Wilson {interval(document['success_ci95'])}, "
         f"n = {document['episodes']} {document['split']} episodes of {document['suite']}",
+        *_drop(document),
         *took,
         f"dial: {document['meaning']}; written to {document['bundle_path']}",
     ]
     return [Table(f"Dials of {document['method']}, tried in closed loop", columns, rows, notes)]
+
+
+def _calibrate_offline(document: Document) -> Table:
+    columns = [Column("dial"), Column("layers/inference"), Column("damage")]
+    row = f"{document['dial']:.4g}", number(document["layers_per_inference"], 2), percent(document["damage"])
+    notes = [
+        f"target: {document['target']}; {'met' if document['met'] else 'the nearest there is'}",
+        f"offline: {document['frames']} frames, held-out episodes of {document['suite']}: {document['episodes']}; "
+        "no robot acted, success is not known",
+        "damage: mean distance to the full model's actions, as a share of the motion",
+        f"dial: {document['meaning']}; written to {document['bundle_path']}",
+    ]
+    return Table(f"Dial of {document['method']}, from recorded episodes", columns, [row], notes)
+
+
+def _drop(document: Document) -> list[str]:
+    """What the method lost, if the target speaks of it."""
+    lost = document["success_drop_pp"]
+    if lost is None:
+        return []
+    low, high = document["success_drop_pp_ci95"]
+    return [
+        f"lost against full: {lost:.1f} points, 95 % interval {low:.1f} to {high:.1f}, "
+        f"n = {document['episodes']} paired episodes; more --episodes narrow it"
+    ]
 
 
 def _eval(document: Document) -> list[Table]:

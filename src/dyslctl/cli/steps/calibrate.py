@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from dyslctl import methods
@@ -55,7 +56,16 @@ def run_calibrate(workspace: Workspace, *, resume: bool, progress: Progress) -> 
 def calibrate_to(
     workspace: Workspace, method: str, target: Target, *, resume: bool, progress: Progress
 ) -> dict[str, Any]:
-    """Find ``method``'s dial for ``target``, write it into its bundle, and return the result's document.
+    """:func:`set_to_target` for the bundle that stands in the run; the result is kept there."""
+    document = set_to_target(workspace, method, target, workspace.run.bundle(method), resume=resume, progress=progress)
+    keep_calibration(workspace, document)
+    return document
+
+
+def set_to_target(
+    workspace: Workspace, method: str, target: Target, bundle: Path, *, resume: bool, progress: Progress
+) -> dict[str, Any]:
+    """Find ``method``'s dial for ``target``, write it into the bundle ``bundle``, and return the result's document.
 
     Raises:
         ConfigError: If the method has no dial or no bundle of its own, or the target is out of its reach; the bundle
@@ -67,11 +77,12 @@ def calibrate_to(
         raise ConfigError(
             f"'{method}' has no dial of its own to calibrate", hint=f"--method {' or '.join(calibratable())}"
         )
-    recipe = workspace.policies([method])
+    recipe = replace(workspace.policies([]), bundles={method: bundle})
+    recipe.assets()
     stage = Stage(
         workspace.suite,
         workspace.suite.episodes("tune", workspace.config.budget.episodes),
-        workspace.run.path / "calibrate",
+        _folder(workspace),
         resume,
         workspace.config.budget.workers,
         batch_for(workspace.config.budget.batch, workspace.backbone.load()),
@@ -79,11 +90,17 @@ def calibrate_to(
     )
     found = find_dial(ClosedLoop(method, recipe, stage), (dial.low, dial.high), target)
     _check_reached(method, found)
-    bundle = workspace.run.bundle(method)
     save_dial(bundle, found, stage, SkipProfile.load(recipe.skip_profile).suite)
-    document = {**_document(method, found, stage), "meaning": dial.meaning, "bundle_path": str(bundle), "figures": {}}
-    workspace.keep(f"calibrate-{method}", document, stage.out / method)
-    return document
+    return {**_document(method, found, stage), "meaning": dial.meaning, "bundle_path": str(bundle), "figures": {}}
+
+
+def keep_calibration(workspace: Workspace, document: dict[str, Any]) -> None:
+    """Write the document of :func:`set_to_target` into the run."""
+    workspace.keep(f"calibrate-{document['method']}", document, _folder(workspace) / document["method"])
+
+
+def _folder(workspace: Workspace) -> Path:
+    return workspace.run.path / "calibrate"
 
 
 def calibratable() -> list[str]:
@@ -97,18 +114,29 @@ def batch_for(asked: int | None, backbone: Backbone) -> int:
 
 
 def _check_reached(method: str, found: Found) -> None:
-    """A number of layers that no dial reaches is an error; one between two steps of the dial is not."""
+    """What no dial reaches is an error; a number of layers or milliseconds between two steps of the dial is not."""
+    if found.met:
+        return
     layers = [outcome.layers for outcome in found.tried.values()]
     low, high = min(layers), max(layers)
-    asked = found.target.layers if isinstance(found.target, TargetLayers) else None
-    if asked is not None and not found.met and not low < asked < high:
+    match found.target:
+        case TargetLayers(asked):
+            _check_between(asked, low, high, "layers", method)
+        case TargetMs(asked):
+            each = (found.ms or 0.0) / found.outcome.layers
+            _check_between(asked, low * each, high * each, "ms", method)
+        case MaxSuccessDrop():
+            raise ConfigError(
+                f"{found.target}: '{method}' loses {found.drop} even at {high:.2f} layers",
+                hint="allow a larger drop, or more --episodes if the interval is wide",
+            )
+
+
+def _check_between(asked: float, low: float, high: float, unit: str, method: str) -> None:
+    if not low < asked < high:
         raise ConfigError(
-            f"{found.target}: '{method}' runs {low:.2f} to {high:.2f} layers on these episodes",
-            hint=f"--target-layers between {low:.2f} and {high:.2f}",
-        )
-    if not found.met and isinstance(found.target, MaxSuccessDrop):
-        raise ConfigError(
-            f"{found.target}: '{method}' loses more even at {high:.2f} layers", hint="allow a larger drop"
+            f"{asked:g} {unit}: '{method}' reaches {low:.2f} to {high:.2f} {unit} on these episodes",
+            hint=f"--target-{unit} between {low:.2f} and {high:.2f}",
         )
 
 
@@ -127,6 +155,8 @@ def _document(method: str, found: Found, stage: Stage) -> dict[str, Any]:
         "successes": outcome.successes,
         "success_rate": outcome.successes / outcome.episodes,
         "success_ci95": wilson(outcome.successes, outcome.episodes),
+        "success_drop_pp": None if found.drop is None else found.drop.points,
+        "success_drop_pp_ci95": None if found.drop is None else (found.drop.low, found.drop.high),
         "llm_ms": found.ms,
         "tried": [{"dial": dial, **asdict(tried)} for dial, tried in sorted(found.tried.items())],
     }

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from dyslctl.artifacts.files import make_folder, replace_folder, writing
-from dyslctl.cli.steps.calibrate import calibratable, calibrate_to, target_of
+from dyslctl.cli.steps.calibrate import calibratable, keep_calibration, set_to_target, target_of
+from dyslctl.cli.steps.offline import offline_target, set_offline
 from dyslctl.cli.steps.trainers import trainer
 from dyslctl.cli.workspace import Workspace
 from dyslctl.errors import ConfigError
-from dyslctl.jobs.budget import MaxSuccessDrop
+from dyslctl.jobs.budget import MaxSuccessDrop, Target
+from dyslctl.jobs.calibrate_offline import OfflineTarget
 from dyslctl.jobs.distill import DistillResult, Stage
+from dyslctl.jobs.distributed import leads
 from dyslctl.jobs.progress import Progress
 from dyslctl.report import plots
 
@@ -21,42 +25,76 @@ DEFAULT_DROP = 1.0
 CURVES = {"loss": "loss", "task": "task loss", "gate": "mean skip probability"}
 
 
-def run_distill(workspace: Workspace, stages: Sequence[Stage], *, resume: bool, progress: Progress) -> dict[str, Any]:
+def run_distill(
+    workspace: Workspace,
+    stages: Sequence[Stage],
+    *,
+    resume: bool,
+    progress: Progress,
+    target: Target | OfflineTarget | None = None,
+) -> dict[str, Any]:
     """Train ``stages`` on one set of states, save everything, and return the result's document.
 
-    Stage 2 of ``dysl-paper`` ends with its thresholds; only then does its bundle take the run's place.
+    Stage 2 ends with calibrations: of the thresholds of ``dysl-paper``, and of the method's dial if there is a
+    ``target``. Only then does the new bundle take the place of the run's: until then that one stays as it is.
+    Of several processes the leader does all this, and the others train with it; their document is empty.
     """
     training, method, run = trainer(workspace, progress), workspace.config.distill.method, workspace.run
-    rows = []
+    rows, calibrated = [], dict[str, Any]()
     for stage in stages:
         fresh, bundle = run.distill(method, stage) / "bundle", run.bundle(method, stage)
         result = training.train(stage, fresh, resume=resume)
+        if not leads():
+            continue
         if stage == 2:
             training.calibrate(fresh)
+            calibrated = _calibrated(workspace, target, fresh, progress)
         make_folder(bundle.parent)
         with writing(bundle):
             replace_folder(fresh, bundle)
         rows.append(_row(workspace, replace(result, bundle_path=bundle)))
         workspace.keep(f"distill-stage{stage}", _document(rows[-1:]), run.distill(method, stage))
-    return _document(rows)
+    if calibrated:
+        keep_calibration(workspace, calibrated)
+    return {**_document(rows), **({"calibrated": calibrated} if calibrated else {})} if rows else {}
+
+
+def _calibrated(
+    workspace: Workspace, target: Target | OfflineTarget | None, fresh: Path, progress: Progress
+) -> dict[str, Any]:
+    """The bundle ``fresh`` is set to ``target``: the document of that, empty without a target."""
+    if target is None:
+        return {}
+    method = workspace.config.distill.method
+    try:
+        if isinstance(target, OfflineTarget):
+            document = set_offline(workspace, target, fresh, progress)
+        else:
+            document = set_to_target(workspace, method, target, fresh, resume=False, progress=progress)
+    except ConfigError as error:
+        hints = [*([error.hint] if error.hint else []), "--resume keeps what was trained"]
+        raise ConfigError(error.message, hint="; ".join(hints)) from error
+    return {**document, "bundle_path": str(workspace.run.bundle(method))}
 
 
 def run_distill_to_budget(
     workspace: Workspace, stages: Sequence[Stage], *, resume: bool, progress: Progress
 ) -> dict[str, Any]:
-    """:func:`run_distill`; after stage 2 the method's dial is set to the target of the section ``budget``.
+    """:func:`run_distill`, with the method's dial set to the target of the section ``budget``.
 
     Without a target ``dysl`` is set to lose at most :data:`DEFAULT_DROP` points, and ``dysl-paper`` stays as it is.
+    On recorded episodes nothing is lost or won: see :mod:`dyslctl.jobs.calibrate_offline`.
     """
-    method, target = workspace.config.distill.method, target_of(workspace.config.budget)
+    method, budget = workspace.config.distill.method, workspace.config.budget
+    if workspace.config.data.path is not None:
+        offline = offline_target(budget, method)
+        return run_distill(workspace, stages, resume=resume, progress=progress, target=offline)
+    target = target_of(budget)
     if target is not None:
         _check_can_meet(method, stages)
-    document = run_distill(workspace, stages, resume=resume, progress=progress)
-    if target is None and method == "dysl":
+    elif method == "dysl":
         target = MaxSuccessDrop(DEFAULT_DROP)
-    if 2 in stages and target is not None:
-        document["calibrated"] = calibrate_to(workspace, method, target, resume=False, progress=progress)
-    return document
+    return run_distill(workspace, stages, resume=resume, progress=progress, target=target)
 
 
 def _check_can_meet(method: str, stages: Sequence[Stage]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from dyslctl import methods
 from dyslctl.artifacts.files import atomic_write
 from dyslctl.cli.steps.calibrate import batch_for
-from dyslctl.cli.steps.seeds import trained_run
+from dyslctl.cli.steps.seeds import check_settings, trained_run
 from dyslctl.cli.workspace import Workspace
 from dyslctl.jobs.budget import Found
 from dyslctl.jobs.closed_loop import Stage
@@ -33,11 +33,13 @@ def run_pareto(workspace: Workspace, *, resume: bool, progress: Progress) -> dic
     """Do all of it, save everything, and return the result's document.
 
     Raises:
-        ConfigError: If a method is unknown, or cannot be set to one of the budgets.
+        ConfigError: If a method is unknown, or cannot be set to one of the budgets, or no training in use knows a
+            setting of the section ``distill``.
     """
     settings, names = workspace.config.pareto, _names(workspace.config.pareto.methods)
     out = workspace.run.path / "analysis" / "pareto" / workspace.suite.name
     bundles = methods.bundles(names)
+    check_settings(workspace.config.distill, bundles)
     points = [full_model(workspace.policies([]), _stage(workspace, TEST, out, resume=resume, progress=progress))]
     for seed in settings.seeds:
         folder = f"seed{seed}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dyslctl.artifacts.run_dir import RunDirectory
+from dyslctl.cli.steps.recorded import recorded_source
 from dyslctl.cli.workspace import Workspace, command_line
 from dyslctl.jobs.profile import ProfileResult, profile
 from dyslctl.jobs.progress import Progress
@@ -25,6 +26,7 @@ def run_profile(workspace: Workspace, progress: Progress) -> dict[str, Any]:
         n_static=settings.static_layers,
         criterion=settings.criterion,
         source=settings.data,
+        recorded=recorded_source(workspace),
         seed=workspace.config.seed,
         batch_size=settings.batch_size,
         command=command_line(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,45 @@ from dyslctl.artifacts.files import atomic_write, make_folder, read_json, read_t
 from dyslctl.artifacts.run_dir import RunDirectory
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.artifacts.strict_yaml import read_yaml
+from dyslctl.cli.config import DistillConfig
 from dyslctl.cli.steps.distill import run_distill
+from dyslctl.cli.steps.trainers import NOT_OPTIMISATION
 from dyslctl.cli.workspace import Workspace
+from dyslctl.errors import ConfigError
+from dyslctl.jobs.distill import DistillSettings
+from dyslctl.jobs.distill_exits import ExitTraining
 from dyslctl.jobs.progress import Progress
 
 PROFILE_CONFIG = Path("config") / "profile.yaml"
 """Below a run; how the backbone was loaded when it was profiled, and is by all later commands."""
+
+
+def check_settings(settings: DistillConfig, bundles: Sequence[str]) -> None:
+    """Every setting that the user gave must mean something to the training of one of ``bundles``.
+
+    Raises:
+        ConfigError: If one does not; names it.
+    """
+    given = set(settings.model_dump(exclude_none=True))
+    unknown = sorted(given - NOT_OPTIMISATION - set().union(*map(_known, bundles)))
+    if unknown:
+        raise ConfigError(
+            f"distill.{unknown[0]}: no method in use is trained with it, expected a setting of: "
+            f"{', '.join(bundles) or 'none, since nothing is trained'}",
+            hint="leave it out, or add a method that knows it to --method",
+        )
+
+
+def _known(bundle: str) -> set[str]:
+    """The settings that the training of ``bundle`` reads."""
+    how = DistillSettings if bundle == "dysl-paper" else ExitTraining
+    return {field.name for field in fields(how)}
+
+
+def _settings_for(bundle: str, settings: DistillConfig) -> DistillConfig:
+    """``settings`` without those that only other trainings know."""
+    foreign = set(DistillConfig.model_fields) - NOT_OPTIMISATION - _known(bundle)
+    return settings.model_copy(update={**dict.fromkeys(foreign), "method": bundle})
 
 
 def trained_run(
@@ -54,13 +87,12 @@ def _content(path: Path) -> str:
 
 def _train(workspace: Workspace, bundle: str, *, resume: bool, progress: Progress) -> None:
     """Train ``bundle`` unless the mark of an equal training stands; it is set last."""
-    workspace = _as_profiled(workspace)
-    mark, now = workspace.run.path / f"trained_{bundle}.json", _training(workspace, bundle)
-    if mark.exists() and read_json(mark) == now and workspace.run.bundle(bundle).exists():
+    settings = _settings_for(bundle, workspace.config.distill)
+    told = _as_profiled(replace(workspace, config=workspace.config.model_copy(update={"distill": settings})))
+    mark, now = told.run.path / f"trained_{bundle}.json", _training(told)
+    if mark.exists() and read_json(mark) == now and told.run.bundle(bundle).exists():
         return
     mark.unlink(missing_ok=True)
-    distill = workspace.config.distill.model_copy(update={"method": bundle})
-    told = replace(workspace, config=workspace.config.model_copy(update={"distill": distill}))
     run_distill(told, [1, 2], resume=resume, progress=progress)
     write_json(mark, now)
 
@@ -72,7 +104,7 @@ def _as_profiled(workspace: Workspace) -> Workspace:
     return replace(workspace, backbone=replace(workspace.backbone, dtype=dtype or workspace.backbone.dtype))
 
 
-def _training(workspace: Workspace, bundle: str) -> dict[str, Any]:
+def _training(workspace: Workspace) -> dict[str, Any]:
     """All that a training depends on."""
     config = workspace.config
     return {
@@ -80,7 +112,8 @@ def _training(workspace: Workspace, bundle: str) -> dict[str, Any]:
         "dtype": workspace.backbone.dtype,
         "profile": SkipProfile.load(workspace.run.skip_profile).hash,
         "suites": list(config.distill.suites or [workspace.suite.name]),
+        "data": config.data.model_dump(mode="json"),
         "seed": config.seed,
-        "distill": {**config.distill.model_dump(mode="json"), "method": bundle},
+        "distill": config.distill.model_dump(mode="json"),
         "calibrate": config.calibrate.model_dump(mode="json"),
     }

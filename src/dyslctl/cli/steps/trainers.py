@@ -9,7 +9,10 @@ from typing import Any, Protocol
 
 from dyslctl import plugins
 from dyslctl.artifacts.skip_profile import SkipProfile
+from dyslctl.cli.steps.recorded import recorded_suite
 from dyslctl.cli.workspace import Workspace, command_line
+from dyslctl.errors import ConfigError
+from dyslctl.jobs import calibrate_offline, exit_data
 from dyslctl.jobs.calibrate import CalibrationSettings, calibrate
 from dyslctl.jobs.data import collect
 from dyslctl.jobs.dataset import Dataset
@@ -17,9 +20,13 @@ from dyslctl.jobs.distill import DistillResult, DistillSettings, Stage, distill
 from dyslctl.jobs.distill_exits import ExitTraining, distill_exits
 from dyslctl.jobs.exit_data import Rounds
 from dyslctl.jobs.progress import Progress
+from dyslctl.jobs.sharing import shared
+from dyslctl.suite import TaskSuite
 
 NOT_OPTIMISATION = {"episodes", "data", "method", "suites"}
 """Keys of the section ``distill`` that say what to learn from, not how."""
+EXIT_EPISODES, PAPER_EPISODES = 300, 200
+"""Episodes of a round of ``dysl``, and of the one data set of ``dysl-paper``; of a recording, as many as there are."""
 
 
 class Trainer(Protocol):
@@ -44,14 +51,17 @@ class ExitTrainer:
     def rounds(self) -> Rounds:
         """The states to learn from."""
         work, settings = self.workspace, self.workspace.config.distill
+        suites, episodes = _learn_from(work)
         return Rounds(
             work.backbone.load(),
-            [plugins.load_suite(name) for name in settings.suites or [work.suite.name]],
-            settings.episodes or 300,
+            suites,
+            episodes,
             work.config.seed,
             settings.data or "policy",
             visit="episode" if settings.method == "static" else "ladder",
+            lanes=exit_data.LANES if work.config.data.path is None else calibrate_offline.LANES,
             precision=settings.precision or "auto",
+            folder=work.run.distill(settings.method, 1),
             progress=self.progress,
         )
 
@@ -86,11 +96,15 @@ class PaperTrainer:
     @cached_property
     def states(self) -> Dataset:
         """The states to learn from."""
+        return shared(self._collect, self.workspace.run.distill("dysl-paper", 1))
+
+    def _collect(self) -> Dataset:
         work, settings = self.workspace, self.workspace.config.distill
+        recorded = recorded_suite(work)
         return collect(
             work.backbone.load(),
-            work.suite,
-            episodes=settings.episodes or 200,
+            recorded or work.suite,
+            episodes=settings.episodes or (recorded.available("train", PAPER_EPISODES) if recorded else PAPER_EPISODES),
             seed=work.config.seed,
             source=settings.data or "expert",
             progress=self.progress,
@@ -114,16 +128,36 @@ class PaperTrainer:
 
     def calibrate(self, bundle: Path) -> None:
         """The guidance's thresholds; see :func:`dyslctl.jobs.calibrate.calibrate`."""
-        settings = self.workspace.config.calibrate
+        settings, recorded = self.workspace.config.calibrate, recorded_suite(self.workspace)
         calibrate(
             self.workspace.backbone.load(),
-            self.workspace.suite,
+            recorded or self.workspace.suite,
             self.profile,
             bundle,
-            episodes=settings.episodes,
+            episodes=recorded.available("tune", settings.episodes) if recorded else settings.episodes,
             how=CalibrationSettings(**settings.model_dump(exclude={"episodes"})),
+            offline=recorded is not None,
             progress=self.progress,
         )
+
+
+def _learn_from(workspace: Workspace) -> tuple[list[TaskSuite], int]:
+    """The suites that exits learn from, and how many episodes of them.
+
+    Raises:
+        ArtifactError: If recorded episodes cannot be read.
+        ConfigError: If they do not fit the backbone, or suites are named beside them.
+    """
+    recorded, settings = recorded_suite(workspace), workspace.config.distill
+    if recorded is None:
+        names = settings.suites or [workspace.suite.name]
+        return [plugins.load_suite(name) for name in names], settings.episodes or EXIT_EPISODES
+    if settings.suites is not None:
+        raise ConfigError(
+            f"distill.suites names {', '.join(settings.suites)}, but the run learns from {recorded.name}",
+            hint="leave distill.suites out, or forget the recorded episodes with --data policy",
+        )
+    return [recorded], settings.episodes or recorded.available("train", EXIT_EPISODES)
 
 
 def trainer(workspace: Workspace, progress: Progress) -> Trainer:

@@ -1,0 +1,61 @@
+"""The recorded episodes that the section ``data`` names, as sources and in the place of a task suite."""
+
+from __future__ import annotations
+
+from dyslctl.cli.workspace import Workspace
+from dyslctl.data.open import open_source
+from dyslctl.data.replay import RecordedSuite
+from dyslctl.data.source import DemonstrationSource
+from dyslctl.errors import ConfigError
+
+HORIZON_HINT = "--execute-horizon N (or --set data.execute_horizon=N); the released OpenVLA-OFT executes its chunk of 8"
+
+
+def recorded_source(workspace: Workspace) -> DemonstrationSource | None:
+    """The episodes, if there are any to be used instead of the suite.
+
+    Raises:
+        ArtifactError: If they cannot be read.
+        ConfigError: If their actions are not the backbone's, or the name or the column mapping is not known.
+        EnvironmentMismatch: If a package of the extra ``data`` is missing.
+    """
+    settings = workspace.config.data
+    if settings.path is None:
+        return None
+    source = open_source(settings.path, settings.map)
+    expected = workspace.backbone.load().spec.action_dim
+    if source.action_dim != expected:
+        raise ConfigError(
+            f"{source.name}: the backbone's actions have {expected} dimensions, the recorded ones {source.action_dim}",
+            hint="--data-map names the column of the actions",
+        )
+    return source
+
+
+def recorded_suite(workspace: Workspace, trained_for: int | None = None) -> RecordedSuite | None:
+    """The same, as a suite.
+
+    Args:
+        workspace: With the settings.
+        trained_for: Actions that trained exits were told would be executed; ``None``: there are none yet.
+
+    Raises:
+        ArtifactError: As :func:`recorded_source`.
+        ConfigError: Likewise, and if nobody said how many actions are executed before the next inference.
+        EnvironmentMismatch: Likewise.
+    """
+    source, horizon = recorded_source(workspace), workspace.config.data.execute_horizon or trained_for
+    if source is None:
+        return None
+    if horizon is None:
+        raise ConfigError(
+            "recorded episodes do not say how many actions are executed before the next inference, and it is not "
+            "guessed",
+            hint=HORIZON_HINT,
+        )
+    length = workspace.backbone.load().spec.chunk_length
+    if horizon > length:
+        raise ConfigError(f"data.execute_horizon is {horizon}, but the backbone predicts {length} actions")
+    if trained_for not in (None, horizon):
+        raise ConfigError(f"data.execute_horizon is {horizon}, but the exits were trained for {trained_for}")
+    return RecordedSuite(source, horizon, workspace.config.seed)

@@ -1,0 +1,27 @@
+"""A task suite's scripted expert as a source of recorded episodes."""
+
+from __future__ import annotations
+
+from dyslctl.data.source import DemonstrationSource
+from dyslctl.suite import Demonstration, TaskSuite
+
+EPISODES = 300
+
+
+class SuiteSource(DemonstrationSource):
+    """The expert's episodes from the first initial states of the suite's ``train`` split."""
+
+    def __init__(self, suite: TaskSuite, episodes: int = EPISODES) -> None:
+        self.name = suite.name
+        self._suite, self._specs = suite, suite.episodes("train", episodes)
+
+    def __len__(self) -> int:
+        return len(self._specs)
+
+    def episode(self, number: int) -> Demonstration:
+        """Let the expert act.
+
+        Raises:
+            PluginError: If the suite has no expert.
+        """
+        return self._suite.demonstrate(self._specs[number])

@@ -1,0 +1,75 @@
+"""From what ``--data`` says to a source: a folder, a file, a Hub id or a task suite."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from dyslctl import plugins
+from dyslctl.data.hdf5 import SUFFIX, Hdf5Source
+from dyslctl.data.lerobot import LeRobotSource
+from dyslctl.data.lerobot_index import INFO
+from dyslctl.data.mapping import OF_DATASETS, DataMap
+from dyslctl.data.of_suite import SuiteSource
+from dyslctl.data.source import DemonstrationSource
+from dyslctl.errors import ArtifactError, ConfigError
+
+HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+USED = ["meta/**", "data/**", "videos/**", "images/**", f"**{SUFFIX}"]
+"""Files of a Hub data set that a reader looks at."""
+
+
+def open_source(name: str, columns: str | None = None) -> DemonstrationSource:
+    """The recorded episodes called ``name``.
+
+    Args:
+        name: A folder or a file; a task suite, for its scripted expert's; or a Hub id ``org/name[@revision]``.
+        columns: A column mapping: preset or YAML file; ``None``: the preset of a known Hub data set, else the
+            format's own.
+
+    Raises:
+        ArtifactError: If nothing there can be read as episodes, or a file is damaged.
+        ConfigError: If ``columns`` is not known, or ``name`` is nothing of the above.
+        EnvironmentMismatch: If a package of the extra ``data`` is missing.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return _read(path, columns, str(path))
+    if name in plugins.names(plugins.SUITES):
+        return SuiteSource(plugins.load_suite(name))
+    match = HUB_ID.fullmatch(name)
+    if match is None or name.startswith((".", "/", "~")):
+        raise ConfigError(
+            f"--data: '{name}' is no folder, no {SUFFIX} file, no task suite and no Hub id",
+            hint="name a folder, or a Hub id such as HuggingFaceVLA/libero",
+        )
+    folder = _fetch(match["repo"], match["revision"])
+    return _read(folder, columns or OF_DATASETS.get(match["repo"]), f"{match['repo']}@{folder.name}")
+
+
+def _read(path: Path, columns: str | None, name: str) -> DemonstrationSource:
+    if (path / INFO).is_file():
+        return LeRobotSource(path, DataMap.load(columns or "lerobot"), name)
+    if path.suffix == SUFFIX or any(path.rglob(f"*{SUFFIX}")):
+        return Hdf5Source(path, DataMap.load(columns or "libero-hdf5"), name)
+    found = ", ".join(sorted(item.name for item in path.iterdir())[:8]) if path.is_dir() else "a file"
+    raise ArtifactError(
+        f"{path}: expected recorded episodes, found {found or 'an empty folder'}\n"
+        f"  looked for: {INFO} with a codebase_version (LeRobot 2.x or 3.0), *{SUFFIX} (LIBERO)",
+        hint="name the folder that holds meta/ and data/, or the one with the .hdf5 files",
+    )
+
+
+def _fetch(repository: str, revision: str | None) -> Path:
+    """The local copy of a Hub data set, in a folder named after its commit; ``HF_HUB_OFFLINE`` is honoured."""
+    import huggingface_hub
+
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=USED)
+        )
+    except Exception as error:  # errors of whichever HTTP library the Hub client uses come through
+        raise ArtifactError(
+            f"'{repository}' is no folder here and could not be fetched from the Hub: {type(error).__name__}: {error}",
+            hint="check the spelling and the network, or download it elsewhere and name the folder",
+        ) from error
