@@ -8,14 +8,16 @@ STAMP := $(VENV)/.installed
 PLUGINS := plugins/openvla-oft
 PYPROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 TORCH := torch==2.13.0
+# The oldest version that plugins/openvla-oft allows, and the newest it was tried with.
+TRANSFORMERS := 4.57.6 5.23.0
 # Every pytest worker is one process: with more threads than cores they would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: setup demo test test-slow lint bench clean help
+.PHONY: setup demo test test-slow test-transformers lint bench clean help
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## create .venv and install everything into it
 
@@ -27,6 +29,13 @@ test: setup  ## the default test suite
 
 test-slow: setup  ## the tests that need many minutes
 	$(PYTEST) -m slow
+
+test-transformers: $(TRANSFORMERS:%=test-transformers-%)  ## the OpenVLA-OFT plugin, with its oldest and newest transformers
+
+test-transformers-%: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade \
+		--target $(VENV)/transformers-$* transformers==$*
+	PYTHONPATH=$(VENV)/transformers-$* $(PYTEST) -q plugins/openvla-oft
 
 lint: setup  ## style, types, and the direction of imports
 	$(BIN)/ruff check .

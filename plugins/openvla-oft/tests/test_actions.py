@@ -88,7 +88,7 @@ def test_statistics_of_executed_actions() -> None:
     assert entry.action.mean[2] == pytest.approx(600 / 1001)
     ordered = np.sort(poses[:, 0])
     assert (entry.action.q01[0], entry.action.q99[0]) == pytest.approx((ordered[10], ordered[990]))
-    assert entry.proprio.mask is None
+    assert entry.proprio is not None and entry.proprio.mask is None
 
 
 def test_a_dimension_that_never_moves_is_zero() -> None:

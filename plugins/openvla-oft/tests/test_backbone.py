@@ -103,7 +103,7 @@ def test_normalize_inverts_decode_action(backbone: OpenVLAOFT) -> None:
 
 def test_center_crop_can_be_overridden(folder: Path, backbone: OpenVLAOFT, observe: Observe) -> None:
     cropped = OpenVLAOFT.load(folder, options={"center_crop": True})
-    assert (backbone.center_crop, cropped.center_crop) == (False, True)
+    assert (backbone.config.center_crop, cropped.config.center_crop) == (False, True)
     assert not torch.equal(cropped.encode([observe()]).hidden, backbone.encode([observe()]).hidden)
 
 

@@ -5,12 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 from dyslctl_openvla_oft import checkpoint as module
-from dyslctl_openvla_oft.checkpoint import fingerprint, read_checkpoint, resolve
+from dyslctl_openvla_oft.checkpoint import fingerprint, read_checkpoint
 
-from dyslctl.errors import ArtifactError, ConfigError
+from dyslctl.errors import ArtifactError
 
 Write = Callable[[], Path]
 
@@ -115,38 +114,3 @@ def test_fingerprint_samples_large_files(write: Write, monkeypatch: pytest.Monke
         path.write_bytes(content)
         seen.add(fingerprint(folder))
     assert len(seen) == 3
-
-
-def test_a_folder_is_itself(tmp_path: Path) -> None:
-    assert resolve(tmp_path) == tmp_path
-    assert resolve(str(tmp_path)) == tmp_path
-    with pytest.raises(ConfigError, match="has no revision 'main'"):
-        resolve(tmp_path, "main")
-
-
-@pytest.mark.parametrize("name", ["nowhere", "./a/b", "/a/b/c", "~/model", "a/b/c", Path("a/b")])
-def test_a_missing_folder(name: str | Path) -> None:
-    with pytest.raises(ArtifactError, match="does not exist"):
-        resolve(name)
-
-
-def test_a_hub_id_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def download(repository: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        calls.append((repository, revision, allow_patterns))
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert resolve("owner/name", "v2") == tmp_path
-    patterns = ["*.json", "*.safetensors", "action_head--*_checkpoint.pt", "proprio_projector--*_checkpoint.pt"]
-    assert calls == [("owner/name", "v2", patterns)]
-
-
-def test_an_unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: object, **__: object) -> str:
-        raise ConnectionError("Name or service not known")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(ArtifactError, match=r"'owner/name' is no folder here .* ConnectionError: Name or service"):
-        resolve("owner/name")

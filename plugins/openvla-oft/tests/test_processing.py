@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import numpy as np
 import pytest
 import torch
-from dyslctl_openvla_oft.processing import PreprocessorConfig, crop_center, pixels, proprio_of, views_of
+from dyslctl_openvla_oft.processing import (
+    PreprocessorConfig,
+    crop_center,
+    jpeg_round_trip,
+    pixels,
+    proprio_of,
+    resized,
+    rotate_180,
+    views_of,
+)
 from PIL import Image
 
 from dyslctl.errors import ConfigError
@@ -69,6 +79,59 @@ def test_images_are_resized_only_if_they_must() -> None:
     views = views_of(Observation({"agent": exact, "wrist": larger}, "go"), num_images=2, size=28)
     assert np.array_equal(views[0], exact)
     assert np.array_equal(views[1], np.asarray(Image.fromarray(larger).resize((28, 28), Image.Resampling.LANCZOS)))
+
+
+def test_rotation_turns_both_axes() -> None:
+    source = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    assert rotate_180(source).tolist() == [list(reversed(row)) for row in reversed(source.tolist())]
+    assert np.array_equal(rotate_180(source), np.rot90(source, 2))
+    assert rotate_180(source).flags.c_contiguous
+
+
+def smooth(size: int) -> np.ndarray:
+    """Something like a photograph: ``[size, size, 3]`` without sharp edges, plus a few."""
+    coarse = Image.fromarray(image(9, 9)).resize((size, size), Image.Resampling.BICUBIC)
+    picture = np.asarray(coarse).copy()
+    picture[size // 3 : size // 2, size // 4 : size // 2] = (200, 30, 40)
+    return picture
+
+
+def lanczos3(size: int, out: int) -> np.ndarray:
+    """``[out, size]`` weights of ``tf.image.resize(method="lanczos3", antialias=True)``."""
+    scale = max(size / out, 1)
+    distance = np.abs((np.arange(size) + 0.5) - (np.arange(out)[:, None] + 0.5) * size / out) / scale
+    weights = np.where(distance < 3, np.sinc(distance) * np.sinc(distance / 3), 0)
+    normalized: np.ndarray = weights / weights.sum(1, keepdims=True)
+    return normalized
+
+
+@pytest.mark.parametrize("size", [256, 360, 128])
+def test_pillows_lanczos_is_tensorflows_but_for_one_level(size: int) -> None:
+    """TensorFlow rounds once, after both axes; Pillow after each, with fixed-point weights."""
+    source, weights = smooth(size), lanczos3(size, 224)
+    exact = weights @ source.transpose(2, 0, 1) @ weights.T
+    expected = np.clip(np.round(exact), 0, 255).transpose(1, 2, 0)
+    difference = np.abs(resized(source, 224).astype(int) - expected)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.25
+
+
+def test_jpeg_is_of_quality_95() -> None:
+    """Visible only in numbers: a fraction of a level on average, and not the identity."""
+    source = smooth(256)
+    compressed = io.BytesIO()
+    Image.fromarray(source).save(compressed, "JPEG", quality=95)
+    assert np.array_equal(jpeg_round_trip(source), np.asarray(Image.open(compressed)))
+    assert 0 < np.abs(jpeg_round_trip(source).astype(int) - source).mean() < 2
+
+
+def test_an_image_is_compressed_then_resized_unless_it_has_the_models_size() -> None:
+    exact, larger = image(28, 28), smooth(64)
+    observation = Observation({"agent": exact, "wrist": larger}, "go")
+    views = views_of(observation, num_images=2, size=28, jpeg=True)
+    assert np.array_equal(views[0], exact)
+    assert np.array_equal(views[1], resized(jpeg_round_trip(larger), 28))
+    assert not np.array_equal(views[1], resized(larger, 28))
 
 
 @pytest.mark.parametrize(

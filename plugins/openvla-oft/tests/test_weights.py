@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from dyslctl_openvla_oft.config import OFTConfig
+from dyslctl_openvla_oft.inventory import take_inventory
 from dyslctl_openvla_oft.modeling import OFTModel
+from dyslctl_openvla_oft.statistics import DatasetStatistics
+from dyslctl_openvla_oft.tokenizer import PromptTokenizer
 from dyslctl_openvla_oft.weights import load_model
+from dyslctl_openvla_oft.writer import write_checkpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -63,7 +67,6 @@ def test_every_problem_is_listed_at_once(write: Write, config: OFTConfig) -> Non
     folder = write()
     edit_shard(folder, NORM, lambda tensors: tensors.pop(NORM))
     edit_shard(folder, UP, lambda tensors: tensors.update({UP: torch.zeros(48, 31)}))
-    edit_shard(folder, "projector.fc2.bias", lambda tensors: tensors["projector.fc2.bias"].fill_(torch.nan))
     edit_shard(folder, "projector.fc2.bias", lambda tensors: tensors.update({"projector.fc9.bias": torch.zeros(1)}))
     head = torch.load(folder / "action_head--7_checkpoint.pt", weights_only=True)
     del head["module.model.fc2.bias"]
@@ -71,11 +74,10 @@ def test_every_problem_is_listed_at_once(write: Write, config: OFTConfig) -> Non
     torch.save(head, folder / "action_head--7_checkpoint.pt")
 
     message = refusal(folder, config)
-    assert "6 tensors" in message
+    assert "5 tensors" in message
     assert f"missing: {NORM}" in message
     assert f"misshapen: {UP} in model-" in message
     assert "expected [48, 32], found [48, 31]" in message
-    assert "not finite: projector.fc2.bias in model-" in message
     assert "unexpected: projector.fc9.bias in model-" in message
     assert "missing: module.model.fc2.bias in action_head--*_checkpoint.pt" in message
     assert "unexpected: module.model.fc3.bias in action_head--7_checkpoint.pt" in message
@@ -88,6 +90,16 @@ def test_a_listed_tensor_the_model_does_not_know(write: Write, config: OFTConfig
     index["weight_map"][stranger] = path.name
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert f"unexpected: {stranger} in {path.name}" in refusal(folder, config)
+
+
+def test_every_value_that_is_not_finite_is_listed(write: Write, config: OFTConfig) -> None:
+    folder = write()
+    edit_shard(folder, "projector.fc2.bias", lambda tensors: tensors["projector.fc2.bias"].fill_(torch.nan))
+    edit_shard(folder, UP, lambda tensors: tensors[UP][0].fill_(-torch.inf))
+    message = refusal(folder, config)
+    assert "2 tensors" in message
+    assert "not finite: projector.fc2.bias in model-" in message
+    assert f"not finite: {UP} in model-" in message
 
 
 def test_infinite_weights(write: Write, config: OFTConfig) -> None:
@@ -149,13 +161,85 @@ def test_several_action_heads(write: Write, config: OFTConfig) -> None:
 def test_no_proprio_projector(write: Write, config: OFTConfig) -> None:
     folder = write()
     (folder / "proprio_projector--7_checkpoint.pt").unlink()
-    assert "expected one proprio_projector--*_checkpoint.pt, found 0: none" in refusal(folder, config)
+    assert "expected one proprio_projector--*checkpoint.pt, found 0: none" in refusal(folder, config)
 
 
-def test_any_step_name(write: Write, config: OFTConfig) -> None:
+@pytest.mark.parametrize("step", ["latest", "50000", "-latest"])
+def test_any_step_name(write: Write, config: OFTConfig, step: str) -> None:
     folder = write()
-    (folder / "action_head--7_checkpoint.pt").rename(folder / "action_head--latest_checkpoint.pt")
+    for part in ("action_head", "proprio_projector"):
+        (folder / f"{part}--7_checkpoint.pt").rename(folder / f"{part}--{step}_checkpoint.pt")
     load_model(folder, config)
+
+
+def test_files_of_one_process_have_no_module_prefix(write: Write, model: OFTModel, config: OFTConfig) -> None:
+    folder = write()
+    for path in folder.glob("*.pt"):
+        state = torch.load(path, weights_only=True)
+        assert all(key.startswith("module.") for key in state)
+        torch.save({key.removeprefix("module."): tensor for key, tensor in state.items()}, path)
+    loaded = load_model(folder, config)
+    assert torch.equal(loaded.action_head.model.fc2.bias, model.action_head.model.fc2.bias)
+
+
+def test_a_parameter_with_and_without_prefix(write: Write, config: OFTConfig) -> None:
+    folder = write()
+    path = folder / "action_head--7_checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "model.fc2.bias": state["module.model.fc2.bias"]}, path)
+    assert "twice: model.fc2.bias in action_head--7_checkpoint.pt" in refusal(folder, config)
+
+
+def test_files_saved_on_a_gpu_load_without_one(
+    write: Write, config: OFTConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write()
+    path = folder / "action_head--7_checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda _: "cuda:0")
+        torch.save(state, path)
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="CUDA"):
+            torch.load(path, weights_only=True)
+    assert load_model(folder, config).action_head.model.fc2.bias.device.type == "cpu"
+
+
+def test_the_proprio_projector_is_stored_in_float32_and_runs_in_the_models_dtype(
+    tmp_path: Path, model: OFTModel, tokenizer: PromptTokenizer, statistics: DatasetStatistics
+) -> None:
+    write_checkpoint(tmp_path / "c", model, tokenizer, {"a": statistics}, 1)
+    full, half = (load_model(tmp_path / "c", model.config, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    assert full.proprio_projector is not None and half.proprio_projector is not None
+    assert model.proprio_projector is not None
+    weight = model.proprio_projector.fc1.weight
+    assert torch.equal(full.proprio_projector.fc1.weight, weight)
+    assert torch.equal(half.proprio_projector.fc1.weight, weight.bfloat16())
+
+
+def test_unused_tensors_are_listed(folder: Path, config: OFTConfig, caplog: pytest.LogCaptureFixture) -> None:
+    """Towers of 3 and 4 blocks: 14 and 12 tensors of the last ones, 2 norms each, 13 of the pooling head; lm_head."""
+    unused = take_inventory(folder, config).unused
+    assert len(unused) == 14 + 12 + 2 * 2 + 13 + 1
+    assert "language_model.lm_head.weight" in unused
+    assert "vision_backbone.fused_featurizer.attn_pool.latent" in unused
+    with caplog.at_level("INFO"):
+        load_model(folder, config)
+    assert "44 tensors unused: language_model.lm_head.weight, " in caplog.text
+
+
+def test_a_misshapen_unused_tensor(write: Write, config: OFTConfig) -> None:
+    folder, unused = write(), "language_model.lm_head.weight"
+    edit_shard(folder, unused, lambda tensors: tensors.update({unused: torch.zeros(1, 32)}))
+    assert f"misshapen: {unused} in model-" in refusal(folder, config)
+
+
+def test_names_and_shapes_are_checked_on_the_meta_device(write: Write, config: OFTConfig) -> None:
+    folder = write()
+    assert load_model(folder, config, device="meta").projector.fc1.weight.is_meta
+    edit_shard(folder, UP, lambda tensors: tensors.update({UP: torch.zeros(48, 31)}))
+    with pytest.raises(ArtifactError, match="misshapen"):
+        load_model(folder, config, device="meta")
 
 
 def test_truncated_component(write: Write, config: OFTConfig) -> None:

@@ -34,6 +34,7 @@ def test_own_size(backbone: OpenVLAOFT, observe: Callable[..., Observation]) -> 
 
 def test_vision_flop_are_what_torch_counts(backbone: OpenVLAOFT) -> None:
     model = OFTModel(backbone.model.config, "eager")  # the counter does not see the CPU's fused attention
+    assert model.proprio_projector is not None
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.projector(model.vision_backbone(torch.zeros(1, 12, 28, 28)))
         model.proprio_projector(torch.zeros(1, 5))

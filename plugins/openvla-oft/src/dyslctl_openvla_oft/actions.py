@@ -35,12 +35,13 @@ def normalize(actions: np.ndarray, statistics: FeatureStatistics, config: Action
     A dimension that never moved in the training data is 0, as in the released data pipeline.
     """
     constant = statistics.normalized & (np.array(statistics.min) == np.array(statistics.max))
-    return np.where(constant, np.float32(0), statistics.normalize(_raw(actions, config)))
+    return np.where(constant, np.float32(0), statistics.normalize(_raw(actions, config), config.normalization))
 
 
 def decode(predicted: np.ndarray, statistics: FeatureStatistics, config: ActionConfig) -> ActionChunk:
     """The head's ``[N, A]`` -> what the robot executes; the inverse of :func:`normalize`."""
-    executed, normalized = statistics.unnormalize(predicted), predicted.astype(np.float32)
+    executed = statistics.unnormalize(predicted, config.normalization)
+    normalized = predicted.astype(np.float32)
     if config.gripper == "libero":
         # Released post-processing: [0, 1] -> [-1, 1], sign, and the other way round. Here 0.5 itself closes.
         normalized = normalized.copy()

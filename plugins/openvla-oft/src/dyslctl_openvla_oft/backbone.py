@@ -8,35 +8,23 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from dyslctl.backbone import Backbone, BackboneOptions, BackboneSpec, Workload
-from dyslctl.errors import ArtifactError, ConfigError
+from dyslctl.backbone import Backbone, BackboneSpec, Workload
+from dyslctl.errors import ArtifactError
 from dyslctl.types import ActionChunk, LayerInputs, LayerState, Observation
 from dyslctl_openvla_oft import workload
 from dyslctl_openvla_oft.actions import decode, normalize
-from dyslctl_openvla_oft.checkpoint import Checkpoint, fingerprint, read_checkpoint, resolve
+from dyslctl_openvla_oft.checkpoint import Checkpoint, fingerprint, read_checkpoint
+from dyslctl_openvla_oft.hub import locate
 from dyslctl_openvla_oft.modeling import OFTModel
+from dyslctl_openvla_oft.options import OFTOptions, choose_statistics, parse_options
+from dyslctl_openvla_oft.probe import probe_model, probe_normalization
 from dyslctl_openvla_oft.processing import pixels, proprio_of, views_of
-from dyslctl_openvla_oft.statistics import DatasetStatistics, Statistics
 from dyslctl_openvla_oft.weights import load_model
 
 EMBEDDED = Path(__file__).parent / "checkpoints" / "mini-tabletop"
 NOMINAL_INSTRUCTION = "put the red cube in the purple bin"
-
-
-class OFTOptions(BackboneOptions):
-    """``--set model.options.KEY=VALUE``.
-
-    Attributes:
-        unnorm_key: Entry of ``dataset_statistics.json`` to use; needed only if there are several. ``_no_noops`` may
-            be left out.
-        center_crop: Override the checkpoint's setting.
-    """
-
-    unnorm_key: str | None = None
-    center_crop: bool | None = None
 
 
 class OpenVLAOFT(Backbone):
@@ -45,13 +33,16 @@ class OpenVLAOFT(Backbone):
     Options = OFTOptions
     default_suite: ClassVar[str] = "tabletop_object"
 
-    def __init__(self, model: OFTModel, checkpoint: Checkpoint, options: OFTOptions) -> None:
+    def __init__(
+        self, model: OFTModel, checkpoint: Checkpoint, unnorm_key: str | None = None, commit: str | None = None
+    ) -> None:
         config = checkpoint.config.oft
         self.model = model
         self.checkpoint = checkpoint
         self.config = config
-        self.statistics = _statistics(checkpoint.statistics, options.unnorm_key)
-        self.center_crop = config.center_crop if options.center_crop is None else options.center_crop
+        self.statistics = choose_statistics(checkpoint.statistics, unnorm_key)
+        probe_normalization(self.statistics, checkpoint.preprocessor, config)
+        probe_model(model)
         self.spec = BackboneSpec(
             num_layers=model.num_layers,
             hidden_size=int(model.language_model.config.hidden_size),
@@ -60,6 +51,7 @@ class OpenVLAOFT(Backbone):
             last_live_layer=model.num_layers - 1,
             gripper_dim=config.action_dim - 1 if config.gripper == "libero" else None,
             fingerprint=fingerprint(checkpoint.folder),
+            commit=commit,
         )
 
     @classmethod
@@ -82,10 +74,20 @@ class OpenVLAOFT(Backbone):
         dtype: torch.dtype = torch.float32,
         options: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Load a folder or Hub repository in the published layout; see :meth:`Backbone.load`."""
-        checked = _options(options or {})
-        files = read_checkpoint(resolve(checkpoint, revision))
-        return cls(load_model(files.folder, files.config, device=device, dtype=dtype), files, checked)
+        """Load a folder or Hub repository ``OWNER/NAME[@REVISION]`` in the published layout.
+
+        See :meth:`Backbone.load`; moreover:
+
+        Raises:
+            ArtifactError: If it is a variant that is not supported (FiLM, diffusion, discrete tokens).
+            EnvironmentMismatch: If the installed ``transformers`` does not run the layers as the model needs.
+        """
+        checked = parse_options(options or {})
+        location = locate(checkpoint, revision)
+        files = read_checkpoint(location.folder, checked)
+        choose_statistics(files.statistics, checked.unnorm_key)  # refused before 15 GB are read
+        model = load_model(files.folder, files.config, device=device, dtype=dtype)
+        return cls(model, files, checked.unnorm_key, location.commit)
 
     @classmethod
     def workloads(cls) -> Mapping[str, Workload]:
@@ -94,7 +96,7 @@ class OpenVLAOFT(Backbone):
 
     def workload(self) -> Workload:
         """This model, with an instruction of usual length."""
-        prefix = 2 + self.config.num_images * self.checkpoint.config.num_patches
+        prefix = 1 + self.config.num_images * self.checkpoint.config.num_patches + int(self.config.use_proprio)
         prompt = len(self.checkpoint.tokenizer.encode(NOMINAL_INSTRUCTION)) - 1
         return workload.workload_of(self.model, prefix + prompt + self.config.num_action_tokens + 1)
 
@@ -111,16 +113,22 @@ class OpenVLAOFT(Backbone):
     @torch.no_grad()
     def encode(self, observations: Sequence[Observation]) -> LayerInputs:
         """Images, prompt and proprioception to the sequence that enters layer 0."""
-        size = self.checkpoint.preprocessor.size
-        images = np.stack([views_of(observation, self.config.num_images, size) for observation in observations])
-        proprio = np.stack([proprio_of(observation, self.config.proprio_dim) for observation in observations])
+        size, jpeg = self.checkpoint.preprocessor.size, self.config.jpeg
+        images = np.stack([views_of(observation, self.config.num_images, size, jpeg) for observation in observations])
         ids, lengths = self.checkpoint.tokenizer.encode_batch([observation.instruction for observation in observations])
         return self.model.embed(
-            pixels(images, self.checkpoint.preprocessor, self.center_crop).to(self.device, self.dtype),
-            torch.from_numpy(self.statistics.proprio.normalize(proprio)).to(self.device, self.dtype),
+            pixels(images, self.checkpoint.preprocessor, self.config.center_crop).to(self.device, self.dtype),
+            self._proprio(observations),
             ids.to(self.device),
             lengths,
         )
+
+    def _proprio(self, observations: Sequence[Observation]) -> Tensor | None:
+        statistics, config = self.statistics.proprio, self.config
+        if statistics is None or not config.use_proprio:
+            return None
+        values = np.stack([proprio_of(observation, config.proprio_dim) for observation in observations])
+        return torch.from_numpy(statistics.normalize(values, config.normalization)).to(self.device, self.dtype)
 
     def run_layer(self, layer: int, state: LayerState) -> Tensor:
         """One LLaMA layer; rotary tables and mask are kept in ``state.context`` until tokens are gathered."""
@@ -144,27 +152,3 @@ class OpenVLAOFT(Backbone):
     def task_loss(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Mean L1 over the chunk, per sample."""
         return (predicted - target).abs().mean(dim=(1, 2))
-
-
-def _options(values: Mapping[str, Any]) -> OFTOptions:
-    try:
-        return OFTOptions.model_validate(values)
-    except ValidationError as error:
-        problems = "\n  ".join(f"model.options.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        known = ", ".join(OFTOptions.model_fields)
-        raise ConfigError(f"openvla-oft options are not as expected\n  {problems}", hint=f"options: {known}") from error
-
-
-def _statistics(statistics: Statistics, key: str | None) -> DatasetStatistics:
-    """The entry called ``key``, or the only one."""
-    candidates = list(statistics)
-    if key is None and len(candidates) == 1:
-        return statistics[candidates[0]]
-    for name in () if key is None else (key, f"{key}_no_noops"):
-        if name in statistics:
-            return statistics[name]
-    problem = "has several data sets" if key is None else f"has no data set '{key}'"
-    raise ConfigError(
-        f"dataset_statistics.json {problem}: {', '.join(candidates)}",
-        hint=f"--set model.options.unnorm_key={candidates[0] if candidates else 'KEY'}",
-    )

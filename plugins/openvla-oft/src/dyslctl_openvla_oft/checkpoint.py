@@ -1,4 +1,4 @@
-"""Everything in a checkpoint but its weights: where it is, its settings, its fingerprint."""
+"""Everything in a checkpoint but its weights: its settings, whether they agree, its fingerprint."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-import huggingface_hub
 from pydantic import ValidationError
 
-from dyslctl.errors import ArtifactError, ConfigError
+from dyslctl.errors import ArtifactError
 from dyslctl_openvla_oft import layout
-from dyslctl_openvla_oft.config import OFTConfig
+from dyslctl_openvla_oft.config import ActionConfig, OFTConfig
+from dyslctl_openvla_oft.inventory import shard_files
+from dyslctl_openvla_oft.options import OFTOptions
 from dyslctl_openvla_oft.processing import PreprocessorConfig
 from dyslctl_openvla_oft.statistics import STATISTICS, Statistics
 from dyslctl_openvla_oft.tokenizer import PromptTokenizer
-from dyslctl_openvla_oft.weights import component_file, shard_files
+from dyslctl_openvla_oft.variants import refuse_variants
 
 _T = TypeVar("_T")
 _HASHED_WHOLE = 64 * 2**20
@@ -35,44 +36,23 @@ class Checkpoint:
     preprocessor: PreprocessorConfig
 
 
-def resolve(checkpoint: str | Path, revision: str | None = None) -> Path:
-    """The folder of a checkpoint: itself, or the local copy of a Hub repository, downloaded if need be.
+def read_checkpoint(folder: Path, options: OFTOptions | None = None) -> Checkpoint:
+    """Read and check all files but the weights; ``options`` go before the settings of ``config.json``.
 
     Raises:
-        ArtifactError: If there is no such folder or repository, or the Hub cannot be reached.
-        ConfigError: If a revision of a plain folder is asked for.
+        ArtifactError: If one is missing, damaged, or contradicts another, or the folder holds a model of another kind.
+        ConfigError: If an option is out of range.
     """
-    folder = Path(checkpoint)
-    if folder.is_dir():
-        if revision is not None:
-            raise ConfigError(f"{folder} is a folder and has no revision '{revision}'")
-        return folder
-    if isinstance(checkpoint, Path) or checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") != 1:
-        raise ArtifactError(
-            f"checkpoint folder {checkpoint} does not exist", hint="name a folder or a Hub id OWNER/NAME"
-        )
-    patterns = ["*.json", "*.safetensors", *(f"{component}--*_checkpoint.pt" for component in layout.COMPONENTS)]
-    try:
-        return Path(huggingface_hub.snapshot_download(checkpoint, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # errors of whichever HTTP library the Hub client uses come through
-        raise ArtifactError(
-            f"'{checkpoint}' is no folder here and could not be fetched from the Hub: {type(error).__name__}: {error}",
-            hint="check the spelling and the network, or download it elsewhere and name the folder",
-        ) from error
-
-
-def read_checkpoint(folder: Path) -> Checkpoint:
-    """Read and check all files but the weights.
-
-    Raises:
-        ArtifactError: If one is missing, damaged, or contradicts another.
-    """
-    config = _parse(folder / layout.CONFIG, OFTConfig.model_validate_json)
+    config = (options or OFTOptions()).applied_to(_parse(folder / layout.CONFIG, OFTConfig.model_validate_json))
+    refuse_variants(folder, [path.name for path in folder.iterdir()])
     preprocessor = _parse(folder / layout.PREPROCESSOR, PreprocessorConfig.model_validate_json)
     statistics = _parse(folder / layout.STATISTICS_FILE, STATISTICS.validate_json)
     checkpoint = Checkpoint(folder, config, PromptTokenizer.load(folder), statistics, preprocessor)
     if problems := _contradictions(checkpoint):
-        raise ArtifactError(f"{folder}: its files do not belong together\n  " + "\n  ".join(problems))
+        raise ArtifactError(
+            f"{folder}: its files do not belong together\n  " + "\n  ".join(problems),
+            hint="--set model.options.KEY=VALUE goes before config.json; KEY: " + ", ".join(ActionConfig.model_fields),
+        )
     return checkpoint
 
 
@@ -84,7 +64,7 @@ def fingerprint(folder: Path) -> str:
     """
     names = [layout.CONFIG, layout.PREPROCESSOR, layout.STATISTICS_FILE, layout.INDEX]
     names += ["tokenizer.json", "tokenizer_config.json", *shard_files(folder)]
-    names += [component_file(folder, component).name for component in layout.COMPONENTS]
+    names += [path.name for component in layout.COMPONENTS for path in folder.glob(f"{component}--*checkpoint.pt")]
     digest = hashlib.sha256()
     for name in sorted(names):
         path = folder / name
@@ -123,11 +103,13 @@ def _contradictions(checkpoint: Checkpoint) -> list[str]:
     ]
     for key, entry in checkpoint.statistics.items():
         of_key = f"statistics of '{key}'"
-        pairs += [
-            ("action dimensions", "config.json", config.oft.action_dim, of_key, len(entry.action.q01)),
-            ("proprio dimensions", "config.json", config.oft.proprio_dim, of_key, len(entry.proprio.q01)),
-        ]
+        proprio = 0 if entry.proprio is None else len(entry.proprio.q01)
+        pairs.append(("action dimensions", "config.json", config.oft.action_dim, of_key, len(entry.action.q01)))
+        if config.oft.use_proprio:
+            pairs.append(("proprio dimensions", "config.json", config.oft.proprio_dim, of_key, proprio))
     problems = [f"{what}: {a} in {file}, {b} in {other}" for what, file, a, other, b in pairs if a != b]
     if tokenizer.vocab_size > llama.vocab_size:
         problems.append(f"tokenizer: {tokenizer.vocab_size} tokens, but only {llama.vocab_size} embeddings")
+    if not config.oft.use_proprio and (found := sorted(checkpoint.folder.glob("proprio_projector--*checkpoint.pt"))):
+        problems.append(f"proprioception: off in config.json or options, but there is {found[0].name}")
     return problems

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from transformers import LlamaConfig
 
 AttentionImplementation = Literal["sdpa", "eager"]
+Normalization = Literal["bounds_q99", "bounds"]
+"""Which bounds are mapped to -1 and 1: the 1 % and 99 % quantiles, or minimum and maximum."""
 
 
 class TowerConfig(BaseModel):
@@ -78,19 +80,25 @@ class ActionConfig(BaseModel):
         chunk_length: ``N``.
         action_dim: ``A``.
         proprio_dim: ``P``.
+        use_proprio: The sequence has a proprioception token.
         num_images: Camera views.
+        normalization: Of actions and proprioception.
         center_crop: Crop 90 % of the area before the towers (the model was trained with random crops).
+        jpeg: Images that must be resized are first compressed, as those of the training set were.
         gripper: How the last action dimension is executed. ``libero``: 1 is open, 0 is closed in the model's space;
             -1 opens and +1 closes the robot's. ``none``: it is an ordinary dimension.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    chunk_length: int = 8
-    action_dim: int = 7
-    proprio_dim: int = 8
-    num_images: int = 2
+    chunk_length: int = Field(default=8, ge=1)
+    action_dim: int = Field(default=7, ge=1)
+    proprio_dim: int = Field(default=8, ge=1)
+    use_proprio: bool = True
+    num_images: int = Field(default=2, ge=1, le=4)
+    normalization: Normalization = "bounds_q99"
     center_crop: bool = True
+    jpeg: bool = True
     gripper: Literal["libero", "none"] = "libero"
 
     @property

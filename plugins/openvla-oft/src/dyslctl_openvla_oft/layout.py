@@ -5,14 +5,16 @@ file                                 tensors
 ==================================== ====================================================
 ``model-*-of-*.safetensors``         ``vision_backbone.*``, ``projector.*``, ``language_model.model.*``,
                                      ``language_model.lm_head.weight``
-``action_head--STEP_checkpoint.pt``  ``module.model.*``
-``proprio_projector--STEP_...pt``    ``module.*``, always float32
+``action_head--STEP_checkpoint.pt``  ``module.model.*``, or without ``module.``
+``proprio_projector--STEP_...pt``    ``module.*``, likewise; always float32
 ==================================== ====================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
 
 from dyslctl_openvla_oft.config import OFTConfig
 from dyslctl_openvla_oft.vision import unused_tensors
@@ -23,6 +25,8 @@ STATISTICS_FILE = "dataset_statistics.json"
 PREPROCESSOR = "preprocessor_config.json"
 COMPONENTS = ("action_head", "proprio_projector")
 """Parts of the model that have a ``.pt`` file of their own."""
+DISTRIBUTED = "module."
+"""What ``DistributedDataParallel`` puts before each key; files of one process lack it."""
 
 _LLAMA, _PUBLISHED_LLAMA = "language_model.", "language_model.model."
 
@@ -40,12 +44,23 @@ def component_of(name: str) -> str | None:
 
 def component_name(name: str) -> str:
     """Parameter of :class:`OFTModel` -> key in its ``.pt`` file, with the prefix its distributed training left."""
-    return "module." + name.partition(".")[2]
+    return DISTRIBUTED + name.partition(".")[2]
+
+
+def components_of(config: OFTConfig) -> tuple[str, ...]:
+    """The ``.pt`` files that a model of this configuration has."""
+    return COMPONENTS if config.oft.use_proprio else COMPONENTS[:1]
 
 
 def backbone_names(names: Iterable[str]) -> list[str]:
     """Those parameters of :class:`OFTModel` that are in the safetensors files."""
     return [name for name in names if component_of(name) is None]
+
+
+def published_shapes(config: OFTConfig, parameters: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """All tensors of the safetensors files, given the state of an :class:`OFTModel`."""
+    used = {published_name(name): tuple(parameters[name].shape) for name in backbone_names(parameters)}
+    return used | known_unused(config)
 
 
 def known_unused(config: OFTConfig) -> dict[str, tuple[int, ...]]:

@@ -4,7 +4,8 @@ The sequence, with ``V`` views of ``p`` patches and a prompt of ``T`` tokens who
 
     BOS | view 0 (p) | ... | view V-1 (p) | proprio | prompt (T) | N * A zero vectors | stop
 
-The head reads one token early: the hidden states of the last prompt token and of all placeholders but the last.
+A model without proprioception has no such token. The head reads one token early: the hidden states of the last prompt
+token and of all placeholders but the last.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ class OFTModel(nn.Module):
         self.stop_id = int(llama.eos_token_id)
         self.vision_backbone = FusedVisionBackbone(vision, config.image_size, attn_implementation)
         self.projector = Projector(vision.dino.width + vision.siglip.width, hidden)
-        self.proprio_projector = ProprioProjector(oft.proprio_dim, hidden)
+        self.proprio_projector = ProprioProjector(oft.proprio_dim, hidden) if oft.use_proprio else None
         self.language_model = LlamaModel(llama)
         self.action_head = ActionHead(hidden, oft.chunk_length, oft.action_dim)
         self._restore_rotary("cpu")
@@ -168,12 +169,12 @@ class OFTModel(nn.Module):
         self._restore_rotary(self.projector.fc1.weight.device)
         return self
 
-    def embed(self, pixel_values: Tensor, proprio: Tensor, input_ids: Tensor, lengths: Tensor) -> LayerInputs:
+    def embed(self, pixel_values: Tensor, proprio: Tensor | None, input_ids: Tensor, lengths: Tensor) -> LayerInputs:
         """Lay out the sequence. Shorter prompts are padded at the very end, after the stop token.
 
         Args:
             pixel_values: ``[B, 6 * V, s, s]``, see :class:`FusedVisionBackbone`.
-            proprio: ``[B, P]`` normalised.
+            proprio: ``[B, P]`` normalised; not read by a model without proprioception.
             input_ids: ``[B, 1 + T]`` int64: BOS, prompt, the lone space; whatever follows it in a row is ignored.
             lengths: ``[B]`` int64, ids of each row that count, BOS included. On the CPU: its values decide shapes.
         """
@@ -183,14 +184,15 @@ class OFTModel(nn.Module):
         tail = tail.masked_fill((kinds == TokenKind.ACTION)[..., None], 0)
         bos = self.language_model.embed_tokens(input_ids[:, :1])
         patches = self.projector(self.vision_backbone(pixel_values))
-        hidden = torch.cat([bos, patches, self.proprio_projector(proprio)[:, None], tail], dim=1)
+        state = [] if self.proprio_projector is None else [self.proprio_projector(proprio)[:, None]]
+        hidden = torch.cat([bos, patches, *state, tail], dim=1)
         kinds = torch.cat([self._prefix_kinds(kinds), kinds], dim=1)
         positions = torch.arange(hidden.shape[1], device=hidden.device).expand(len(hidden), -1)
         padded = bool((lengths != lengths[0]).any())
         return LayerInputs(hidden, positions, kinds, kinds != TokenKind.PAD if padded else None)
 
     def _tail(self, prompt_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids and kinds after the proprioception token, both ``[B, T + N * A + 1]``."""
+        """Ids and kinds from the prompt on, both ``[B, T + N * A + 1]``."""
         actions = self.config.oft.num_action_tokens
         ids = F.pad(prompt_ids, (0, actions + 1), value=self.stop_id)
         index, text = torch.arange(ids.shape[1], device=ids.device), lengths[:, None]
@@ -203,7 +205,8 @@ class OFTModel(nn.Module):
     def _prefix_kinds(self, like: Tensor) -> Tensor:
         views = torch.arange(self.config.oft.num_images, device=like.device) + int(TokenKind.VISION)
         patches = views.repeat_interleave(self.config.num_patches)
-        kinds = F.pad(F.pad(patches, (1, 0), value=TokenKind.BOS), (0, 1), value=TokenKind.PROPRIO)
+        proprio = int(self.config.oft.use_proprio)
+        kinds = F.pad(F.pad(patches, (1, 0), value=TokenKind.BOS), (0, proprio), value=TokenKind.PROPRIO)
         return kinds.expand(len(like), -1)
 
     def layers(self, index: int) -> nn.Module:
@@ -250,7 +253,7 @@ class OFTModel(nn.Module):
     def forward(
         self,
         pixel_values: Tensor,
-        proprio: Tensor,
+        proprio: Tensor | None,
         input_ids: Tensor,
         lengths: Tensor,
         taps: Collection[int] = (),

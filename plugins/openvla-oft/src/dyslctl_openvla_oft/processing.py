@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import numpy as np
@@ -76,14 +77,32 @@ def crop_center(values: Tensor, area: float = CROP_AREA) -> Tensor:
     conversion to uint8, which truncates ``255.5 x``.
     """
     side = math.sqrt(area)
-    theta = torch.tensor([[[side, 0, 0], [0, side, 0]]], dtype=values.dtype).expand(len(values), -1, -1)
+    # In float64: a rounding error before ``floor`` would be a whole level after it.
+    theta = torch.tensor([[[side, 0, 0], [0, side, 0]]], dtype=torch.float64).expand(len(values), -1, -1)
     grid = F.affine_grid(theta, list(values.shape), align_corners=True)
-    zoomed = F.grid_sample(values, grid, mode="bilinear", align_corners=True)
-    return (zoomed.clamp(0, 1) * 255.5).floor().clamp(max=255) / 255
+    zoomed = F.grid_sample(values.double(), grid, mode="bilinear", align_corners=True)
+    return ((zoomed.clamp(0, 1) * 255.5).floor().clamp(max=255) / 255).to(values.dtype)
 
 
-def views_of(observation: Observation, num_images: int, size: int) -> np.ndarray:
-    """The camera views as ``[V, s, s, 3]`` uint8, resized (Lanczos) only if they are not that large.
+def rotate_180(image: np.ndarray) -> np.ndarray:
+    """``[height, width, 3]`` as LIBERO's simulator paints it, on its head, turned upright; both its views need it."""
+    return np.ascontiguousarray(image[::-1, ::-1])
+
+
+def jpeg_round_trip(image: np.ndarray) -> np.ndarray:
+    """``[height, width, 3]`` uint8, compressed and back as the images of the training set were: quality 95, 4:2:0."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=95, subsampling="4:2:0")
+    return np.asarray(Image.open(buffer))
+
+
+def resized(image: np.ndarray, size: int) -> np.ndarray:
+    """``[height, width, 3]`` uint8 to ``[size, size, 3]`` with a Lanczos filter of radius 3, smoothed if it shrinks."""
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
+
+
+def views_of(observation: Observation, num_images: int, size: int, jpeg: bool = False) -> np.ndarray:
+    """The camera views as ``[V, s, s, 3]`` uint8; those of another size are (compressed, if ``jpeg``, and) resized.
 
     Raises:
         ConfigError: If the number of views, an image's shape, its dtype or a value is wrong.
@@ -94,7 +113,7 @@ def views_of(observation: Observation, num_images: int, size: int) -> np.ndarray
             f"the model reads {num_images} camera views, the observation has {len(images)}: "
             f"{', '.join(images) or 'none'}"
         )
-    return np.stack([_resize(_checked_image(name, image), size) for name, image in images.items()])
+    return np.stack([_fitted(_checked_image(name, image), size, jpeg) for name, image in images.items()])
 
 
 def proprio_of(observation: Observation, proprio_dim: int) -> np.ndarray:
@@ -124,7 +143,7 @@ def _checked_image(name: str, image: np.ndarray) -> np.ndarray:
     return image
 
 
-def _resize(image: np.ndarray, size: int) -> np.ndarray:
+def _fitted(image: np.ndarray, size: int, jpeg: bool) -> np.ndarray:
     if image.shape[:2] == (size, size):
         return image
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
+    return resized(jpeg_round_trip(image) if jpeg else image, size)

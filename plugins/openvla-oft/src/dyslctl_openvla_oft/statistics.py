@@ -1,4 +1,4 @@
-"""``dataset_statistics.json``: the bounds actions and proprioception are normalised with (``BOUNDS_Q99``)."""
+"""``dataset_statistics.json``: the bounds that actions and proprioception are normalised with."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, model_validator
+
+from dyslctl_openvla_oft.config import Normalization
 
 _EPSILON = 1e-8
 
@@ -50,29 +52,30 @@ class FeatureStatistics(BaseModel):
         """``[D]`` bool, the dimensions that are normalised."""
         return np.ones(len(self.q01), bool) if self.mask is None else np.array(self.mask)
 
-    def normalize(self, values: np.ndarray) -> np.ndarray:
-        """``clip(2 (x - q01) / (q99 - q01 + 1e-8) - 1, -1, 1)`` of ``[..., D]``, float32."""
-        low, span = self._bounds()
-        scaled = np.clip(2 * (values - low) / span - 1, -1, 1)
+    def normalize(self, values: np.ndarray, by: Normalization = "bounds_q99") -> np.ndarray:
+        """``clip(2 (x - low) / (high - low + 1e-8) - 1, -1, 1)`` of ``[..., D]``, float32."""
+        low, high = self.bounds(by)
+        scaled = np.clip(2 * (values - low) / (high - low + _EPSILON) - 1, -1, 1)
         return np.where(self.normalized, scaled, values).astype(np.float32)
 
-    def unnormalize(self, values: np.ndarray) -> np.ndarray:
-        """``0.5 (a + 1) (q99 - q01 + 1e-8) + q01`` of ``[..., D]``, float32."""
-        low, span = self._bounds()
-        return np.where(self.normalized, 0.5 * (values + 1) * span + low, values).astype(np.float32)
+    def unnormalize(self, values: np.ndarray, by: Normalization = "bounds_q99") -> np.ndarray:
+        """``0.5 (a + 1) (high - low + 1e-8) + low`` of ``[..., D]``, float32."""
+        low, high = self.bounds(by)
+        return np.where(self.normalized, 0.5 * (values + 1) * (high - low + _EPSILON) + low, values).astype(np.float32)
 
-    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        low, high = np.array(self.q01), np.array(self.q99)
-        return low, high - low + _EPSILON
+    def bounds(self, by: Normalization) -> tuple[np.ndarray, np.ndarray]:
+        """``low`` and ``high``, ``[D]`` each: quantiles, or minimum and maximum."""
+        low, high = (self.q01, self.q99) if by == "bounds_q99" else (self.min, self.max)
+        return np.array(low), np.array(high)
 
 
 class DatasetStatistics(BaseModel):
-    """One data set's entry; its key is the ``unnorm_key``."""
+    """One data set's entry; its key is the ``unnorm_key``. ``proprio`` is there if the robot reports any."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     action: FeatureStatistics
-    proprio: FeatureStatistics
+    proprio: FeatureStatistics | None = None
     num_transitions: int
     num_trajectories: int
 

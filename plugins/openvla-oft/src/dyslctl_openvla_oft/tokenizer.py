@@ -17,6 +17,7 @@ from dyslctl.errors import ArtifactError
 
 PROMPT = "In: What action should the robot take to {}?\nOut:"
 SPACE = "▁"
+PUBLISHED_SPACE_ID, PUBLISHED_PAD_ID = 29871, 32000
 UNKNOWN, BOS, STOP, PAD = "<unk>", "<s>", "</s>", "<PAD>"
 
 
@@ -91,11 +92,15 @@ class PromptTokenizer:
         _write_json(folder / "added_tokens.json", {PAD: self.pad_id})
 
 
-def build_tokenizer(instructions: Iterable[str]) -> PromptTokenizer:
+def build_tokenizer(instructions: Iterable[str], *, published_ids: bool = False) -> PromptTokenizer:
     """Train a byte-pair tokenizer in Llama's style in which every word of ``instructions`` is one token.
 
     The fixed beginning of the prompt becomes one token as well, and so does its end: prompts are short, and the
     length of the sequence is what a small model pays for. Anything else still encodes, by letters and bytes.
+
+    Args:
+        instructions: What the robot will be told.
+        published_ids: Fill the vocabulary up, so that ``▁`` is token 29871 and ``<PAD>`` 32000, as in Llama's.
     """
     words, merges = _train(PROMPT.format(text.lower()) for text in instructions)
     opening = [SPACE + word for word in PROMPT.partition(" {}")[0].split()]
@@ -103,9 +108,17 @@ def build_tokenizer(instructions: Iterable[str]) -> PromptTokenizer:
         merges.append(("".join(opening[:count]), opening[count]))
         words.append("".join(opening[: count + 1]))
     tokens = dict.fromkeys([UNKNOWN, BOS, STOP, *(f"<0x{byte:02X}>" for byte in range(256)), *words])
-    vocab = {token: index for index, token in enumerate(tokens)}
+    vocab = _published_ids(tokens) if published_ids else {token: index for index, token in enumerate(tokens)}
     model = models.BPE(vocab=vocab, merges=merges, unk_token=UNKNOWN, byte_fallback=True, fuse_unk=True)
     return _assemble(Tokenizer(model))
+
+
+def _published_ids(tokens: Iterable[str]) -> dict[str, int]:
+    """``tokens`` in order from 0 on, but for ``▁``; what lies between is never produced."""
+    order = [token for token in tokens if token != SPACE]
+    order += [f"<unused{index}>" for index in range(len(order), PUBLISHED_SPACE_ID)]
+    order += [SPACE, *(f"<unused{index}>" for index in range(PUBLISHED_SPACE_ID + 1, PUBLISHED_PAD_ID))]
+    return {token: index for index, token in enumerate(order)}
 
 
 def _train(prompts: Iterable[str]) -> tuple[list[str], list[tuple[str, str]]]:

@@ -26,14 +26,16 @@ def workload_of(model: OFTModel, tokens: int) -> Workload:
     vision, head = model.vision_backbone, model.action_head
     towers = (vision.featurizer, vision.fused_featurizer)
     flop = sum(_tower_flop(tower, patches) for tower in towers) * views
-    flop += 2 * _matrix_params(model.projector) * views * patches + 2 * _matrix_params(model.proprio_projector)
+    projectors = [model.projector, *filter(None, [model.proprio_projector])]
+    flop += 2 * _matrix_params(model.projector) * views * patches
+    flop += 2 * sum(map(_matrix_params, projectors[1:]))
     return Workload(
         num_layers=model.num_layers,
         tokens=tokens,
         hidden_size=int(model.language_model.config.hidden_size),
         layer_params=_params(model.layers(0)),
         encode_gflop=flop / 1e9,
-        encode_params=sum(map(_params, (vision, model.projector, model.proprio_projector))),
+        encode_params=sum(map(_params, (vision, *projectors))),
         head_gflop=2 * _matrix_params(head) * model.config.oft.chunk_length / 1e9,
         head_params=_params(head),
     )

@@ -1,24 +1,27 @@
-"""Write a checkpoint in the published file layout."""
+"""Write a checkpoint in the published file layout: one that was trained, or (``random_checkpoint``) made up."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dyslctl_openvla_oft import layout
 from dyslctl_openvla_oft.config import OFTConfig
 from dyslctl_openvla_oft.modeling import OFTModel
 from dyslctl_openvla_oft.processing import PreprocessorConfig
+from dyslctl_openvla_oft.shards import Source, write_shards
 from dyslctl_openvla_oft.statistics import STATISTICS, Statistics
 from dyslctl_openvla_oft.tokenizer import PromptTokenizer
+
+MAX_SHARD_SIZE = 5_000_000_000
+"""As the released checkpoints were split."""
 
 
 def write_checkpoint(
@@ -26,10 +29,10 @@ def write_checkpoint(
     model: OFTModel,
     tokenizer: PromptTokenizer,
     statistics: Statistics,
-    step: int,
+    step: int | str,
     *,
     dtype: torch.dtype = torch.bfloat16,
-    max_shard_size: int = 5_000_000_000,
+    max_shard_size: int = MAX_SHARD_SIZE,
 ) -> None:
     """Write ``model`` as the released training code would, all files or none. Replaces a folder that is there.
 
@@ -38,18 +41,46 @@ def write_checkpoint(
         model: Its parameters are stored in ``dtype``, the proprioception projector's in float32.
         tokenizer: Its files go beside the weights.
         statistics: ``dataset_statistics.json``.
-        step: Training step, part of the ``.pt`` files' names.
+        step: Training step, or ``latest``: part of the ``.pt`` files' names.
         dtype: Of the stored weights.
         max_shard_size: Bytes of the largest safetensors file.
     """
+    published = {layout.published_name(name): tensor for name, tensor in model.state_dict().items()}
+
+    def source(name: str, shape: tuple[int, ...]) -> Tensor:
+        # No inference reads the rest, but whoever opens the files expects it.
+        return published[name] if name in published else torch.zeros(shape)
+
+    write_files(folder, model.config, source, tokenizer, statistics, step, dtype, max_shard_size)
+
+
+def write_files(
+    folder: Path,
+    config: OFTConfig,
+    source: Source | None,
+    tokenizer: PromptTokenizer,
+    statistics: Statistics,
+    step: int | str,
+    dtype: torch.dtype,
+    max_shard_size: int,
+) -> None:
+    """Write a checkpoint whose values ``source`` makes up one tensor at a time; for the others see above.
+
+    ``source`` is asked for published names, and for parameter names of what is in the ``.pt`` files. ``None``: zeros.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    with torch.device("meta"):
+        parameters = OFTModel(config).state_dict()
     try:
-        _write_safetensors(temporary, model, dtype, max_shard_size)
-        _write_components(temporary, model, dtype, step)
-        _write_json(temporary / layout.CONFIG, _config_values(model.config))
+        shapes = layout.published_shapes(config, parameters)
+        _write_json(temporary / layout.INDEX, write_shards(temporary, shapes, source, dtype, max_shard_size))
+        for component in layout.components_of(config):
+            state = _component(component, parameters, source or _zeros, dtype)
+            torch.save(state, temporary / f"{component}--{step}_checkpoint.pt")
+        _write_json(temporary / layout.CONFIG, _config_values(config))
         _write_json(temporary / layout.STATISTICS_FILE, STATISTICS.dump_python(dict(statistics), exclude_none=True))
-        _write_json(temporary / layout.PREPROCESSOR, PreprocessorConfig.of(model.config).model_dump())
+        _write_json(temporary / layout.PREPROCESSOR, PreprocessorConfig.of(config).model_dump())
         tokenizer.save(temporary)
         temporary.chmod(0o755)
         _replace(temporary, folder)
@@ -57,54 +88,28 @@ def write_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_safetensors(folder: Path, model: OFTModel, dtype: torch.dtype, max_shard_size: int) -> None:
-    state = model.state_dict()
-    tensors = {layout.published_name(name): _stored(state[name], dtype) for name in layout.backbone_names(state)}
-    # No inference reads these, but whoever opens the files expects them.
-    tensors |= {name: torch.zeros(shape, dtype=dtype) for name, shape in layout.known_unused(model.config).items()}
-    shards = list(_shards(tensors, max_shard_size))
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, folder / file, metadata={"format": "pt"})
-        (folder / file).chmod(0o644)  # safetensors creates it readable by its owner alone
-        weight_map |= dict.fromkeys(shard, file)
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    _write_json(
-        folder / layout.INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    )
+def _component(
+    component: str, parameters: Mapping[str, Tensor], source: Source, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    stored = torch.float32 if component == "proprio_projector" else dtype
+    state = {}
+    for name in (name for name in parameters if layout.component_of(name) == component):
+        values = source(name, tuple(parameters[name].shape)).detach().to("cpu", stored)
+        # A clone: a view would be saved with the storage it looks into.
+        state[layout.component_name(name)] = values.contiguous().clone()
+    return state
 
 
-def _shards(tensors: dict[str, Tensor], max_shard_size: int) -> Iterator[dict[str, Tensor]]:
-    """Fill one file after another, in order; a tensor larger than a file gets one to itself."""
-    shard: dict[str, Tensor] = {}
-    for name, tensor in sorted(tensors.items()):
-        if shard and sum(other.nbytes for other in shard.values()) + tensor.nbytes > max_shard_size:
-            yield shard
-            shard = {}
-        shard[name] = tensor
-    yield shard
-
-
-def _write_components(folder: Path, model: OFTModel, dtype: torch.dtype, step: int) -> None:
-    for component in layout.COMPONENTS:
-        stored = torch.float32 if component == "proprio_projector" else dtype
-        state = {
-            layout.component_name(name): _stored(tensor, stored)
-            for name, tensor in model.state_dict().items()
-            if layout.component_of(name) == component
-        }
-        torch.save(state, folder / f"{component}--{step}_checkpoint.pt")
-
-
-def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    # A clone: a view would be saved with the storage it looks into.
-    return tensor.detach().to("cpu", dtype).contiguous().clone()
+def _zeros(_: str, shape: tuple[int, ...]) -> Tensor:
+    return torch.zeros(shape)
 
 
 def _config_values(config: OFTConfig) -> dict[str, Any]:
+    """``config.json``; like the released files it says nothing about sizes that are the released ones."""
     values = {"architectures": ["OpenVLAForActionPrediction"], "use_fused_vision_backbone": True}
-    return {**values, **config.model_dump(mode="json")}
+    released = {name: getattr(OFTConfig(), name) for name in ("vision_config", "oft")}
+    default = {name for name, value in released.items() if getattr(config, name) == value}
+    return {**values, **config.model_dump(mode="json", exclude=default)}
 
 
 def _replace(temporary: Path, folder: Path) -> None:
