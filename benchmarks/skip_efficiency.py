@@ -1,4 +1,4 @@
-"""Does skipped work become saved time? The full model against jumps of the paper's rule, interleaved in one process.
+"""Does skipped work become saved time? The full model against exits and jumps, interleaved in one process.
 
     python benchmarks/skip_efficiency.py                        # random weights, 24 layers, hidden 512
     python benchmarks/skip_efficiency.py --checkpoint embedded  # the mini backbone that comes with the plugin
@@ -30,8 +30,10 @@ from rich.console import Console
 from rich.table import Table
 
 from dyslctl.backbone import Backbone
+from dyslctl.dysl.exit_schedule import ExitLadder, PlannedExit
+from dyslctl.dysl.exits import ExitModules, ExitSizes, default_exits
 from dyslctl.dysl.guidance import GuidanceSettings
-from dyslctl.dysl.partition import LayerPartition, static_count
+from dyslctl.dysl.partition import LayerPartition, static_count, tail
 from dyslctl.dysl.schedule import DySLSchedule
 from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
 from dyslctl.engine import FullSchedule, LayerSchedule, forward
@@ -39,7 +41,7 @@ from dyslctl.jobs.latency import controller_overhead, rotated, skip_efficiency
 from dyslctl.plugins import load_suite
 from dyslctl.types import LayerInputs, LayerState
 
-FULL, NEVER = "full", "controllers, no skip"
+FULL, NO_SKIP, NO_EXIT = "full", "controllers, no skip", "planner, no exit"
 Row = dict[str, float | str]
 COLUMNS = {
     "schedule": "schedule",
@@ -106,13 +108,34 @@ def skipping(partition: LayerPartition, hidden_size: int, offset: int, dtype: to
     return DySLSchedule(modules.to(dtype), SETTINGS)
 
 
-def schedules(backbone: Backbone) -> dict[str, LayerSchedule]:
-    """The full model, controllers that never skip, and jumps from each place of the segments."""
+def leaving(backbone: Backbone, chosen: int | None) -> PlannedExit:
+    """Real exits behind a static fifth, and a planner that names the exit number ``chosen``, or none."""
+    num_layers = backbone.spec.num_layers
+    partition = tail(LayerPartition(num_layers, tuple(range(static_count(num_layers, 0.2)))))
+    torch.manual_seed(0)
+    modules = ExitModules(partition, default_exits(partition), ExitSizes.of(backbone.spec))
+    torch.nn.init.zeros_(modules.planner.out.weight)
+    modules.planner.out.bias.data = torch.tensor([-1.0 if n == chosen else 1.0 for n in range(len(modules.exits))])
+    modules.eval().requires_grad_(False).to(backbone.dtype)
+    schedule = PlannedExit(ExitLadder(modules), modules.planner.bind(), threshold=0.0)
+    schedule.memory = torch.zeros(1, modules.sizes.memory, dtype=backbone.dtype)
+    return schedule
+
+
+def exits(backbone: Backbone) -> dict[str, LayerSchedule]:
+    """A planner that names no exit, and one for the first exit, the last, and the one between them."""
+    every = leaving(backbone, None).ladder.exits
+    chosen = {f"exit before {every[n]}": leaving(backbone, n) for n in (0, len(every) // 2, len(every) - 1)}
+    return {NO_EXIT: leaving(backbone, None), **chosen}
+
+
+def jumps(backbone: Backbone) -> dict[str, LayerSchedule]:
+    """Controllers that never skip, and jumps from each place of the segments."""
     spec, partition = backbone.spec, even_partition(backbone.spec.num_layers)
     longest = max(len(segment) for segment in partition.segments)
     shortest = min(len(segment) for segment in partition.segments)
     named = {f"skip from {j}": skipping(partition, spec.hidden_size, j, backbone.dtype) for j in range(shortest)}
-    return {FULL: FullSchedule(), NEVER: skipping(partition, spec.hidden_size, longest, backbone.dtype), **named}
+    return {NO_SKIP: skipping(partition, spec.hidden_size, longest, backbone.dtype), **named}
 
 
 @torch.inference_mode()
@@ -138,7 +161,7 @@ def summarize(timed: Mapping[str, Timed], num_layers: int) -> list[Row]:
     for name, one in timed.items():
         own, skipped = np.array(one.seconds), 1 - one.layers / num_layers
         row: Row = {"schedule": name, "layers_run": one.layers, "llm_cpu_ms_min": own.min() * 1e3}
-        if name == NEVER:
+        if name in (NO_SKIP, NO_EXIT):
             row["overhead_min"] = controller_overhead(full.min(), own.min())
             row["overhead_median"] = float(np.median(own / full - 1))
         elif skipped > 0:
@@ -185,7 +208,8 @@ def main() -> None:
             )
         suite = load_suite("tabletop_object")
         inputs = backbone.encode([suite.make().reset(suite.episodes("tune", 1)[0])])
-        timed = measure(backbone, schedules(backbone), inputs, arguments.rounds)
+        plans = {FULL: FullSchedule(), **exits(backbone), **jumps(backbone)}
+        timed = measure(backbone, plans, inputs, arguments.rounds)
     rows = summarize(timed, backbone.spec.num_layers)
     size = f"{backbone.spec.num_layers} layers, hidden {backbone.spec.hidden_size}, {inputs.hidden.shape[1]} tokens"
     show(rows, f"{size}, {arguments.dtype}, {arguments.rounds} rounds")
