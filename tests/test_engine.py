@@ -10,8 +10,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dyslctl.engine import EXIT, RUN, FullSchedule, Jump, LayerSchedule, Step, forward, forward_together, stackable
-from dyslctl.types import LayerInputs, LayerState, Observation, TokenKind
+from dyslctl.engine import (
+    EXIT,
+    RUN,
+    FullSchedule,
+    Jump,
+    LayerSchedule,
+    Step,
+    forward,
+    forward_together,
+    stack,
+    stackable,
+)
+from dyslctl.types import LayerInputs, LayerState, Observation, Ran, TokenKind
 
 if TYPE_CHECKING:
     from tests.tiny import TinyBackbone
@@ -270,6 +281,60 @@ def test_padding_and_conditioning_are_not_stacked(backbone: TinyBackbone, inputs
     plain, padded, conditioned = one_state(backbone, 0), LayerState.of(inputs), one_state(backbone, 1)
     conditioned.conditioning = torch.zeros(1)
     assert stackable([plain, padded, conditioned, one_state(backbone, 2)]) == [[0, 3], [1], [2]]
+
+
+class Remembering:
+    """Layers that keep what entered them, as those of a head that generates tokens do."""
+
+    def __init__(self, backbone: TinyBackbone) -> None:
+        self.backbone, self.spec = backbone, backbone.spec
+
+    def run_layer(self, layer: int, state: LayerState) -> torch.Tensor:
+        state.past = (*state.past, Ran(layer, (state.hidden,)))
+        return self.backbone.run_layer(layer, state)
+
+
+def steps_of(state: LayerState) -> list[object]:
+    return [step.layer if isinstance(step, Ran) else step for step in state.past]
+
+
+def test_the_past_is_what_the_state_went_through(backbone: TinyBackbone, inputs: LayerInputs) -> None:
+    state = LayerState.of(inputs)
+    trace = forward(Remembering(backbone), state, Script({1: Jump(3), 4: Jump(6, halve)}, None))
+    assert steps_of(state) == [0, 3, halve, 6, 7]
+    assert trace.resume_state is not None and steps_of(trace.resume_state) == [0]
+
+
+def test_together_each_has_its_own_past(backbone: TinyBackbone) -> None:
+    """Also where several ran a layer as one batch, whatever they went through before."""
+    layers, scripts = Remembering(backbone), [Script({2: Jump(4, halve)}, None), Script({}, None), Script({}, None)]
+    states = [one_state(backbone, number) for number in range(3)]
+    alone = [state.fork() for state in states]
+    forward_together(layers, states, scripts, [0, 0, 0])  # type: ignore[arg-type]
+    for state, other, script in zip(alone, states, scripts, strict=True):
+        forward(layers, state, script)
+        assert steps_of(other) == steps_of(state)
+        for step, expected in zip(other.past, state.past, strict=True):
+            if isinstance(step, Ran) and isinstance(expected, Ran):
+                torch.testing.assert_close(step.kept, expected.kept)
+
+
+def test_a_head_that_reads_the_past_shares_a_batch_with_equal_ones_only(backbone: TinyBackbone) -> None:
+    ran = [(Ran(0, (torch.full((1, length), float(length)),)),) for length in (2, 2, 3)]
+    states = [one_state(backbone, number) for number in range(5)]
+    for state, past in zip(states, [ran[0], (*ran[0], halve), ran[1], ran[2], (*ran[1], halve)], strict=True):
+        state.past = past
+    assert stackable(states) == [[0, 2], [1, 4], [3]]
+    batch = stack([states[1], states[4]])
+    assert steps_of(batch) == [0, halve]
+    assert isinstance(batch.past[0], Ran) and batch.past[0].kept[0].shape == (2, 2)
+
+
+def test_adapters_alone_do_not_separate_heads(backbone: TinyBackbone) -> None:
+    """A head that reads hidden states does not ask how they came about."""
+    states = [one_state(backbone, 0), one_state(backbone, 1)]
+    states[1].apply(halve)
+    assert stackable(states) == [[0, 1]]
 
 
 def test_nothing_together_is_nothing(backbone: TinyBackbone) -> None:

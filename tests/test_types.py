@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from dyslctl.types import ActionChunk, LayerInputs, LayerState, TokenKind
+from dyslctl.types import ActionChunk, LayerInputs, LayerState, Ran, TokenKind
 
 
 def make_state(mask: torch.Tensor | None = None) -> LayerState:
@@ -44,3 +45,33 @@ def test_a_fork_stays_where_it_was() -> None:
     state.hidden = state.hidden + 1
     assert fork.hidden.shape == (2, 4, 3)
     assert fork.hidden[0, 0].tolist() == [0, 1, 2]
+
+
+def test_what_is_no_layer_is_remembered_in_order() -> None:
+    def double(hidden: Tensor) -> Tensor:
+        return 2 * hidden
+
+    state = make_state()
+    ran = Ran(0, (state.hidden,))
+    state.past = (ran,)
+    fork = state.fork()
+    state.apply(double)
+    assert state.hidden[0, 0].tolist() == [0, 2, 4]
+    assert state.past == (ran, double)
+    assert (fork.past, fork.hidden[0, 0].tolist()) == ((ran,), [0, 1, 2])
+
+
+def test_tokens_that_are_left_behind_stay_in_the_past() -> None:
+    state = make_state()
+    ran = Ran(0, (state.hidden,))
+    state.past = (ran,)
+    state.select(torch.tensor([[0], [0]]))
+    assert state.past == (ran,)
+
+
+def test_a_layers_rows_and_back() -> None:
+    ran = Ran(3, (torch.arange(4.0).view(2, 2), torch.arange(2)))
+    first, second = ran.rows()
+    assert (first.layer, first.kept[0].tolist(), second.kept[0].tolist()) == (3, [[0, 1]], [[2, 3]])
+    again = Ran.join([first, second])
+    assert again.layer == 3 and all(map(torch.equal, again.kept, ran.kept))

@@ -37,6 +37,7 @@ class BackboneSpec:
         gripper_dim: Index of the gripper in an action, or ``None``.
         fingerprint: Hash of the weights and files this backbone was loaded from.
         commit: Of the Hub repository they come from, or ``None``.
+        generates: The head takes tokens of its own through the layers, so that ``predict`` reads ``LayerState.past``.
     """
 
     num_layers: int
@@ -47,6 +48,7 @@ class BackboneSpec:
     gripper_dim: int | None
     fingerprint: str
     commit: str | None = None
+    generates: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,8 @@ class Backbone(ABC):
     def run_layer(self, layer: int, state: LayerState) -> Tensor:
         """One decoder layer on ``state.hidden`` ``[B, T, H]``; the same bits as the upstream model.
 
-        Must not write to ``state``'s tensors. May keep derived tables in ``state.context``.
+        Must not write to ``state``'s tensors. May keep derived tables in ``state.context``, and for a head that
+        generates tokens add a :class:`~dyslctl.types.Ran` to ``state.past``, by a new tuple.
         """
 
     @abstractmethod
@@ -155,7 +158,8 @@ class Backbone(ABC):
         """Final norm and head: ``[B, N, A]`` normalised actions, differentiable in ``state.hidden``.
 
         Reads tokens of the kinds PROPRIO, TEXT and ACTION only, found by kind: others may be gone. The only method
-        that may change the head's memory.
+        that may change the head's memory. A head that generates tokens takes each through ``state.past``, step by
+        step: the layers that ran, and no other, and the adapters between them. The plan is frozen.
         """
 
     @abstractmethod

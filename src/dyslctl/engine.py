@@ -6,7 +6,7 @@ faster runtime can replace it by captured graphs of the same plan (docs/architec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dyslctl.backbone import Backbone, BackboneSpec
-from dyslctl.types import LayerState
+from dyslctl.types import LayerState, Past, Ran, Through
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Jump:
     """
 
     to: int
-    through: Callable[[Tensor], Tensor] | None = None
+    through: Through | None = None
     keep: Tensor | None = None
 
 
@@ -152,21 +152,42 @@ def forward_together(
     contexts: dict[tuple[int, tuple[_Walk, ...]], Any] = {}
     for layer in range(min(firsts, default=num_layers), num_layers):
         running = [walk for walk in walks if walk.runs(layer)]
-        for indices in stackable([walk.state for walk in running]):
+        for indices in _side_by_side([walk.state for walk in running]):
             group = tuple(running[index] for index in indices)
-            batch = stack([walk.state for walk in group])
+            batch = _joined([walk.state for walk in group])
             # The same samples with as many tokens as before have the same positions, hence the same tables.
             key = batch.hidden.shape[1], group
             batch.context = contexts.get(key, batch.context)
             hidden = backbone.run_layer(layer, batch)
             contexts[key] = batch.context
+            _hand_back(batch, group)
             for walk, row in zip(group, hidden.chunk(len(group)), strict=True):
                 walk.ran(layer, row)
     return [walk.trace for walk in walks]
 
 
 def stackable(states: Sequence[LayerState]) -> list[list[int]]:
-    """Indices of ``states`` by token count; a state with padding or conditioning stays alone."""
+    """Indices of those ``states`` that a head may read as one batch.
+
+    Token counts and what a head needs of the past are equal; a state with padding or conditioning stays alone.
+    """
+    found: dict[Hashable, list[int]] = {}
+    for indices in _side_by_side(states):
+        for index in indices:
+            found.setdefault((indices[0], _needed(states[index].past)), []).append(index)
+    return list(found.values())
+
+
+def stack(states: Sequence[LayerState]) -> LayerState:
+    """One group of :func:`stackable` as one batch; a state that is alone is handed back itself."""
+    batch = _joined(states)
+    if len(states) > 1 and _needed(states[0].past):
+        batch.past = tuple(map(_joined_step, zip(*(state.past for state in states), strict=True)))
+    return batch
+
+
+def _side_by_side(states: Sequence[LayerState]) -> list[list[int]]:
+    """Indices of those ``states`` that one layer may take as one batch, whatever they went through before."""
     groups: dict[tuple[int, int], list[int]] = {}
     for index, state in enumerate(states):
         plain = state.mask is None and state.conditioning is None
@@ -174,8 +195,8 @@ def stackable(states: Sequence[LayerState]) -> list[list[int]]:
     return list(groups.values())
 
 
-def stack(states: Sequence[LayerState]) -> LayerState:
-    """One group of :func:`stackable` as one batch; a state that is alone is handed back itself."""
+def _joined(states: Sequence[LayerState]) -> LayerState:
+    """Tokens side by side, without a past."""
     if len(states) == 1:
         return states[0]
     return LayerState(
@@ -183,6 +204,27 @@ def stack(states: Sequence[LayerState]) -> LayerState:
         positions=torch.cat([state.positions for state in states]),
         kinds=torch.cat([state.kinds for state in states]),
     )
+
+
+def _needed(past: Past) -> tuple[Hashable, ...]:
+    """What must be equal for heads to share a batch: nothing, where no layer kept anything for them."""
+    if not any(isinstance(step, Ran) for step in past):
+        return ()
+    return tuple((s.layer, *(t.shape[1:] for t in s.kept)) if isinstance(s, Ran) else s for s in past)
+
+
+def _joined_step(steps: tuple[Ran | Through, ...]) -> Ran | Through:
+    """The same step of several pasts."""
+    ran = [step for step in steps if isinstance(step, Ran)]
+    return Ran.join(ran) if ran else steps[0]
+
+
+def _hand_back(batch: LayerState, group: Sequence[_Walk]) -> None:
+    """What the layer kept of a batch, to its samples. A sample that ran alone was its own batch."""
+    if len(group) > 1:
+        for step in batch.past:
+            for walk, row in zip(group, step.rows() if isinstance(step, Ran) else [], strict=True):
+                walk.state.past = (*walk.state.past, row)
 
 
 class _Walk:
@@ -221,5 +263,6 @@ class _Walk:
         self.trace.jumps.append((layer, jump.to))
         if jump.keep is not None:
             self.state.select(jump.keep)
-        self.state.hidden = self.state.hidden if jump.through is None else jump.through(self.state.hidden)
+        if jump.through is not None:
+            self.state.apply(jump.through)
         self._next = jump.to

@@ -20,6 +20,7 @@ KNOWN_DISTRIBUTIONS = {
     "libero_goal": "dyslctl-libero",
     "libero_object": "dyslctl-libero",
     "libero_spatial": "dyslctl-libero",
+    "openvla": "dyslctl-openvla-oft",
     "openvla-oft": "dyslctl-openvla-oft",
 }
 """Plugins we publish ourselves, so that a missing one comes with its install line."""

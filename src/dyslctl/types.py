@@ -6,7 +6,7 @@ Shape letters, fixed once: ``B`` batch, ``T`` tokens, ``H`` hidden size, ``L`` l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
@@ -92,12 +92,43 @@ class LayerInputs:
         return self.hidden.shape[0]
 
 
+@dataclass(frozen=True)
+class Ran:
+    """A decoder layer that ran, and what a plugin keeps of it for the tokens that its head generates.
+
+    Attributes:
+        layer: Which one.
+        kept: The plugin's own, each ``[B, ...]``: keys and values.
+    """
+
+    layer: int
+    kept: tuple[Tensor, ...]
+
+    def rows(self) -> list[Ran]:
+        """Each sample's share."""
+        return [Ran(self.layer, row) for row in zip(*(t.chunk(len(t)) for t in self.kept), strict=True)]
+
+    @classmethod
+    def join(cls, parts: Sequence[Ran]) -> Ran:
+        """The same layer, of several samples."""
+        return cls(parts[0].layer, tuple(torch.cat(column) for column in zip(*(p.kept for p in parts), strict=True)))
+
+
+Through = Callable[[Tensor], Tensor]
+"""What is no layer, such as an adapter: ``[B, T, H]`` to ``[B, T, H]`` for any ``T``, token by token."""
+Past = tuple[Ran | Through, ...]
+"""What a state went through, in order. Extended, never changed, so that forks may share it."""
+
+
 @dataclass
 class LayerState:
     """The residual stream between two decoder layers, with what belongs to each of its tokens.
 
     ``context`` is the plugin's own: what it derives from positions and mask (rotary tables, attention mask) and
     wants to keep from layer to layer. It is dropped whenever tokens are gathered.
+
+    ``past`` is the plan that a generating head takes its own tokens through. ``run_layer`` adds a :class:`Ran` if the
+    plugin has such a head, :meth:`apply` what is no layer. Gathering tokens leaves it as it is: they were seen.
     """
 
     hidden: Tensor
@@ -106,6 +137,7 @@ class LayerState:
     mask: Tensor | None = None
     conditioning: Any = None
     context: Any = field(default=None, repr=False)
+    past: Past = field(default=(), repr=False)
 
     @classmethod
     def of(cls, inputs: LayerInputs) -> LayerState:
@@ -114,7 +146,12 @@ class LayerState:
 
     def fork(self) -> LayerState:
         """A second state at the same point. Cheap: layers never write into the tensors they are given."""
-        return LayerState(self.hidden, self.positions, self.kinds, self.mask, self.conditioning, self.context)
+        return replace(self)
+
+    def apply(self, through: Through) -> None:
+        """Hand every token ``through`` something that is no layer."""
+        self.hidden = through(self.hidden)
+        self.past = (*self.past, through)
 
     def select(self, keep: Tensor) -> None:
         """Go on with a subset of the tokens, each with its original position.

@@ -72,4 +72,4 @@ def test_completion_offers_plugin_names_without_importing_torch() -> None:
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False
     )
-    assert (result.returncode, result.stdout.split()) == (0, ["openvla-oft"]), result.stderr
+    assert (result.returncode, result.stdout.split()) == (0, ["openvla", "openvla-oft"]), result.stderr

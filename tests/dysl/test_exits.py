@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -142,6 +143,12 @@ def test_sizes_follow_the_backbone_unless_they_are_given(tiny_backbone: type[Tin
 def test_exits_must_be_layers_of_the_tail(exits: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match=r"some of the layers \[2, 3, 4, 5\], ascending"):
         ExitModules(TAIL, exits, SIZES)
+
+
+def test_a_head_that_generates_has_no_exits(tiny_backbone: type[TinyBackbone]) -> None:
+    with pytest.raises(ConfigError, match="generates its actions token by token") as error:
+        ExitSizes.of(replace(tiny_backbone().spec, generates=True))
+    assert error.value.hint == "--method dysl-paper"
 
 
 def test_parameters_by_hand() -> None:

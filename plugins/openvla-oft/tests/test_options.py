@@ -12,7 +12,7 @@ import torch
 from dyslctl_openvla_oft import OpenVLAOFT
 from dyslctl_openvla_oft.actions import decode, normalize
 from dyslctl_openvla_oft.config import ActionConfig, OFTConfig
-from dyslctl_openvla_oft.options import parse_options
+from dyslctl_openvla_oft.options import OFTOptions, parse_options
 from dyslctl_openvla_oft.random_checkpoint import published_config, random_statistics, write_random_checkpoint
 
 from dyslctl.errors import ArtifactError, ConfigError
@@ -22,7 +22,7 @@ Write = Callable[[], Path]
 
 
 def applied(**options: Any) -> ActionConfig:
-    return parse_options(options).applied_to(OFTConfig()).oft
+    return parse_options(options, OFTOptions).applied_to(OFTConfig()).oft
 
 
 def test_defaults_are_liberos() -> None:
@@ -59,7 +59,7 @@ def test_values_out_of_range(name: str, value: int) -> None:
 
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"model\.options\.use_film: Extra inputs") as error:
-        parse_options({"use_film": True})
+        parse_options({"use_film": True}, OFTOptions)
     assert error.value.hint is not None and "use_proprio" in error.value.hint
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -137,15 +138,23 @@ class MixSchedule(LayerSchedule):
         if layer in self._exits:
             logits = self._modules.controller(layer)(self._pool(state.hidden))
             self.gates[layer] = logits.float().sigmoid()
-            self._estimates[layer] = self._modules.adapter(layer)(state.hidden)
+            state.apply(partial(self._branch, layer))
         return super().before(layer, state)
 
     def after(self, layer: int, state: LayerState) -> None:
         """Right before the next static layer (or the head): mix the two paths."""
         origin = self._joins.get(layer + 1)
         if origin is not None:
-            gate = self._mixing(self.gates[origin]).to(state.hidden.dtype)[:, None, None]
-            state.hidden = gate * self._estimates[origin] + (1 - gate) * state.hidden
+            state.apply(partial(self._mix, origin))
+
+    def _branch(self, layer: int, hidden: Tensor) -> Tensor:
+        """The skipped path leaves here; its estimate waits where the paths meet."""
+        self._estimates[layer] = self._modules.adapter(layer)(hidden)
+        return hidden
+
+    def _mix(self, layer: int, hidden: Tensor) -> Tensor:
+        gate = self._mixing(self.gates[layer]).to(hidden.dtype)[:, None, None]
+        return gate * self._estimates[layer] + (1 - gate) * hidden
 
     def _mixing(self, gate: Tensor) -> Tensor:
         return (gate > 0.5).float() + gate - gate.detach() if self._hard else gate
@@ -175,7 +184,7 @@ class Recomputed:
             return self.backbone.run_layer(layer, before)
 
         output: Tensor = checkpoint(run, state.hidden, use_reentrant=False, preserve_rng_state=False)
-        state.context = before.context
+        state.context, state.past = before.context, before.past
         return output
 
 

@@ -66,7 +66,17 @@ class ExitSizes:
         *,
         remembers: bool = True,
     ) -> ExitSizes:
-        """Those for a backbone, at the default widths unless others are given."""
+        """Those for a backbone, at the default widths unless others are given.
+
+        Raises:
+            ConfigError: If its head generates tokens: exits learn from hidden states alone, which is not all it reads.
+        """
+        if spec.generates:
+            raise ConfigError(
+                "exits need a head that reads hidden states alone, but this backbone generates its actions token by "
+                "token, each one through the layers",
+                hint="--method dysl-paper",
+            )
         size, rank = spec.hidden_size, adapter_rank or default_rank(spec.hidden_size)
         return cls(size, spec.chunk_length, spec.action_dim, rank, planner_width or cls.planner_width, remembers)
 

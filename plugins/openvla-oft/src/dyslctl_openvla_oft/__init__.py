@@ -1,5 +1,6 @@
-"""OpenVLA-OFT as a dyslctl backbone."""
+"""OpenVLA-OFT and OpenVLA as dyslctl backbones."""
 
 from dyslctl_openvla_oft.backbone import OpenVLAOFT
+from dyslctl_openvla_oft.openvla import OpenVLA
 
-__all__ = ["OpenVLAOFT"]
+__all__ = ["OpenVLA", "OpenVLAOFT"]

@@ -14,7 +14,7 @@ from dyslctl.errors import ArtifactError
 from dyslctl_openvla_oft import layout
 from dyslctl_openvla_oft.config import ActionConfig, OFTConfig
 from dyslctl_openvla_oft.inventory import shard_files
-from dyslctl_openvla_oft.options import OFTOptions
+from dyslctl_openvla_oft.options import CheckpointOptions, OFTOptions
 from dyslctl_openvla_oft.processing import PreprocessorConfig
 from dyslctl_openvla_oft.statistics import STATISTICS, Statistics
 from dyslctl_openvla_oft.tokenizer import PromptTokenizer
@@ -36,7 +36,7 @@ class Checkpoint:
     preprocessor: PreprocessorConfig
 
 
-def read_checkpoint(folder: Path, options: OFTOptions | None = None) -> Checkpoint:
+def read_checkpoint(folder: Path, options: CheckpointOptions | None = None) -> Checkpoint:
     """Read and check all files but the weights; ``options`` go before the settings of ``config.json``.
 
     Raises:
@@ -44,9 +44,9 @@ def read_checkpoint(folder: Path, options: OFTOptions | None = None) -> Checkpoi
         ConfigError: If an option is out of range.
     """
     config = (options or OFTOptions()).applied_to(_parse(folder / layout.CONFIG, OFTConfig.model_validate_json))
-    refuse_variants(folder, [path.name for path in folder.iterdir()])
+    refuse_variants(folder, [path.name for path in folder.iterdir()], config.oft.head)
     preprocessor = _parse(folder / layout.PREPROCESSOR, PreprocessorConfig.model_validate_json)
-    statistics = _parse(folder / layout.STATISTICS_FILE, STATISTICS.validate_json)
+    statistics = _statistics(folder, config)
     checkpoint = Checkpoint(folder, config, PromptTokenizer.load(folder), statistics, preprocessor)
     if problems := _contradictions(checkpoint):
         raise ArtifactError(
@@ -56,13 +56,23 @@ def read_checkpoint(folder: Path, options: OFTOptions | None = None) -> Checkpoi
     return checkpoint
 
 
+def _statistics(folder: Path, config: OFTConfig) -> Statistics:
+    """Of the training set. OpenVLA's base model has them in ``config.json`` only."""
+    path = folder / layout.STATISTICS_FILE
+    if config.oft.head == "tokens" and not path.exists():
+        own = (config.model_extra or {}).get("norm_stats", {})
+        return _parse(folder / layout.CONFIG, lambda _: STATISTICS.validate_python(own))
+    return _parse(path, STATISTICS.validate_json)
+
+
 def fingerprint(folder: Path) -> str:
     """SHA-256 over name, size and content of every file an inference depends on.
 
     Of a file beyond 64 MiB, 64 evenly spaced blocks of 64 KiB stand for the content, the first (a safetensors
     header) and the last among them: enough to tell checkpoints apart, quick for 15 GB.
     """
-    names = [layout.CONFIG, layout.PREPROCESSOR, layout.STATISTICS_FILE, layout.INDEX]
+    names = [layout.CONFIG, layout.PREPROCESSOR, layout.INDEX]
+    names += [layout.STATISTICS_FILE] if (folder / layout.STATISTICS_FILE).exists() else []
     names += ["tokenizer.json", "tokenizer_config.json", *shard_files(folder)]
     names += [path.name for component in layout.COMPONENTS for path in folder.glob(f"{component}--*checkpoint.pt")]
     digest = hashlib.sha256()

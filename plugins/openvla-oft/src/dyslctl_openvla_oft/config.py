@@ -1,4 +1,4 @@
-"""``config.json`` of an OpenVLA-OFT checkpoint, and the sizes that follow from it.
+"""``config.json`` of an OpenVLA or OpenVLA-OFT checkpoint, and the sizes that follow from it.
 
 A published file names its towers by id and says nothing about the action head; those sizes are constants of the
 released code and are the defaults here. Two optional keys, ``vision_config`` and ``oft``, describe other sizes.
@@ -6,6 +6,7 @@ released code and are the defaults here. Two optional keys, ``vision_config`` an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -14,6 +15,8 @@ from transformers import LlamaConfig
 AttentionImplementation = Literal["sdpa", "eager"]
 Normalization = Literal["bounds_q99", "bounds"]
 """Which bounds are mapped to -1 and 1: the 1 % and 99 % quantiles, or minimum and maximum."""
+Head = Literal["l1", "tokens"]
+"""OpenVLA-OFT regresses a chunk of actions at once; OpenVLA generates one action, a token for each dimension."""
 
 
 class TowerConfig(BaseModel):
@@ -77,6 +80,7 @@ class ActionConfig(BaseModel):
     """What the released code takes from its command line: chunk, proprioception, views. Defaults: LIBERO.
 
     Attributes:
+        head: How actions are predicted.
         chunk_length: ``N``.
         action_dim: ``A``.
         proprio_dim: ``P``.
@@ -91,6 +95,7 @@ class ActionConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    head: Head = "l1"
     chunk_length: int = Field(default=8, ge=1)
     action_dim: int = Field(default=7, ge=1)
     proprio_dim: int = Field(default=8, ge=1)
@@ -101,10 +106,23 @@ class ActionConfig(BaseModel):
     jpeg: bool = True
     gripper: Literal["libero", "none"] = "libero"
 
+    @model_validator(mode="after")
+    def _one_action(self) -> Self:
+        if self.head == "tokens" and (self.chunk_length, self.use_proprio, self.num_images) != (1, False, 1):
+            raise ValueError("a model that generates tokens predicts 1 action from 1 view without proprioception")
+        return self
+
     @property
     def num_action_tokens(self) -> int:
         """One token for each dimension of each action, ``N * A``."""
         return self.chunk_length * self.action_dim
+
+
+RELEASED: Mapping[Head, ActionConfig] = {
+    "l1": ActionConfig(),
+    "tokens": ActionConfig(head="tokens", chunk_length=1, use_proprio=False, num_images=1),
+}
+"""What released files leave unsaid."""
 
 
 class OFTConfig(BaseModel):
@@ -114,6 +132,8 @@ class OFTConfig(BaseModel):
         image_sizes: Input size of each tower in pixels; both are equal.
         text_config: What differs from ``LlamaConfig()``, which is LLaMA-2-7B.
         pad_token_id: Checked against the tokenizer's.
+        n_action_bins: Edges between -1 and 1 that a generated action dimension lies between.
+        pad_to_multiple_of: Embeddings that belong to no token, at the end of the table.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -123,6 +143,8 @@ class OFTConfig(BaseModel):
     llm_backbone_id: str = "llama2-7b-pure"
     image_sizes: tuple[int, int] = (224, 224)
     pad_token_id: int = 32000
+    n_action_bins: int = Field(default=256, ge=2)
+    pad_to_multiple_of: int = Field(default=64, ge=0)
     text_config: dict[str, Any] = Field(default_factory=dict)
     vision_config: VisionConfig = VisionConfig()
     oft: ActionConfig = ActionConfig()

@@ -9,6 +9,7 @@ import huggingface_hub
 
 from dyslctl.errors import ArtifactError, ConfigError
 from dyslctl_openvla_oft import layout
+from dyslctl_openvla_oft.config import Head
 from dyslctl_openvla_oft.variants import refuse_variants
 
 _PATTERNS = ["*.json", "*.safetensors", *(f"{component}--*checkpoint.pt" for component in layout.COMPONENTS)]
@@ -27,11 +28,11 @@ class Location:
     commit: str | None = None
 
 
-def locate(checkpoint: str | Path, revision: str | None = None) -> Location:
+def locate(checkpoint: str | Path, revision: str | None = None, head: Head = "l1") -> Location:
     """The folder itself, or the local copy of a Hub repository, downloaded if need be.
 
     With ``HF_HUB_OFFLINE=1`` nothing is asked of the network. A ``revision`` goes before the one in ``checkpoint``: it
-    is how a run pins the commit that a branch stood at.
+    is how a run pins the commit that a branch stood at. ``head``: what the checkpoint must have.
 
     Raises:
         ArtifactError: If there is no such folder or repository, the Hub cannot be reached, or the repository is of a
@@ -48,13 +49,13 @@ def locate(checkpoint: str | Path, revision: str | None = None) -> Location:
         raise ArtifactError(
             f"checkpoint folder {checkpoint} does not exist", hint="name a folder or a Hub id OWNER/NAME[@REVISION]"
         )
-    return _downloaded(repository, revision or tag or None)
+    return _downloaded(repository, revision or tag or None, head)
 
 
-def _downloaded(repository: str, revision: str | None) -> Location:
+def _downloaded(repository: str, revision: str | None, head: Head) -> Location:
     try:
         if not huggingface_hub.constants.HF_HUB_OFFLINE:  # before 15 GB are on their way
-            refuse_variants(repository, huggingface_hub.HfApi().list_repo_files(repository, revision=revision))
+            refuse_variants(repository, huggingface_hub.HfApi().list_repo_files(repository, revision=revision), head)
         folder = Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=_PATTERNS))
     except ArtifactError:
         raise

@@ -16,7 +16,7 @@ from torch import Tensor
 from dyslctl.errors import ArtifactError
 from dyslctl_openvla_oft import layout
 from dyslctl_openvla_oft.config import OFTConfig
-from dyslctl_openvla_oft.modeling import OFTModel
+from dyslctl_openvla_oft.models import new_model
 
 Shape = tuple[int, ...]
 DAMAGED_HINT = "download the checkpoint again"
@@ -27,7 +27,7 @@ class Inventory:
     """Where each parameter is, and what else there is.
 
     Attributes:
-        loaded: File -> key in it -> parameter of :class:`OFTModel`.
+        loaded: File -> key in it -> parameter of the model.
         unused: Published tensors that no inference reads, and that are not loaded.
     """
 
@@ -43,7 +43,7 @@ def take_inventory(folder: Path, config: OFTConfig) -> Inventory:
             of another shape.
     """
     with torch.device("meta"):
-        parameters = OFTModel(config).state_dict()
+        parameters = new_model(config).state_dict()
     count = _Count({name: tuple(tensor.shape) for name, tensor in parameters.items()})
     components = {component: component_file(folder, component) for component in layout.components_of(config)}
     _count_shards(folder, count, layout.known_unused(config))

@@ -1,4 +1,4 @@
-"""OpenVLA-OFT: two vision towers, a projector, stock LLaMA layers run without causal mask, and an L1 action head.
+"""OpenVLA-OFT: stock LLaMA layers run without causal mask, and an L1 action head.
 
 The sequence, with ``V`` views of ``p`` patches and a prompt of ``T`` tokens whose last one is the lone space ``▁``::
 
@@ -10,34 +10,16 @@ token and of all placeholders but the last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import LlamaModel
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from dyslctl.types import LayerInputs, TokenKind
 from dyslctl_openvla_oft.config import AttentionImplementation, OFTConfig
-from dyslctl_openvla_oft.vision import FusedVisionBackbone
-
-
-class Projector(nn.Module):
-    """Patch features to the language model's width: three linear layers, GELU between."""
-
-    def __init__(self, vision_width: int, hidden_size: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(vision_width, 4 * vision_width)
-        self.fc2 = nn.Linear(4 * vision_width, hidden_size)
-        self.fc3 = nn.Linear(hidden_size, hidden_size)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """``[B, T, vision width]`` -> ``[B, T, H]``."""
-        projected: Tensor = self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(features)))))
-        return projected
+from dyslctl_openvla_oft.prismatic import LayerContext, PrismaticModel
 
 
 class ProprioProjector(nn.Module):
@@ -102,19 +84,6 @@ class ActionHead(nn.Module):
 
 
 @dataclass(frozen=True)
-class LayerContext:
-    """What every decoder layer derives from positions and padding, computed once.
-
-    Attributes:
-        rotary: Cosines and sines at the original positions, each ``[B, T, head_dim]``.
-        attention_mask: ``[B, 1, T, T]`` added to the scores, or ``None`` without padding.
-    """
-
-    rotary: tuple[Tensor, Tensor]
-    attention_mask: Tensor | None
-
-
-@dataclass(frozen=True)
 class OFTOutput:
     """A full forward pass.
 
@@ -129,45 +98,15 @@ class OFTOutput:
     inputs: LayerInputs = field(repr=False)
 
 
-class OFTModel(nn.Module):
-    """The parts of the checkpoint that an inference reads, under their published names.
-
-    Args:
-        config: Sizes, ids.
-        attn_implementation: ``sdpa``: the fused kernel, the upstream bits. ``eager``: the softmax written out, much
-            faster to train in bfloat16 on a CPU. Both are bidirectional.
-    """
+class OFTModel(PrismaticModel):
+    """The model of the checkpoint; every token attends to every other, in either attention implementation."""
 
     def __init__(self, config: OFTConfig, attn_implementation: AttentionImplementation = "sdpa") -> None:
-        super().__init__()
-        llama = config.llama(attn_implementation)
-        vision, oft, hidden = config.vision_config, config.oft, int(llama.hidden_size)
-        self.config = config
-        self.stop_id = int(llama.eos_token_id)
-        self.vision_backbone = FusedVisionBackbone(vision, config.image_size, attn_implementation)
-        self.projector = Projector(vision.dino.width + vision.siglip.width, hidden)
+        super().__init__(config, attn_implementation)
+        oft, hidden = config.oft, self.hidden_size
+        self.stop_id = int(self.language_model.config.eos_token_id)
         self.proprio_projector = ProprioProjector(oft.proprio_dim, hidden) if oft.use_proprio else None
-        self.language_model = LlamaModel(llama)
         self.action_head = ActionHead(hidden, oft.chunk_length, oft.action_dim)
-        self._restore_rotary("cpu")
-
-    @property
-    def num_layers(self) -> int:
-        """``L``."""
-        return len(self.language_model.layers)
-
-    def _restore_rotary(self, device: torch.device | str) -> None:
-        """Rotary frequencies in float32, on a real device even where the parameters are ``meta``."""
-        with torch.device("cpu"):
-            rotary = LlamaRotaryEmbedding(self.language_model.config)
-        self.language_model.rotary_emb = rotary.to(device)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # ``model.to(bfloat16)`` would round the rotary frequencies too: angles are then off by up to 0.6 rad at
-        # distance 500. They are not weights; build them anew on the parameters' device.
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._restore_rotary(self.projector.fc1.weight.device)
-        return self
 
     def embed(self, pixel_values: Tensor, proprio: Tensor | None, input_ids: Tensor, lengths: Tensor) -> LayerInputs:
         """Lay out the sequence. Shorter prompts are padded at the very end, after the stop token.
@@ -201,18 +140,6 @@ class OFTModel(nn.Module):
         kinds[index < text + actions] = TokenKind.ACTION
         kinds[index < text] = TokenKind.TEXT
         return ids.masked_fill(kinds != TokenKind.TEXT, self.stop_id), kinds
-
-    def _prefix_kinds(self, like: Tensor) -> Tensor:
-        views = torch.arange(self.config.oft.num_images, device=like.device) + int(TokenKind.VISION)
-        patches = views.repeat_interleave(self.config.num_patches)
-        proprio = int(self.config.oft.use_proprio)
-        kinds = F.pad(F.pad(patches, (1, 0), value=TokenKind.BOS), (0, proprio), value=TokenKind.PROPRIO)
-        return kinds.expand(len(like), -1)
-
-    def layers(self, index: int) -> nn.Module:
-        """Decoder layer ``index``."""
-        layer: nn.Module = self.language_model.layers[index]
-        return layer
 
     def context(self, hidden: Tensor, positions: Tensor, mask: Tensor | None) -> LayerContext:
         """Tables for tokens ``[B, T, H]`` at ``positions`` ``[B, T]``; ``mask`` ``[B, T]`` is true for real tokens."""

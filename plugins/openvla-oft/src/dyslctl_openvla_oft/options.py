@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import ValidationError
 
 from dyslctl.backbone import BackboneOptions
 from dyslctl.errors import ConfigError
-from dyslctl_openvla_oft.config import ActionConfig, Normalization, OFTConfig
+from dyslctl_openvla_oft.config import RELEASED, ActionConfig, Normalization, OFTConfig
 from dyslctl_openvla_oft.statistics import DatasetStatistics, Statistics
 
 Platform = Literal["libero", "aloha", "bridge"]
@@ -25,27 +25,26 @@ PLATFORMS: Mapping[Platform, Mapping[str, Any]] = {
 """The constants of the released code, which chooses among them by words in its command line."""
 
 
-class OFTOptions(BackboneOptions):
-    """``--set model.options.KEY=VALUE``; what is not set comes from the checkpoint.
+class CheckpointOptions(BackboneOptions):
+    """``--set model.options.KEY=VALUE`` of both backbones; what is not set comes from the checkpoint.
 
     Attributes:
         unnorm_key: Entry of ``dataset_statistics.json`` to use; needed only if there are several. ``_no_noops`` may
             be left out.
-        platform: Sets chunk, action and proprioception sizes and the normalisation to those of a released platform.
-        chunk_length: See :class:`ActionConfig`, as for all that follow.
+        action_dim: See :class:`ActionConfig`, as for all that follow.
     """
 
+    plugin: ClassVar[str]
+
     unnorm_key: str | None = None
-    platform: Platform | None = None
-    chunk_length: int | None = None
     action_dim: int | None = None
-    proprio_dim: int | None = None
-    use_proprio: bool | None = None
-    num_images: int | None = None
-    normalization: Normalization | None = None
     center_crop: bool | None = None
     jpeg: bool | None = None
     gripper: Literal["libero", "none"] | None = None
+
+    def fixed(self) -> Mapping[str, Any]:
+        """Fields of :class:`ActionConfig` that go before the file's, and behind what is set one by one."""
+        return {}
 
     def applied_to(self, config: OFTConfig) -> OFTConfig:
         """``config`` with these settings laid over those of the file.
@@ -54,24 +53,58 @@ class OFTOptions(BackboneOptions):
             ConfigError: If a value is out of range.
         """
         own = {name: value for name, value in self if name in ActionConfig.model_fields and value is not None}
-        platform = {} if self.platform is None else PLATFORMS[self.platform]
-        settings = {**config.oft.model_dump(), **platform, **own}
+        settings = {**config.oft.model_dump(), **self.fixed(), **own}
         try:
             return config.model_copy(update={"oft": ActionConfig.model_validate(settings)})
         except ValidationError as error:
-            raise _refused(error) from error
+            raise _refused(error, type(self)) from error
 
 
-def parse_options(values: Mapping[str, Any]) -> OFTOptions:
+class OFTOptions(CheckpointOptions):
+    """Of ``openvla-oft``.
+
+    Attributes:
+        platform: Sets chunk, action and proprioception sizes and the normalisation to those of a released platform.
+    """
+
+    plugin: ClassVar[str] = "openvla-oft"
+
+    platform: Platform | None = None
+    chunk_length: int | None = None
+    proprio_dim: int | None = None
+    use_proprio: bool | None = None
+    num_images: int | None = None
+    normalization: Normalization | None = None
+
+    def fixed(self) -> Mapping[str, Any]:
+        """The platform's."""
+        return {"head": "l1", **({} if self.platform is None else PLATFORMS[self.platform])}
+
+
+class OpenVLAOptions(CheckpointOptions):
+    """Of ``openvla``, whose released code has fewer choices."""
+
+    plugin: ClassVar[str] = "openvla"
+
+    def fixed(self) -> Mapping[str, Any]:
+        """One action from one view, normalised by quantiles."""
+        names = ("head", "chunk_length", "use_proprio", "num_images", "normalization")
+        return {name: getattr(RELEASED["tokens"], name) for name in names}
+
+
+Options = TypeVar("Options", bound=CheckpointOptions)
+
+
+def parse_options(values: Mapping[str, Any], kind: type[Options]) -> Options:
     """The checked options.
 
     Raises:
         ConfigError: If one is unknown or of a wrong type.
     """
     try:
-        return OFTOptions.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise _refused(error) from error
+        raise _refused(error, kind) from error
 
 
 def choose_statistics(statistics: Statistics, key: str | None) -> DatasetStatistics:
@@ -93,7 +126,7 @@ def choose_statistics(statistics: Statistics, key: str | None) -> DatasetStatist
     )
 
 
-def _refused(error: ValidationError) -> ConfigError:
+def _refused(error: ValidationError, kind: type[CheckpointOptions]) -> ConfigError:
     problems = "\n  ".join(f"model.options.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-    known = ", ".join(OFTOptions.model_fields)
-    return ConfigError(f"openvla-oft options are not as expected\n  {problems}", hint=f"options: {known}")
+    known = ", ".join(kind.model_fields)
+    return ConfigError(f"{kind.plugin} options are not as expected\n  {problems}", hint=f"options: {known}")

@@ -1,7 +1,7 @@
 """Ask a loaded model a few questions whose answers are known, so that a wrong build of a library cannot pass silently.
 
-A causal mask, or rotary frequencies rounded to bfloat16, fail nothing: the robot just acts worse (LIBERO: about half
-of the episodes are lost). One decoder layer and six tokens are enough to tell.
+A causal mask where there should be none, or rotary frequencies rounded to bfloat16, fail nothing: the robot just acts
+worse (LIBERO: about half of the episodes are lost). One decoder layer and six tokens are enough to tell.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import transformers
 from torch import Tensor
 
 from dyslctl.errors import ArtifactError, EnvironmentMismatch
+from dyslctl_openvla_oft.autoregressive import OpenVLAModel
 from dyslctl_openvla_oft.config import ActionConfig
 from dyslctl_openvla_oft.modeling import OFTModel
+from dyslctl_openvla_oft.prismatic import LayerContext, PrismaticModel
 from dyslctl_openvla_oft.processing import PreprocessorConfig, pixels
 from dyslctl_openvla_oft.statistics import DatasetStatistics
 
@@ -31,14 +33,19 @@ def probe_model(model: OFTModel) -> None:
     Raises:
         EnvironmentMismatch: With everything that ``transformers`` does otherwise than the model needs.
     """
-    if model.projector.fc1.weight.is_meta:
-        return
-    if problems := [*_rotary_problems(model), *_attention_problems(model)]:
-        raise EnvironmentMismatch(
-            f"transformers {transformers.__version__} does not run these layers as OpenVLA-OFT needs:\n  "
-            + "\n  ".join(problems),
-            hint="python -m pip install --force-reinstall 'transformers>=4.57.6,<6'",
-        )
+    if not model.projector.fc1.weight.is_meta:
+        _require("OpenVLA-OFT", [*_rotary_problems(model), *_attention_problems(model)])
+
+
+@torch.no_grad()
+def probe_generation(model: OpenVLAModel) -> None:
+    """Causal attention, padding, the cache, and rotary tables.
+
+    Raises:
+        EnvironmentMismatch: With everything that ``transformers`` does otherwise than the model needs.
+    """
+    if not model.projector.fc1.weight.is_meta:
+        _require("OpenVLA", [*_rotary_problems(model), *_causal_problems(model), *_cache_problems(model)])
 
 
 def probe_normalization(statistics: DatasetStatistics, preprocessor: PreprocessorConfig, config: ActionConfig) -> None:
@@ -54,7 +61,16 @@ def probe_normalization(statistics: DatasetStatistics, preprocessor: Preprocesso
         )
 
 
-def _rotary_problems(model: OFTModel) -> Iterator[str]:
+def _require(name: str, problems: list[str]) -> None:
+    if problems:
+        raise EnvironmentMismatch(
+            f"transformers {transformers.__version__} does not run these layers as {name} needs:\n  "
+            + "\n  ".join(problems),
+            hint="python -m pip install --force-reinstall 'transformers>=4.57.6,<6'",
+        )
+
+
+def _rotary_problems(model: PrismaticModel) -> Iterator[str]:
     """``cos(p theta^(-2i/D))`` in the model's dtype, against float64."""
     llama = model.language_model
     frequencies = llama.rotary_emb.inv_freq
@@ -72,13 +88,13 @@ def _rotary_problems(model: OFTModel) -> Iterator[str]:
             yield f"rotary {name}: off by {error:.2g} up to position {_POSITIONS[-1]}, expected at most {tolerance:.2g}"
 
 
-def _rope_theta(model: OFTModel) -> float:
+def _rope_theta(model: PrismaticModel) -> float:
     """Transformers 5 moved it into a dictionary."""
     config = model.language_model.config.to_dict()
     return float((config.get("rope_parameters") or config)["rope_theta"])
 
 
-def _attention_problems(model: OFTModel) -> Iterator[str]:
+def _attention_problems(model: PrismaticModel) -> Iterator[str]:
     """Change one token that enters layer 0: which outputs move?"""
     for padded in (False, True):
         case = "with padding" if padded else "without padding"
@@ -90,19 +106,46 @@ def _attention_problems(model: OFTModel) -> Iterator[str]:
         yield "attention reads padding"
 
 
-def _reach(model: OFTModel, changed: int, padded: bool) -> Tensor:
+def _causal_problems(model: PrismaticModel) -> Iterator[str]:
+    for padded in (False, True):
+        case, middle = "with padding" if padded else "without padding", _TOKENS // 2
+        moved = _reach(model, middle, padded)
+        if moved[:middle].any():
+            yield f"attention {case} is not causal: earlier tokens see token {middle}"
+        if not moved[middle : _TOKENS - 1].all():
+            yield f"attention {case} does not reach every later token"
+    if _reach(model, _TOKENS - 1, padded=True)[: _TOKENS - 1].any():
+        yield "attention reads padding"
+
+
+def _cache_problems(model: OpenVLAModel) -> Iterator[str]:
+    """The last token by itself, behind the keys and values of the others, against all of them at once."""
+    hidden, positions = _tokens(model)
+    whole = model.run_layer(0, hidden, model.context(hidden, positions, None))
+    before, last = slice(0, _TOKENS - 1), slice(_TOKENS - 1, _TOKENS)
+    _, kept = model.attend(0, hidden[:, before], model.context(hidden[:, before], positions[:, before], None), ())
+    alone = LayerContext(model.language_model.rotary_emb(hidden[:, last], positions[:, last]), None)
+    output, _ = model.attend(0, hidden[:, last], alone, kept)
+    error = float((output - whole[:, last]).abs().max() / whole.abs().max())
+    if not error <= (tolerance := 8 * torch.finfo(hidden.dtype).eps):
+        yield f"a token behind the cache is off by {error:.2g}, expected at most {tolerance:.2g}"
+
+
+def _reach(model: PrismaticModel, changed: int, padded: bool) -> Tensor:
     """``[T]`` bool: the outputs of layer 0 that depend on token ``changed``; the last token may be padding."""
-    weight = model.projector.fc1.weight
-    generator = torch.Generator().manual_seed(0)
-    width = int(model.language_model.config.hidden_size)
-    hidden = 0.02 * torch.randn(1, _TOKENS, width, generator=generator)  # as small as embeddings are
-    hidden = hidden.to(weight.device, weight.dtype)
+    hidden, positions = _tokens(model)
     other = hidden.clone()
     other[0, changed] = -other[0, changed]
-    positions = torch.arange(_TOKENS, device=weight.device)[None]
     context = model.context(hidden, positions, positions < _TOKENS - 1 if padded else None)
     difference: Tensor = model.run_layer(0, other, context) - model.run_layer(0, hidden, context)
     return difference[0].abs().amax(dim=-1) > 0
+
+
+def _tokens(model: PrismaticModel) -> tuple[Tensor, Tensor]:
+    """Six tokens, as small as embeddings are, and their positions."""
+    weight = model.projector.fc1.weight
+    hidden = 0.02 * torch.randn(1, _TOKENS, model.hidden_size, generator=torch.Generator().manual_seed(0))
+    return hidden.to(weight.device, weight.dtype), torch.arange(_TOKENS, device=weight.device)[None]
 
 
 def _bound_problems(statistics: DatasetStatistics, config: ActionConfig) -> Iterator[str]:

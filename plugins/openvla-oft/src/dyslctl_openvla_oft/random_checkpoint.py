@@ -3,6 +3,7 @@
     python -m dyslctl_openvla_oft.random_checkpoint FOLDER                  # the released size, 15.5 GB
     python -m dyslctl_openvla_oft.random_checkpoint FOLDER --values zeros   # likewise, in files with holes: 0.4 GB
     python -m dyslctl_openvla_oft.random_checkpoint FOLDER --size tiny      # 5 MB, the same files and kinds of tensors
+    python -m dyslctl_openvla_oft.random_checkpoint FOLDER --head tokens    # OpenVLA instead of OpenVLA-OFT
 
 Never more than one tensor is in memory, so the released size needs no large machine.
 """
@@ -21,8 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dyslctl_openvla_oft import layout
+from dyslctl_openvla_oft.action_tokens import ActionTokens
 from dyslctl_openvla_oft.actions import statistics_of
-from dyslctl_openvla_oft.config import ActionConfig, OFTConfig
+from dyslctl_openvla_oft.config import RELEASED, ActionConfig, Head, OFTConfig
 from dyslctl_openvla_oft.shards import Shape, Source
 from dyslctl_openvla_oft.statistics import DatasetStatistics
 from dyslctl_openvla_oft.tokenizer import PUBLISHED_PAD_ID, build_tokenizer
@@ -54,11 +57,12 @@ _TINY_LLAMA = {
 }
 
 
-def published_config(size: Size = "7b", **action: Any) -> OFTConfig:
+def published_config(size: Size = "7b", head: Head = "l1", **action: Any) -> OFTConfig:
     """``config.json`` as released, or of a small model with all parts of the large one.
 
     Args:
         size: The released one, or one for tests.
+        head: That of OpenVLA-OFT, or of OpenVLA.
         action: Fields of :class:`ActionConfig` that differ from LIBERO's.
     """
     llama = {"model_type": "llama", "pad_token_id": PUBLISHED_PAD_ID, "torch_dtype": "bfloat16"}
@@ -72,7 +76,7 @@ def published_config(size: Size = "7b", **action: Any) -> OFTConfig:
         "torch_dtype": "bfloat16",
         "text_config": {**llama, "vocab_size": VOCABULARY, **(_TINY_LLAMA if size == "tiny" else {})},
         **(_TINY if size == "tiny" else {}),
-        "oft": action,
+        "oft": {**RELEASED[head].model_dump(), **action},
     }
     return OFTConfig.model_validate(values)
 
@@ -101,6 +105,8 @@ def write_random_checkpoint(
         max_shard_size: Bytes of the largest safetensors file.
     """
     source = None if values == "zeros" else random_source(seed)
+    if source is not None and config.oft.head == "tokens":
+        source = _likely_actions(source, ActionTokens.of(config))
     tokenizer = build_tokenizer(INSTRUCTIONS, published_ids=True)
     statistics = {key: random_statistics(config.oft, seed + number) for number, key in enumerate(keys)}
     write_files(folder, config, source, tokenizer, statistics, step, dtype, max_shard_size)
@@ -117,6 +123,18 @@ def random_source(seed: int) -> Source:
         return values.mul_(0.5 / math.sqrt(math.prod(shape[1:])))
 
     return source
+
+
+def _likely_actions(source: Source, tokens: ActionTokens) -> Source:
+    """Generated tokens are nearly always actions: their rows of the language model's head are larger."""
+
+    def louder(name: str, shape: Shape) -> Tensor:
+        values = source(name, shape)
+        if name == layout.published_name(layout.LM_HEAD):
+            values[tokens.slice] *= 8
+        return values
+
+    return louder
 
 
 def random_statistics(config: ActionConfig, seed: int) -> DatasetStatistics:
@@ -136,15 +154,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="replaced if it is there")
     parser.add_argument("--size", choices=["7b", "tiny"], default="7b")
     parser.add_argument("--config", type=Path, help="config.json of another size, instead of --size")
+    parser.add_argument("--head", choices=["l1", "tokens"], default="l1", help="of OpenVLA-OFT, or of OpenVLA")
     parser.add_argument("--values", choices=["random", "zeros"], default="random")
-    parser.add_argument("--num-images", type=int, default=2)
+    parser.add_argument("--num-images", type=int, help="of OpenVLA-OFT; default: 2")
     parser.add_argument("--no-proprio", action="store_true")
     parser.add_argument("--key", action="append", help="data set in dataset_statistics.json; may be repeated")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-shard-size", type=int, default=MAX_SHARD_SIZE, help="bytes")
     given = parser.parse_args(arguments)
     if given.config is None:
-        config = published_config(given.size, num_images=given.num_images, use_proprio=not given.no_proprio)
+        action = {"num_images": given.num_images, "use_proprio": False if given.no_proprio else None}
+        chosen = {name: value for name, value in action.items() if value is not None}
+        config = published_config(given.size, given.head, **chosen)
     else:
         config = OFTConfig.model_validate_json(given.config.read_bytes())
     keys = given.key or ["libero_spatial_no_noops"]

@@ -17,7 +17,8 @@ from dyslctl_openvla_oft.inventory import (
     raise_problems,
     take_inventory,
 )
-from dyslctl_openvla_oft.modeling import OFTModel
+from dyslctl_openvla_oft.models import new_model
+from dyslctl_openvla_oft.prismatic import PrismaticModel
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     attn_implementation: AttentionImplementation = "sdpa",
-) -> OFTModel:
+) -> PrismaticModel:
     """Read the weights of ``folder`` into a frozen model in eval mode.
 
     Beside the model itself, the host never holds more than the pages of one file (mapped, so the system may drop them)
@@ -41,7 +42,7 @@ def load_model(
     inventory = take_inventory(folder, config)
     _log.info("%s: %d tensors unused: %s", folder, len(inventory.unused), ", ".join(inventory.unused))
     with torch.device("meta"):
-        model = OFTModel(config, attn_implementation)
+        model = new_model(config, attn_implementation)
     model.load_state_dict(_moved(folder, inventory, torch.device(device), dtype), assign=True)
     return model.to(device).eval().requires_grad_(False)
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from dyslctl_openvla_oft import layout
-from dyslctl_openvla_oft.config import OFTConfig
-from dyslctl_openvla_oft.modeling import OFTModel
+from dyslctl_openvla_oft.config import RELEASED, OFTConfig
+from dyslctl_openvla_oft.models import new_model
+from dyslctl_openvla_oft.prismatic import PrismaticModel
 from dyslctl_openvla_oft.processing import PreprocessorConfig
 from dyslctl_openvla_oft.shards import Source, write_shards
 from dyslctl_openvla_oft.statistics import STATISTICS, Statistics
@@ -26,7 +27,7 @@ MAX_SHARD_SIZE = 5_000_000_000
 
 def write_checkpoint(
     folder: Path,
-    model: OFTModel,
+    model: PrismaticModel,
     tokenizer: PromptTokenizer,
     statistics: Statistics,
     step: int | str,
@@ -71,7 +72,7 @@ def write_files(
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     with torch.device("meta"):
-        parameters = OFTModel(config).state_dict()
+        parameters = new_model(config).state_dict()
     try:
         shapes = layout.published_shapes(config, parameters)
         _write_json(temporary / layout.INDEX, write_shards(temporary, shapes, source, dtype, max_shard_size))
@@ -107,7 +108,7 @@ def _zeros(_: str, shape: tuple[int, ...]) -> Tensor:
 def _config_values(config: OFTConfig) -> dict[str, Any]:
     """``config.json``; like the released files it says nothing about sizes that are the released ones."""
     values = {"architectures": ["OpenVLAForActionPrediction"], "use_fused_vision_backbone": True}
-    released = {name: getattr(OFTConfig(), name) for name in ("vision_config", "oft")}
+    released = {"vision_config": OFTConfig().vision_config, "oft": RELEASED[config.oft.head]}
     default = {name for name, value in released.items() if getattr(config, name) == value}
     return {**values, **config.model_dump(mode="json", exclude=default)}
 

@@ -1,0 +1,117 @@
+"""What both backbones of the plugin share: how a checkpoint is loaded, and what its actions mean."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dyslctl.backbone import Backbone, BackboneSpec
+from dyslctl.types import ActionChunk
+from dyslctl_openvla_oft.actions import decode, normalize
+from dyslctl_openvla_oft.checkpoint import Checkpoint, fingerprint, read_checkpoint
+from dyslctl_openvla_oft.config import Head
+from dyslctl_openvla_oft.hub import locate
+from dyslctl_openvla_oft.options import CheckpointOptions, choose_statistics, parse_options
+from dyslctl_openvla_oft.prismatic import PrismaticModel
+from dyslctl_openvla_oft.probe import probe_normalization
+from dyslctl_openvla_oft.weights import load_model
+
+NOMINAL_INSTRUCTION = "put the red cube in the purple bin"
+
+
+class PrismaticBackbone(Backbone):
+    """A model without memory, its checkpoint, and the data set it was trained on."""
+
+    Options: ClassVar[type[CheckpointOptions]]
+    default_suite: ClassVar[str] = "tabletop_object"
+    head: ClassVar[Head]
+    model: PrismaticModel
+
+    def __init__(
+        self, model: PrismaticModel, checkpoint: Checkpoint, unnorm_key: str | None = None, commit: str | None = None
+    ) -> None:
+        config = checkpoint.config.oft
+        self.model = model
+        self.checkpoint = checkpoint
+        self.config = config
+        self.statistics = choose_statistics(checkpoint.statistics, unnorm_key)
+        probe_normalization(self.statistics, checkpoint.preprocessor, config)
+        self.probe()
+        self.spec = BackboneSpec(
+            num_layers=model.num_layers,
+            hidden_size=model.hidden_size,
+            chunk_length=config.chunk_length,
+            action_dim=config.action_dim,
+            last_live_layer=model.num_layers - 1,
+            gripper_dim=config.action_dim - 1 if config.gripper == "libero" else None,
+            fingerprint=fingerprint(checkpoint.folder),
+            commit=commit,
+            generates=config.head == "tokens",
+        )
+
+    @abstractmethod
+    def probe(self) -> None:
+        """Ask the loaded model what ``probe.py`` knows the answer to.
+
+        Raises:
+            EnvironmentMismatch: If the installed ``transformers`` does not run the layers as the model needs.
+        """
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str | Path,
+        *,
+        revision: str | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        options: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Load a folder or Hub repository ``OWNER/NAME[@REVISION]`` in the published layout.
+
+        See :meth:`Backbone.load`; moreover:
+
+        Raises:
+            ArtifactError: If it is a variant that is not supported (FiLM, diffusion), or the other backbone's.
+            EnvironmentMismatch: If the installed ``transformers`` does not run the layers as the model needs.
+        """
+        checked = parse_options(options or {}, cls.Options)
+        location = locate(checkpoint, revision, cls.head)
+        files = read_checkpoint(location.folder, checked)
+        choose_statistics(files.statistics, checked.unnorm_key)  # refused before 15 GB are read
+        model = load_model(files.folder, files.config, device=device, dtype=dtype)
+        return cls(model, files, checked.unnorm_key, location.commit)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.projector.fc1.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and hidden states."""
+        return self.model.projector.fc1.weight.dtype
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of a usual instruction's prompt."""
+        return len(self.checkpoint.tokenizer.encode(NOMINAL_INSTRUCTION)) - 1
+
+    def decode_action(self, predicted: Tensor) -> list[ActionChunk]:
+        """Un-normalise with the data set's bounds and decide the gripper."""
+        chunks = predicted.detach().float().cpu().numpy()
+        return [decode(chunk, self.statistics.action, self.config) for chunk in chunks]
+
+    def normalize(self, actions: np.ndarray) -> np.ndarray:
+        """Executed actions to the head's space; the gripper becomes 1 (open) or 0 (closed)."""
+        return normalize(actions, self.statistics.action, self.config)
+
+    def task_loss(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """Mean L1 over the chunk, per sample."""
+        return (predicted - target).abs().mean(dim=(1, 2))

@@ -1,0 +1,114 @@
+"""What OpenVLA and OpenVLA-OFT share: two vision towers, a projector, and the layers of stock LLaMA.
+
+The sequence begins, with ``V`` views of ``p`` patches::
+
+    BOS | view 0 (p) | ... | view V-1 (p) | ...
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import LlamaModel
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from dyslctl.types import TokenKind
+from dyslctl_openvla_oft.config import AttentionImplementation, OFTConfig
+from dyslctl_openvla_oft.vision import FusedVisionBackbone
+
+
+class Projector(nn.Module):
+    """Patch features to the language model's width: three linear layers, GELU between."""
+
+    def __init__(self, vision_width: int, hidden_size: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(vision_width, 4 * vision_width)
+        self.fc2 = nn.Linear(4 * vision_width, hidden_size)
+        self.fc3 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``[B, T, vision width]`` -> ``[B, T, H]``."""
+        projected: Tensor = self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(features)))))
+        return projected
+
+
+@dataclass(frozen=True)
+class LayerContext:
+    """What every decoder layer derives from positions and padding, computed once.
+
+    Attributes:
+        rotary: Cosines and sines at the original positions, each ``[B, T, head_dim]``.
+        attention_mask: ``[B, 1, T, T]`` added to the scores, or ``None`` without padding.
+    """
+
+    rotary: tuple[Tensor, Tensor]
+    attention_mask: Tensor | None
+
+
+class PrismaticModel(nn.Module, ABC):
+    """The parts of a checkpoint that an inference reads, under their published names. Subclasses add a head.
+
+    Args:
+        config: Sizes, ids.
+        attn_implementation: ``sdpa``: the fused kernel, the upstream bits. ``eager``: the softmax written out, much
+            faster to train in bfloat16 on a CPU.
+    """
+
+    def __init__(self, config: OFTConfig, attn_implementation: AttentionImplementation = "sdpa") -> None:
+        super().__init__()
+        llama, vision = config.llama(attn_implementation), config.vision_config
+        self.config = config
+        self.vision_backbone = FusedVisionBackbone(vision, config.image_size, attn_implementation)
+        self.projector = Projector(vision.dino.width + vision.siglip.width, int(llama.hidden_size))
+        self.language_model = LlamaModel(llama)
+        self._restore_rotary("cpu")
+
+    @property
+    def num_layers(self) -> int:
+        """``L``."""
+        return len(self.language_model.layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """``H``."""
+        return int(self.language_model.config.hidden_size)
+
+    def _restore_rotary(self, device: torch.device | str) -> None:
+        """Rotary frequencies in float32, on a real device even where the parameters are ``meta``."""
+        with torch.device("cpu"):
+            rotary = LlamaRotaryEmbedding(self.language_model.config)
+        self.language_model.rotary_emb = rotary.to(device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # ``model.to(bfloat16)`` would round the rotary frequencies too: angles are then off by up to 0.6 rad at
+        # distance 500. They are not weights; build them anew on the parameters' device.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._restore_rotary(self.projector.fc1.weight.device)
+        return self
+
+    def _prefix_kinds(self, like: Tensor) -> Tensor:
+        """Of all tokens before the prompt, one row for each of ``like``."""
+        views = torch.arange(self.config.oft.num_images, device=like.device) + int(TokenKind.VISION)
+        patches = views.repeat_interleave(self.config.num_patches)
+        proprio = int(self.config.oft.use_proprio)
+        kinds = F.pad(F.pad(patches, (1, 0), value=TokenKind.BOS), (0, proprio), value=TokenKind.PROPRIO)
+        return kinds.expand(len(like), -1)
+
+    def layers(self, index: int) -> nn.Module:
+        """Decoder layer ``index``."""
+        layer: nn.Module = self.language_model.layers[index]
+        return layer
+
+    @abstractmethod
+    def context(self, hidden: Tensor, positions: Tensor, mask: Tensor | None) -> LayerContext:
+        """Tables for tokens ``[B, T, H]`` at ``positions`` ``[B, T]``; ``mask`` ``[B, T]`` is true for real tokens."""
+
+    @abstractmethod
+    def run_layer(self, index: int, hidden: Tensor, context: LayerContext) -> Tensor:
+        """``[B, T, H]`` through decoder layer ``index``."""
