@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PLUGINS := plugins/openvla-oft
+PLUGINS := plugins/openvla-oft plugins/libero
 PYPROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 TORCH := torch==2.13.0
 # The oldest version that plugins/openvla-oft allows, and the newest it was tried with.
@@ -13,7 +13,7 @@ TRANSFORMERS := 4.57.6 5.23.0
 # Every pytest worker is one process: with more threads than cores they would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: setup demo test test-slow test-transformers lint bench clean help
+.PHONY: setup demo libero test test-libero test-slow test-transformers lint bench clean help
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -24,8 +24,17 @@ setup: $(STAMP)  ## create .venv and install everything into it
 demo: setup  ## profile, distill, eval and bench on the embedded default; ends with a table and an HTML report
 	$(BIN)/dyslctl demo
 
+# Without a GPU pictures are painted by OSMesa, a system library; everything else is pinned and installed by the plugin.
+libero: setup  ## the LIBERO simulator and its scene files; ends with a rendered frame
+	@ldconfig -p | grep -q libOSMesa || { echo "apt-get update && apt-get install -y libosmesa6" >&2; \
+		apt-get update -qq && apt-get install -y -qq libosmesa6; } || echo "That needs root: run the line above." >&2
+	$(BIN)/python -m dyslctl_libero setup
+
 test: setup  ## the default test suite
 	$(PYTEST) -n auto
+
+test-libero: libero  ## the tests that run the real LIBERO simulator
+	$(PYTEST) -m libero plugins/libero
 
 test-slow: setup  ## the tests that need many minutes
 	$(PYTEST) -m slow

@@ -1,0 +1,212 @@
+"""The four suites as the rest of the tool sees them: the released OpenVLA-OFT protocol on the real simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import cached_property
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from dyslctl.errors import PluginError
+from dyslctl.suite import Demonstration, Environment, EpisodeSpec, Split, StepResult, TaskSuite
+from dyslctl.types import Observation
+from dyslctl_libero import golden, tasks
+from dyslctl_libero.expert import expert
+from dyslctl_libero.installation import Installation, prepare
+from dyslctl_libero.settings import Settings
+from dyslctl_libero.simulator import ACTION_DIM, SNAPSHOT, Simulator
+from dyslctl_libero.snapshot import Painter
+
+VIEWS = ("agent", "wrist")
+EXECUTE_HORIZON = 8
+"""The released evaluation executes whole chunks of 8."""
+
+
+class _Pictures(Mapping[str, np.ndarray]):
+    """Both views of a snapshot, painted when first looked at: physics alone is ten times faster."""
+
+    def __init__(self, painter: Painter, snapshot: np.ndarray) -> None:
+        self._painter, self._snapshot = painter, snapshot
+
+    @cached_property
+    def _views(self) -> dict[str, np.ndarray]:
+        views = dict(zip(VIEWS, self._painter.paint(self._snapshot), strict=True))
+        del self._painter, self._snapshot  # a painter holds a whole scene, and nobody needs it any more
+        return views
+
+    def __getitem__(self, view: str) -> np.ndarray:
+        return self._views[view]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(VIEWS)
+
+    def __len__(self) -> int:
+        return len(VIEWS)
+
+
+_painters: WeakValueDictionary[tuple[str, str, Settings], Painter] = WeakValueDictionary()
+"""One painter a task, shared by all who still have something to paint: each holds a scene of its own."""
+
+
+class LiberoEnvironment(Environment):
+    """One simulator, which keeps the scene of the task it played last."""
+
+    def __init__(self, suite: tasks.SuiteName, settings: Settings, installation: Installation) -> None:
+        self._suite, self._settings, self._installation = suite, settings, installation
+        self._scene: Simulator | None = None
+        self._painter: Painter | None = None
+        self._steps, self._solved = 0, False
+
+    @property
+    def scene(self) -> Simulator:
+        """The simulator itself; what the expert and privileged analyses look at.
+
+        Raises:
+            PluginError: Before the first ``reset``.
+        """
+        if self._scene is None:
+            raise PluginError(f"{self._suite}: expected reset(spec) before anything else", hint="call reset first")
+        return self._scene
+
+    def reset(self, spec: EpisodeSpec) -> Observation:
+        """Begin the episode ``spec``.
+
+        Raises:
+            ConfigError: If ``spec`` is no episode of this suite.
+        """
+        tasks.check(self._suite, spec)
+        if self._scene is None or self._scene.task != spec.task:
+            self.close()
+            self._scene = Simulator(self._installation, self._suite, spec.task)
+        begin = self._scene.begin_official if spec.split == "test" else self._scene.begin_seeded
+        begin(spec.seed)
+        self._steps, self._solved = 0, False
+        return self._observe()
+
+    def step(self, action: np.ndarray) -> StepResult:
+        """Execute one action ``[7]``: position and rotation of the hand, fingers -1 open, +1 closed, all -1 to 1.
+
+        Once the episode is over, nothing moves any more.
+
+        Raises:
+            PluginError: If the action has another shape or is not finite.
+        """
+        action = np.asarray(action, np.float64)
+        if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
+            raise PluginError(f"{self._suite}: expected a finite action of shape [{ACTION_DIM}], found {action}")
+        limit = tasks.MAX_STEPS[self._suite]
+        if not self._solved and self._steps < limit:
+            self._solved = self.scene.step(action)
+            self._steps += 1
+        return StepResult(self._observe(), self._solved or self._steps >= limit, int(self._solved))
+
+    def render(self) -> np.ndarray:
+        """The third-person view."""
+        return self._observe().images[VIEWS[0]]
+
+    def close(self) -> None:
+        """Free the simulator. Pictures that nobody looked at yet keep their painter."""
+        if self._scene is not None:
+            self._scene.close()
+        self._scene = self._painter = None
+
+    def _observe(self) -> Observation:
+        return Observation(
+            images=_Pictures(self._paint(), self.scene.observed[SNAPSHOT]),
+            instruction=tasks.instruction(self.scene.task),
+            proprio=self.scene.proprio(),
+        )
+
+    def _paint(self) -> Painter:
+        if self._painter is None:
+            key = (self._suite, self.scene.task, self._settings)
+            painter = Painter(self.scene.model, self._settings.renderer, self._settings.image_size)
+            self._painter = _painters.setdefault(key, painter)
+        return self._painter
+
+
+class _Libero(TaskSuite):
+    """What the four suites share."""
+
+    kind: ClassVar[tasks.SuiteName]
+    max_score = 1
+    execute_horizon = EXECUTE_HORIZON
+    action_dim = ACTION_DIM
+
+    def __init__(self) -> None:
+        self.name, self.max_steps = self.kind, tasks.MAX_STEPS[self.kind]
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """Ten task ids, in the order episodes go through them."""
+        return tasks.TASKS[self.kind]
+
+    def episodes(self, split: Split, count: int) -> list[EpisodeSpec]:
+        """The first ``count`` episodes of ``split``; episode ``index`` has task ``index % 10``.
+
+        Raises:
+            ConfigError: If the split is smaller than that.
+        """
+        return [tasks.episode(self.kind, split, index) for index in range(count)]
+
+    def make(self) -> LiberoEnvironment:
+        """A new simulator, empty until its first ``reset``.
+
+        Raises:
+            NotInstalled: If the simulator is not complete; lists all that is missing.
+        """
+        settings = Settings.of()
+        return LiberoEnvironment(self.kind, settings, prepare(settings))
+
+    def identity(self) -> Mapping[str, Any]:
+        """Versions, renderer and scene files, after a look at the golden frame.
+
+        Raises:
+            EnvironmentMismatch: If this machine paints another picture than the reference machine.
+            NotInstalled: If the simulator is not complete.
+        """
+        return golden.identity(self.kind, Settings.of())
+
+    def demonstrate(self, spec: EpisodeSpec) -> Demonstration:
+        """The scripted expert's episode from ``spec``.
+
+        Raises:
+            PluginError: If the expert has no skill for the task.
+        """
+        with closing(self.make()) as environment:
+            observations, actions, score = [environment.reset(spec)], [], 0
+            for action in expert(environment.scene):
+                result = environment.step(action)
+                actions.append(action)
+                score = result.score
+                if result.done:
+                    break
+                observations.append(result.observation)
+        return Demonstration(spec, observations[: len(actions)], np.stack(actions), score)
+
+
+class LiberoSpatial(_Libero):
+    """One black bowl of two, told by where it stands."""
+
+    kind = "libero_spatial"
+
+
+class LiberoObject(_Libero):
+    """One grocery of several, into the basket."""
+
+    kind = "libero_object"
+
+
+class LiberoGoal(_Libero):
+    """One kitchen, ten things to do in it."""
+
+    kind = "libero_goal"
+
+
+class Libero10(_Libero):
+    """Long tasks: two things to do, one after the other."""
+
+    kind = "libero_10"
