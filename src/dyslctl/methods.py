@@ -75,6 +75,15 @@ class Assets:
         found: dict[Trained, object] = {"dysl": self.exits, "dysl-paper": self.paper, "static": self.static}
         return {name for name, bundle in found.items() if bundle is not None}
 
+    @property
+    def execute_horizon(self) -> int | None:
+        """Actions executed before the next inference in the training of the exits at hand; ``None`` if there are none.
+
+        Exits remember the last chunk and serve no other horizon. ``dysl-paper`` remembers nothing.
+        """
+        trained = [bundle.execute_horizon for bundle in (self.exits, self.static) if bundle is not None]
+        return trained[0] if trained else None
+
 
 NO_ASSETS = Assets()
 
@@ -149,7 +158,8 @@ class Setup:
             raise ConfigError(
                 f"the exits of '{bundle}' were trained for {assets.execute_horizon} executed actions an inference, "
                 f"found {self.execute_horizon} to execute",
-                hint=f"dyslctl distill --method {bundle} --suite SUITE trains exits for the suite you run",
+                hint=f"run them on a suite that executes {assets.execute_horizon} actions an inference (--suite), or "
+                f"dyslctl distill --method {bundle} --suite SUITE trains exits for this one",
             )
         return assets
 

@@ -155,7 +155,8 @@ def test_a_log_cut_anywhere_in_its_last_line_keeps_all_others(
     assert read_jsonl(path) == written
     last = len(b'{"last":"row"}\n')
     os.truncate(path, path.stat().st_size - min(cut, last))
-    assert read_jsonl(path) == rows
+    # Without its newline alone the row is whole: other tools end files like that.
+    assert read_jsonl(path) == (written if cut == 1 else rows)
 
 
 def test_a_damaged_middle_line_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -79,3 +79,20 @@ def test_a_reader_that_leaves_early_causes_no_noise() -> None:
     process.stderr.close()
     assert process.wait() == 141
     assert stderr == ""
+
+
+def test_a_launcher_may_start_distill_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of one launcher would write the same files; only distill shares its work among them."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    app = typer.Typer()
+
+    @app.command("distill", cls=Command)
+    def distill() -> None: ...
+
+    @app.command("profile", cls=Command)
+    def profile() -> None: ...
+
+    assert CliRunner().invoke(app, ["distill"]).exit_code == 0
+    refused = CliRunner().invoke(app, ["profile"])
+    assert refused.exit_code == 2
+    assert "'profile' runs in one process, but a launcher started 2" in refused.stderr

@@ -14,6 +14,10 @@ from typer.testing import CliRunner, Result
 from dyslctl import plugins
 from dyslctl.artifacts.strict_yaml import read_yaml
 from dyslctl.cli import app
+from dyslctl.jobs.latency import demonstration_frames
+from dyslctl.jobs.recipe import load_policy
+from dyslctl.suite import TaskSuite
+from dyslctl.types import Observation
 
 if TYPE_CHECKING:
     from tests.tiny import TinyReach
@@ -28,6 +32,11 @@ views: {agent: {column: obs/agentview_rgb, rotate: 180}}
 proprio: [obs/ee_states]
 action: actions
 """
+
+
+def full(name: str) -> str:
+    """How a run keeps the path ``name``."""
+    return str(Path(name).resolve())
 
 
 @pytest.fixture
@@ -51,15 +60,81 @@ def lerobot(episodes: list[Any], writers: ModuleType, run: Run) -> str:
 def test_from_recorded_episodes_to_a_bundle(lerobot: str, document: Documents) -> None:
     """The run keeps what profile was told; nothing of it needs the simulator."""
     profiled = document("profile", "tiny", "--data", lerobot, "--execute-horizon", "2")
-    assert (profiled["suite"], profiled["samples"]) == (lerobot, 16)
+    assert (profiled["suite"], profiled["samples"]) == (full(lerobot), 16)
     distilled = document("distill")
     found = distilled["calibrated"]
     assert found["offline"] is True and found["target"] == "predicted damage below 0.1"
-    assert (found["suite"], found["split"], found["episodes"]) == (lerobot, "tune", 1)
+    assert (found["suite"], found["split"], found["episodes"]) == (full(lerobot), "tune", 1)
     settings = read_yaml(Path("runs/tiny/bundles/dysl/bundle.yaml"))
     assert settings["exits"]["threshold"] == found["dial"]
     assert settings["calibration"]["rule"] == "offline: predicted damage below 0.1"
     assert document("eval", "--method", "dysl", "--episodes", "1")["methods"]["dysl"]["errors"] == 0
+
+
+@pytest.mark.parametrize("told", ["profile", "distill"])
+def test_from_recordings_of_another_horizon_to_a_robot(
+    lerobot: str, document: Documents, run: Run, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    """The suite executes 2 actions an inference, the robot 3."""
+    horizon = ("--execute-horizon", "3")
+    document("profile", "tiny", "--data", lerobot, *(horizon if told == "profile" else ()))
+    document("distill", *(horizon if told == "distill" else ()))
+    shown: list[TaskSuite] = []
+
+    def spy(suite: TaskSuite, episodes: int) -> list[list[Observation]]:
+        shown.append(suite)
+        return demonstration_frames(suite, episodes)
+
+    monkeypatch.setattr("dyslctl.jobs.bench.demonstration_frames", spy)
+    rows = document("bench", "--method", "full,dysl")["rows"]
+    assert {"full", "dysl"} <= {row["method"] for row in rows if row["source"] == "measured"}
+    assert [(suite.name, suite.execute_horizon) for suite in shown] == [(full(lerobot), 3)]
+    seen = Observation({"agent": np.zeros((8, 8, 3), np.uint8)}, "reach red", np.zeros(2, np.float32))
+    assert len(load_policy("tiny").select_action(seen)) == 3
+    assert len(load_policy("tiny", "full").select_action(seen)) == (3 if told == "profile" else 2)
+    failed = run("eval", "--method", "dysl")
+    assert failed.exit_code == 2
+    assert "run them on a suite that executes 3 actions an inference" in " ".join(failed.stderr.split())
+
+
+def test_a_run_of_recordings_is_used_from_another_folder(
+    lerobot: str, document: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("weights").mkdir()
+    document("profile", "tiny", "--checkpoint", "weights", "--data", lerobot)
+    config = read_yaml(Path("runs/tiny/config/profile.yaml"))
+    assert (config["data"]["path"], config["model"]["checkpoint"]) == (full(lerobot), full("weights"))
+    run_folder = full("runs/tiny")
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    document("distill", "--run", run_folder, "--stage", "1", "--execute-horizon", "2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--data", "other"), "looked for: meta/info.json"),
+        (("--data", "recorded", "--execute-horizon", "99"), "data.execute_horizon is 99, but the backbone predicts 4"),
+        (("--set", "profile.static_layers=8"), "all 8 layers would be static"),
+    ],
+)
+def test_what_cannot_be_profiled_leaves_the_runs_as_they_were(
+    lerobot: str, profiled: dict[str, Any], run: Run, arguments: tuple[str, ...], message: str
+) -> None:
+    Path("other").mkdir()
+    Path("weights").mkdir()
+    before = Path("runs/tiny/manifest.json").read_bytes()
+    for name in ("tiny", "new"):
+        failed = run("profile", "tiny", "--run", name, "--checkpoint", "weights", *arguments)
+        assert failed.exit_code != 0 and message in " ".join(failed.stderr.split())
+    assert Path("runs/tiny/manifest.json").read_bytes() == before
+    assert not Path("runs/new").exists() and Path("runs/current").read_text() == "tiny\n"
+
+
+@pytest.mark.parametrize("flag", [("--data-map", "lerobot"), ("--execute-horizon", "2")])
+def test_how_to_read_a_recording_needs_one(distilled: dict[str, Any], run: Run, flag: tuple[str, str]) -> None:
+    failed = run("calibrate", "--target-layers", "6", *flag)
+    assert failed.exit_code == 2 and f"{flag[0]} describes recorded episodes" in " ".join(failed.stderr.split())
 
 
 def test_a_number_of_layers_from_recorded_episodes(lerobot: str, document: Documents) -> None:
@@ -74,7 +149,8 @@ def test_calibrate_sets_another_threshold_offline(
     """Of a bundle that was trained in the simulator: how many actions are executed is known from it."""
     writers.write_lerobot(Path("recorded"), episodes)
     found = document("calibrate", "--data", "recorded", "--target-layers", "8")
-    assert (found["offline"], found["suite"], found["layers_per_inference"]) == (True, "recorded", pytest.approx(8.0))
+    assert (found["offline"], found["suite"]) == (True, full("recorded"))
+    assert found["layers_per_inference"] == pytest.approx(8.0)
     calibration = read_yaml(Path("runs/tiny/bundles/dysl/bundle.yaml"))["calibration"]
     assert calibration["rule"] == "offline: 8 layers" and "success" not in calibration["numbers"]
     failed = run("calibrate", "--data", "recorded", "--execute-horizon", "3")
@@ -87,7 +163,7 @@ def test_the_papers_modules_learn_from_recorded_episodes(lerobot: str, document:
     document("profile", "tiny", "--data", lerobot, "--execute-horizon", "2")
     assert "calibrated" not in document("distill", "--method", "dysl-paper")
     calibration = read_yaml(Path("runs/tiny/bundles/dysl-paper/bundle.yaml"))["calibration"]
-    assert (calibration["rule"], calibration["suite"]) == ("offline: occupancy", lerobot)
+    assert (calibration["rule"], calibration["suite"]) == ("offline: occupancy", full(lerobot))
     assert "mean_score" not in calibration["numbers"]
 
 
@@ -115,6 +191,8 @@ def test_what_is_printed_says_that_no_robot_acted(lerobot: str, document: Docume
         (("--execute-horizon", "2", "--max-success-drop", "1pp"), "--max-success-drop is found in closed loop"),
         (("--execute-horizon", "2", "--target-ms", "1"), "--target-ms is found in closed loop"),
         (("--execute-horizon", "2", "--method", "dysl-paper", "--target-layers", "5"), "only 'dysl' can"),
+        (("--execute-horizon", "2", "--target-layers", "30"), "30 layers: the model has 8"),
+        (("--execute-horizon", "2", "--target-layers", "8", "--stage", "1"), "only stage 1 was asked for"),
         (("--execute-horizon", "2", "--set", "distill.suites=[tiny_reach]"), "distill.suites names tiny_reach"),
     ],
 )
@@ -124,6 +202,7 @@ def test_what_a_recording_cannot_tell_is_refused(
     document("profile", "tiny", "--data", lerobot)
     failed = run("distill", "--quiet", *arguments)
     assert failed.exit_code == 2 and message in " ".join(failed.stderr.split())
+    assert not Path("runs/tiny/distill").exists()  # before any training
 
 
 def test_the_simulator_is_one_word_away(lerobot: str, document: Documents) -> None:
@@ -165,4 +244,4 @@ def test_table_top_episodes_in_liberos_layouts(
         result = CliRunner().invoke(app, [*arguments, "--quiet"])
         assert result.exit_code == 0, result.stderr
     calibration = read_yaml(Path("runs/openvla-oft/bundles/dysl/bundle.yaml"))["calibration"]
-    assert (calibration["rule"], calibration["suite"]) == ("offline: predicted damage below 0.1", "hdf5")
+    assert (calibration["rule"], calibration["suite"]) == ("offline: predicted damage below 0.1", full("hdf5"))

@@ -97,6 +97,28 @@ def test_what_is_no_libero_file_is_named(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_groups_must_be_groups_and_columns_have_rows(writers: ModuleType, tmp_path: Path) -> None:
+    for place in ("data", "data/demo_0"):
+        path = tmp_path / place.replace("/", "_") / "a.hdf5"
+        path.parent.mkdir()
+        with h5py.File(path, "w") as file:
+            file[place] = np.zeros(3)
+        with pytest.raises(ArtifactError, match=r"a\.hdf5: (data/demo_0: expected a group|expected groups data/demo)"):
+            read(path).episode(0)
+    root = writers.write_hdf5(tmp_path / "set", [writers.episode(0, 4)])
+    _edit(root, "actions", np.array(1.0))
+    with pytest.raises(ArtifactError, match=r"data/demo_0: expected columns of one length, found \{'actions': 0"):
+        read(root).episode(0)
+
+
+def test_an_instruction_must_be_words(writers: ModuleType, tmp_path: Path) -> None:
+    (path,) = writers.write_hdf5(tmp_path / "set", [writers.episode(0, 4)]).iterdir()
+    with h5py.File(path, "r+") as file:
+        file["data"].attrs["problem_info"] = '{"language_instruction": 5}'
+    with pytest.raises(ArtifactError, match="the attribute problem_info has no language_instruction"):
+        read(path).episode(0)
+
+
 def test_views_must_be_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected views, found none"):
         Hdf5Source(tmp_path, DataMap(action="actions"))

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dyslctl.data.lerobot import LeRobotSource
-from dyslctl.data.mapping import DataMap
+from dyslctl.data.mapping import DataMap, View
 from dyslctl.errors import ArtifactError, EnvironmentMismatch
 
 LAYOUTS = [("v2.1", False), ("v2.1", True), ("v3.0", False), ("v3.0", True)]
@@ -158,6 +158,97 @@ def test_an_incomplete_index_is_named(writers: ModuleType, tmp_path: Path, versi
     (root / file).unlink()
     with pytest.raises(ArtifactError, match=file.rpartition("/chunk")[0] or file):
         read(root)
+
+
+@pytest.mark.parametrize(
+    ("version", "rows"),
+    [
+        ("v3.0", {"task_index": [0], "instruction": ["lift it"]}),
+        ("v3.0", {"task_index": [0], "task": [None]}),
+        ("v2.1", {"task_index": [0], "description": ["lift it"]}),
+        ("v2.1", {"task_index": [0], "task": [" "]}),
+    ],
+)
+def test_a_task_without_words_is_refused(
+    writers: ModuleType, tmp_path: Path, version: str, rows: dict[str, list[Any]]
+) -> None:
+    root = writers.write_lerobot(tmp_path / "set", [writers.episode(0, 3)], version=version)
+    if version == "v3.0":
+        pq.write_table(pa.table(rows), root / "meta/tasks.parquet")
+    else:
+        (root / "meta/tasks.jsonl").write_text(json.dumps({key: value[0] for key, value in rows.items()}) + "\n")
+    with pytest.raises(ArtifactError, match=r"meta/tasks\.\w+: expected rows of task_index and task"):
+        read(root)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("episode_index", 0, "row 1: expected each episode once, found episode 0 again"),
+        ("episode_index", 7, "expected episodes 0 to 1, episode 1 is missing"),
+        ("episode_index", None, "row 1: does not describe an episode"),
+        ("dataset_to_index", 3, "row 1: expected an episode of at least 1 row, found 0"),
+        ("dataset_from_index", None, "row 1: does not describe an episode"),
+    ],
+)
+def test_a_bad_row_of_the_index_is_named(
+    writers: ModuleType, tmp_path: Path, column: str, value: Any, message: str
+) -> None:
+    root = writers.write_lerobot(tmp_path / "set", [writers.episode(n, 3) for n in range(2)])
+    _edit(root / "meta/episodes/chunk-000/file-000.parquet", column, 1, value)
+    with pytest.raises(ArtifactError, match=message):
+        read(root)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"episode_index": "abc", "length": 3}, "line 2: does not describe an episode .*ValueError: .*'abc'"),
+        ({"episode_index": 0, "length": 3}, "line 2: expected each episode once, found episode 0 again"),
+        ({"episode_index": 1, "length": 0}, "line 2: expected an episode of at least 1 row, found 0"),
+        ({"episode_index": 1}, "line 2: does not describe an episode .*KeyError: 'length'"),
+    ],
+)
+def test_a_bad_line_of_an_older_index_is_named(
+    writers: ModuleType, tmp_path: Path, row: dict[str, Any], message: str
+) -> None:
+    root = writers.write_lerobot(tmp_path / "set", [writers.episode(0, 3)], version="v2.1")
+    with (root / "meta/episodes.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    with pytest.raises(ArtifactError, match=f"episodes.jsonl, {message}"):
+        read(root)
+
+
+@pytest.mark.parametrize("path", ["data/{episode_index:06q}.parquet", "data/{episode_index.x}", "data/{}", "data/{no}"])
+def test_a_path_that_cannot_be_filled_in_is_refused(writers: ModuleType, tmp_path: Path, path: str) -> None:
+    root = writers.write_lerobot(tmp_path / "set", [writers.episode(0, 3)], version="v2.1")
+    info = json.loads((root / "meta/info.json").read_text())
+    (root / "meta/info.json").write_text(json.dumps({**info, "data_path": path}))
+    with pytest.raises(ArtifactError, match=r"line 1: does not describe an episode as meta/info\.json says"):
+        read(root)
+
+
+def test_views_must_be_images(writers: ModuleType, tmp_path: Path) -> None:
+    root = writers.write_lerobot(tmp_path / "set", [writers.episode(0, 3)])
+    columns = DataMap(action="action", views={"top": View(column="observation.state")})
+    with pytest.raises(ArtifactError, match=r"info\.json: expected images in 'observation\.state', .* found float32"):
+        LeRobotSource(root, columns)
+
+
+def test_numbers_must_be_numbers(writers: ModuleType, tmp_path: Path) -> None:
+    """What is shown of an image is not its bytes."""
+    root = writers.write_lerobot(tmp_path / "set", [writers.episode(0, 3)])
+    source = LeRobotSource(root, DataMap(action="observation.images.image"))
+    with pytest.raises(ArtifactError, match="expected finite numbers, found a mapping of bytes, path\n"):
+        source.episode(0)
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_a_frame_without_its_time_is_named(writers: ModuleType, tmp_path: Path, value: float | None) -> None:
+    root = writers.write_lerobot(tmp_path / "set", [writers.episode(0, 3, size=16)], video=True)
+    _edit(root / "data/chunk-000/file-000.parquet", "timestamp", 1, value)
+    with pytest.raises(ArtifactError, match=f"row 1, column 'timestamp': expected seconds, found {value}"):
+        read(root).episode(0)
 
 
 def test_a_damaged_data_file_is_named(writers: ModuleType, tmp_path: Path) -> None:

@@ -33,14 +33,23 @@ def test_what_is_neither_is_refused_with_what_was_looked_for(tmp_path: Path) -> 
     with pytest.raises(ArtifactError, match=r"found train.csv\n  looked for: meta/info.json .*, \*\.hdf5") as raised:
         open_source(str(tmp_path))
     assert raised.value.hint is not None and "meta/" in raised.value.hint
-    with pytest.raises(ArtifactError, match="expected recorded episodes, found a file"):
-        open_source(str(tmp_path / "train.csv"))
+    (tmp_path / "demo.h5").write_text("")
+    for name in ("train.csv", "demo.h5"):
+        found = rf"found a \{Path(name).suffix} file\n  looked for: .*, \*\.hdf5"
+        with pytest.raises(ArtifactError, match=found):
+            open_source(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("name", ["./gone", "gone", "a/b/c", "/no/where"])
 def test_a_name_of_nothing_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"is no folder, no \.hdf5 file, no task suite and no Hub id"):
         open_source(name)
+
+
+def test_a_suite_that_is_nearly_called_so_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "names", lambda group: ["tiny_reach"])
+    with pytest.raises(ConfigError, match=r"'tiny_reech' is no folder.* Did you mean 'tiny_reach'\?"):
+        open_source("tiny_reech")
 
 
 def test_a_suite_is_a_source_of_its_experts_episodes(
@@ -79,5 +88,8 @@ def test_an_unreachable_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> 
         raise huggingface_hub.errors.LocalEntryNotFoundError("outgoing traffic has been disabled")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(ArtifactError, match="could not be fetched from the Hub: LocalEntryNotFoundError: outgoing"):
-        open_source("org/name")
+    message = "'{}' is no folder here and could not be fetched from the Hub: LocalEntryNotFoundError: outgoing"
+    for name in ("org/name", "org/name@v3.0"):
+        with pytest.raises(ArtifactError, match=message.format(name)) as raised:
+            open_source(name)
+        assert raised.value.hint is not None and "HF_HUB_OFFLINE=1" in raised.value.hint

@@ -195,6 +195,17 @@ def test_resume_refuses_other_settings(work, tmp_path) -> None:
     assert distill_exits(*work, dataclasses.replace(short, checkpoint_every=3), **where, resume=True).steps == 10
 
 
+def test_resume_says_which_horizon_is_another(work, tiny_suite, tmp_path) -> None:
+    backbone, made, rounds = work
+    where = {"out": tmp_path / "out", "bundle": tmp_path / "bundle"}
+    short, other = dataclasses.replace(STAGE1, steps=2), tiny_suite()
+    distill_exits(*work, short, **where)
+    other.execute_horizon = 3
+    reason = r"data, a digest of the states to learn from: then (.|\n)*execute_horizon: then 2, now 3"
+    with pytest.raises(ConfigError, match=reason):
+        distill_exits(backbone, made, dataclasses.replace(rounds, suites=[other]), short, **where, resume=True)
+
+
 KILLED = """
 import importlib.util, os, signal, sys
 from pathlib import Path

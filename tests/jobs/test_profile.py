@@ -64,3 +64,18 @@ def test_published_hidden_sizes_get_the_published_modules(tiny_backbone) -> None
     spec = replace(tiny_backbone().spec, hidden_size=4096)
     assert (module_sizes(spec).adapter_width, module_sizes(spec).controller_width) == (1024, 72)
     assert module_sizes(tiny_backbone().spec).adapter_width == 4
+
+
+def test_a_model_whose_layers_would_all_be_static_is_refused(tiny_suite, tiny_backbone) -> None:
+    """By default four layers are static: in a model of four, all of them."""
+    how = {"plugin_name": "tiny", "checkpoint": "here", "samples": 8}
+    with pytest.raises(ConfigError, match="all 4 layers would be static") as raised:
+        profile(tiny_backbone(num_layers=4), tiny_suite(), **how)
+    assert raised.value.hint is not None and "profile.static_layers=N with N from 2 to 3" in raised.value.hint
+    assert len(profile(tiny_backbone(num_layers=4), tiny_suite(), n_static=2, **how).profile.static_layers) == 2
+
+
+def test_too_few_static_layers_name_the_setting(tiny_backbone, tiny_suite) -> None:
+    with pytest.raises(ConfigError, match="1 static layers of 8") as raised:
+        run(tiny_backbone, tiny_suite, n_static=1)
+    assert raised.value.hint is not None and "profile.static_layers" in raised.value.hint

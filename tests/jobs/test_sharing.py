@@ -5,7 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from dyslctl.artifacts import tensors
+from dyslctl.errors import EnvironmentMismatch
 from dyslctl.jobs import distributed
 from dyslctl.jobs.dataset import Batch, Dataset
 from dyslctl.jobs.sharing import load_dataset, save_dataset, shared
@@ -52,3 +55,13 @@ def test_the_leader_collects_and_the_file_goes(tmp_path: Path, monkeypatch: pyte
     found = shared(lambda: data, tmp_path)
     assert found is not data and not list(tmp_path.iterdir())
     assert found.digest() == data.digest(), "what was mapped stays readable"
+
+
+def test_a_full_disk_is_the_machines_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(tensors, "save_file", full)
+    with pytest.raises(EnvironmentMismatch, match=r"cannot write .*states\.safetensors: .*No space left"):
+        save_dataset(tmp_path / "states.safetensors", Dataset((group(4, 2),)))
+    assert not list(tmp_path.iterdir())

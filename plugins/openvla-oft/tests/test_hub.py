@@ -11,6 +11,7 @@ import pytest
 from dyslctl_openvla_oft import OpenVLAOFT
 from dyslctl_openvla_oft.hub import Location, locate
 from huggingface_hub import constants
+from huggingface_hub.utils import filter_repo_objects
 
 from dyslctl.cli.workspace import begin
 from dyslctl.errors import ArtifactError, ConfigError
@@ -18,6 +19,7 @@ from dyslctl.errors import ArtifactError, ConfigError
 Write = Callable[[], Path]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = ["model.safetensors.index.json", "action_head--150000_checkpoint.pt"]
+THERE = [*FILES, "README.md", "optimizer.pt", "lora_adapter/adapter_config.json", "lora_adapter/a.safetensors"]
 
 
 @pytest.fixture
@@ -70,6 +72,7 @@ def test_a_run_keeps_the_commit(cached: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     model = {"name": "openvla-oft", "checkpoint": "owner/name@v1"}
     workspace = begin(None, [("a test", {"model": model, "suite": "tabletop_object"})])
+    workspace.start()
     manifest = workspace.run.manifest()
     assert (manifest.checkpoint, manifest.revision) == ("owner/name@v1", COMMIT)
     assert workspace.config.model.revision == COMMIT
@@ -91,15 +94,17 @@ def test_only_what_is_read_is_downloaded(
 ) -> None:
     calls = []
 
-    def download(repository: str, *, revision: str | None, allow_patterns: Sequence[str]) -> str:
-        calls.append((repository, revision, allow_patterns))
+    def download(
+        repository: str, *, revision: str | None, allow_patterns: Sequence[str], ignore_patterns: Sequence[str]
+    ) -> str:
+        kept = filter_repo_objects(THERE, allow_patterns=list(allow_patterns), ignore_patterns=list(ignore_patterns))
+        calls.append((repository, revision, list(kept)))
         return str(tmp_path / COMMIT)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", listing())
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert locate(name, revision) == Location(tmp_path / COMMIT, COMMIT)
-    patterns = ["*.json", "*.safetensors", "action_head--*checkpoint.pt", "proprio_projector--*checkpoint.pt"]
-    assert calls == [("owner/name", asked, patterns)]
+    assert calls == [("owner/name", asked, FILES)]
 
 
 def test_a_variant_is_refused_before_it_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from dyslctl_openvla_oft import OpenVLA
 from dyslctl_openvla_oft.autoregressive import OpenVLAModel
+from dyslctl_openvla_oft.config import OFTConfig
 from dyslctl_openvla_oft.models import new_model
 from dyslctl_openvla_oft.random_checkpoint import INSTRUCTIONS, published_config, random_statistics
 from dyslctl_openvla_oft.tokenizer import build_tokenizer
@@ -39,7 +40,9 @@ Plan = list[int | Callable[[Tensor], Tensor]]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A lively model: its tokens differ from frame to frame, and within an action."""
-    config = published_config("tiny", "tokens")
+    values = published_config("tiny", "tokens").model_dump()
+    values["text_config"]["num_hidden_layers"] = LAYERS
+    config = OFTConfig.model_validate(values)
     model, generator = new_model(config), torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         center = 1.0 if "norm" in name and name.endswith("weight") else 0.0

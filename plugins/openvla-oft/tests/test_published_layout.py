@@ -12,12 +12,14 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from dyslctl_openvla_oft import OpenVLAOFT
+from dyslctl_openvla_oft.config import OFTConfig
 from dyslctl_openvla_oft.random_checkpoint import published_config, write_random_checkpoint
 from PIL import Image
 from safetensors.torch import load_file
@@ -28,6 +30,7 @@ from dyslctl.engine import FullSchedule, forward
 from dyslctl.types import LayerState, Observation
 
 INSTRUCTION = "Put the red cube in the purple bin"
+LAYERS = 4
 FORWARD_TRAPS = [
     "causal mask",
     "rotary frequencies in bfloat16",
@@ -194,7 +197,7 @@ class Reference:
             frequencies = frequencies.bfloat16().float()
         angles = torch.arange(x.shape[1]).float()[:, None] * frequencies
         cos, sin = (torch.cat([table, table], -1).to(x.dtype) for table in (angles.cos(), angles.sin()))
-        for index in range(4):
+        for index in range(LAYERS):
             x = self.decoder_layer(f"language_model.model.layers.{index}", x, cos, sin)
         return self.rms_norm("language_model.model.norm", x)
 
@@ -243,11 +246,17 @@ def crop(image: np.ndarray) -> np.ndarray:
     return cropped
 
 
+def small_config(**action: Any) -> OFTConfig:
+    values = published_config("tiny", **action).model_dump()
+    values["text_config"]["num_hidden_layers"] = LAYERS
+    return OFTConfig.model_validate(values)
+
+
 @pytest.fixture(scope="module", params=[(1, False), (2, True), (3, True), (4, False)], ids=str)
 def variant(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, bool]:
     """A checkpoint, its number of images, and whether it reads proprioception."""
     num_images, use_proprio = request.param
-    config = published_config("tiny", num_images=num_images, use_proprio=use_proprio)
+    config = small_config(num_images=num_images, use_proprio=use_proprio)
     folder = tmp_path_factory.mktemp("published") / "checkpoint"
     write_random_checkpoint(folder, config, max_shard_size=400_000)
     return folder, num_images, use_proprio
@@ -257,7 +266,7 @@ def variant(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two images and proprioception."""
     folder = tmp_path_factory.mktemp("published") / "checkpoint"
-    write_random_checkpoint(folder, published_config("tiny"))
+    write_random_checkpoint(folder, small_config())
     return folder
 
 

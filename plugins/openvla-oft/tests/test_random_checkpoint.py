@@ -9,10 +9,13 @@ import pytest
 import torch
 from dyslctl_openvla_oft import OpenVLAOFT
 from dyslctl_openvla_oft.checkpoint import read_checkpoint
+from dyslctl_openvla_oft.config import OFTConfig
 from dyslctl_openvla_oft.inventory import take_inventory
 from dyslctl_openvla_oft.random_checkpoint import main, published_config, random_source, write_random_checkpoint
 from safetensors.torch import load_file
 from torch import Tensor
+
+from dyslctl.dysl.partition import default_static_count
 
 WORDS = "pick up the black bowl between the plate and the ramekin and place it on the plate"
 
@@ -30,6 +33,59 @@ def test_another_size(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     main([str(tmp_path / "c"), "--config", str(tmp_path / "config.json")])
     assert OpenVLAOFT.load(tmp_path / "c").spec.num_layers == 3
+
+
+def test_the_small_one_has_layers_to_skip() -> None:
+    layers = published_config("tiny").llama().num_hidden_layers
+    assert default_static_count(layers) < layers
+
+
+def test_a_folder_of_other_files_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    thesis = tmp_path / "mine" / "thesis.txt"
+    thesis.parent.mkdir()
+    thesis.write_text("x")
+    assert refused(tmp_path / "mine", "--size", "tiny") == 2
+    assert "mine: expected no folder, an empty one or a checkpoint to replace" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--num-images", "9"], 2, "oft.num_images: Input should be less than or equal to 4 (found 9)"),
+        (["--head", "tokens", "--num-images", "2"], 2, "predicts 1 action from 1 view"),
+        (["--config", "nofile.json"], 4, "no such file: nofile.json"),
+        (["--seed", "-1"], 2, "--seed: expected at least 0, found -1"),
+        (["--max-shard-size", "-1"], 2, "--max-shard-size: expected at least 1, found -1"),
+        (["--seed", "one"], 2, "--seed: invalid"),
+    ],
+)
+def test_wrong_options_are_named_and_leave_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], code: int, message: str
+) -> None:
+    assert refused(tmp_path / "new" / "c", "--size", "tiny", *options) == code
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_sizes_that_no_model_has_leave_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = published_config("tiny").model_dump(mode="json")
+    values["text_config"]["num_attention_heads"] = 3
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(values))
+    assert refused(tmp_path / "c", "--config", str(path)) == 2
+    assert "config.json: no model has these sizes" in (error := capsys.readouterr().err)
+    assert "hidden size (32) is not a multiple of the number of attention heads (3)" in error
+    with pytest.raises(Exception, match="not a multiple"):
+        write_random_checkpoint(tmp_path / "c", OFTConfig.model_validate(values))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def refused(folder: Path, *options: str) -> object:
+    """The exit code."""
+    with pytest.raises(SystemExit) as raised:
+        main([str(folder), *options])
+    return raised.value.code
 
 
 def test_values_depend_on_name_and_seed_alone(tmp_path: Path) -> None:

@@ -33,6 +33,14 @@ def edit_shard(folder: Path, name: str, change: Callable[[dict[str, Tensor]], ob
     return path
 
 
+def edit_index(folder: Path, change: Callable[[dict[str, str]], object]) -> None:
+    """Change which tensor is said to be in which file."""
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    change(index["weight_map"])
+    path.write_text(json.dumps(index))
+
+
 def refusal(folder: Path, config: OFTConfig, dtype: torch.dtype = torch.float32) -> str:
     with pytest.raises(ArtifactError) as error:
         load_model(folder, config, dtype=dtype)
@@ -123,7 +131,18 @@ def test_unused_tensors_may_be_absent_or_damaged(write: Write, config: OFTConfig
     edit_shard(folder, unused, lambda tensors: tensors[unused].fill_(torch.nan))
     load_model(folder, config)
     edit_shard(folder, unused, lambda tensors: tensors.pop(unused))
+    edit_index(folder, lambda weight_map: weight_map.pop(unused))
     load_model(folder, config)
+
+
+@pytest.mark.parametrize("name", ["language_model.lm_head.weight", "projector.fc9.bias", "projector.fc2.bias"])
+def test_what_the_index_lists_must_be_there(write: Write, config: OFTConfig, name: str) -> None:
+    """Read or not, known or not: a file that lacks it is not the one that the index was written for."""
+    folder = write()
+    edit_index(folder, lambda weight_map: weight_map.setdefault(name, weight_map[UP]))
+    edit_shard(folder, name, lambda tensors: tensors.pop(name, None))
+    message = refusal(folder, config)
+    assert "1 tensors" in message and f"missing: {name} in " in message
 
 
 @pytest.mark.parametrize("size", [0, 5, 1000, -1])

@@ -16,6 +16,8 @@ from dyslctl_openvla_oft.weights import load_model
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from dyslctl.errors import ConfigError
+
 Write = Callable[[], Path]
 
 
@@ -95,4 +97,15 @@ def test_a_failure_leaves_what_was_there(write: Write, monkeypatch: pytest.Monke
     with pytest.raises(OSError, match="No space left"):
         write()
     assert sorted(path.name for path in folder.iterdir()) == before
+    assert [path.name for path in folder.parent.iterdir()] == ["checkpoint"]
+
+
+def test_what_is_no_checkpoint_is_never_replaced(write: Write) -> None:
+    folder = write()
+    before = {path.name for path in folder.iterdir()} - {layout.INDEX}
+    (folder / layout.INDEX).unlink()
+    with pytest.raises(ConfigError, match=f"checkpoint: expected .* found no {layout.INDEX} in it") as raised:
+        write()
+    assert raised.value.hint == "name a new folder"
+    assert {path.name for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == ["checkpoint"]

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dyslctl.artifacts.bundle_settings import BundleSettings, Calibration, Exits
@@ -23,6 +22,7 @@ from dyslctl.artifacts.document import Document, Part
 from dyslctl.artifacts.files import atomic_folder, atomic_write, reading, sha256
 from dyslctl.artifacts.self_test import SelfTest
 from dyslctl.artifacts.skip_profile import Guidance, Layer, MadeWith, ModuleSizes, Positive, SkipProfile
+from dyslctl.artifacts.tensors import save_tensors
 from dyslctl.errors import ArtifactError
 
 WEIGHTS, SETTINGS, CARD = "bundle.safetensors", "bundle.yaml", "README.md"
@@ -128,7 +128,7 @@ def save_bundle(folder: Path, bundle: Bundle, card: str) -> Path:
     probe |= {PROBE_OUTPUT + name: output for name, output in bundle.self_test.outputs.items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in {**bundle.tensors, **probe}.items()}
     with atomic_folder(folder) as new:
-        _save_weights(tensors, new / WEIGHTS, bundle.header)
+        save_tensors(tensors, new / WEIGHTS, {"header": json.dumps(bundle.header.dump())})
         settings = BundleSettings.of(sha256(new / WEIGHTS), bundle.settings, bundle.calibration)
         (new / SETTINGS).write_text(settings.yaml(), encoding="utf-8")
         (new / CARD).write_text(card, encoding="utf-8")
@@ -216,13 +216,6 @@ def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
         if found != wanted:
             problems.append(f"misshapen: {name}: expected {wanted}, found {found}")
     _refuse(where, problems)
-
-
-def _save_weights(tensors: dict[str, Tensor], path: Path, header: BundleHeader) -> None:
-    try:
-        save_file(tensors, path, metadata={"header": json.dumps(header.dump())})
-    except SafetensorError as error:  # how safetensors reports a full disk
-        raise OSError(str(error)) from error
 
 
 def _read_weights(path: Path) -> tuple[BundleHeader, dict[str, Tensor]]:

@@ -239,8 +239,15 @@ def _whole_lines(path: Path) -> list[bytes]:
     if not path.exists():
         return []
     with reading(path):
-        # A line is whole when its newline is there: the newline is the last byte append_jsonl writes.
-        return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        lines = path.read_bytes().splitlines(keepends=True)
+    return lines if not lines or lines[-1].endswith(b"\n") or _is_row(lines[-1]) else lines[:-1]
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def _row(line: bytes, number: int, path: Path) -> dict[str, Any]:

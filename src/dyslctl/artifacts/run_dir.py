@@ -14,6 +14,7 @@ from typing import ClassVar
 import dyslctl
 from dyslctl.artifacts.document import Document
 from dyslctl.artifacts.files import atomic_write, make_folder, read_json, read_text, write_json
+from dyslctl.artifacts.strict_yaml import read_yaml
 from dyslctl.errors import ConfigError
 from dyslctl.plugins import did_you_mean
 
@@ -68,6 +69,21 @@ class RunDirectory:
         """The skip profile, ``dyslctl profile``'s result."""
         return self.path / "skip_profile.yaml"
 
+    @property
+    def profile_config(self) -> Path:
+        """How ``dyslctl profile`` was told to load backbone and data; all later commands load them alike."""
+        return self.path / "config" / "profile.yaml"
+
+    def execute_horizon(self) -> int | None:
+        """Actions executed before the next inference, as ``profile --execute-horizon`` said; ``None`` if it did not.
+
+        Raises:
+            ArtifactError: If the file is damaged.
+        """
+        told = read_yaml(self.profile_config) if self.profile_config.exists() else {}
+        horizon: int | None = told.get("data", {}).get("execute_horizon")
+        return horizon
+
     def bundle(self, method: str = "dysl", stage: int = 2) -> Path:
         """Folder of the bundle of ``method`` that stage ``stage`` writes; stage 2 is the one to deploy."""
         return self.path / "bundles" / (method if stage == 2 else f"{method}-stage{stage}")
@@ -109,11 +125,29 @@ def start_run(manifest: RunManifest, name: str | None = None, root: Path = RUNS)
         ConfigError: If ``name`` is not a usable folder name.
         EnvironmentMismatch: If the folder cannot be written.
     """
-    run = RunDirectory(_locate(name or manifest.backbone, root))
+    run = place_run(name or manifest.backbone, root)
+    save_start(run, manifest, root)
+    return run
+
+
+def place_run(name: str, root: Path = RUNS) -> RunDirectory:
+    """Where the run called ``name`` is, or would be; nothing is written.
+
+    Raises:
+        ConfigError: If ``name`` is not a usable folder name.
+    """
+    return RunDirectory(_locate(name, root))
+
+
+def save_start(run: RunDirectory, manifest: RunManifest, root: Path = RUNS) -> None:
+    """Create or re-enter ``run`` to work on what ``manifest`` says, and make it the current one.
+
+    Raises:
+        EnvironmentMismatch: If the folder cannot be written.
+    """
     make_folder(run.path)
     write_json(run.manifest_path, manifest.dump())
     atomic_write(root / "current", f"{run.name if run.path.parent == root else run.path.resolve()}\n")
-    return run
 
 
 def open_run(name: str | None = None, root: Path = RUNS) -> RunDirectory:

@@ -25,6 +25,7 @@ from dyslctl.cli.options import (
     TargetMs,
     Workers,
 )
+from dyslctl.errors import ConfigError
 
 
 def calibrate(
@@ -61,6 +62,7 @@ def calibrate(
     from dyslctl.cli.steps.offline import run_calibrate_offline
     from dyslctl.cli.workspace import enter, layers_of
 
+    _check_companions(data, data_map, execute_horizon)
     given = flags(
         suite=suite,
         budget__method=method,
@@ -81,3 +83,13 @@ def calibrate(
         else:
             document = run_calibrate_offline(workspace, listener)
     show(document, as_json=as_json)
+
+
+def _check_companions(data: str | None, data_map: str | None, execute_horizon: int | None) -> None:
+    """Without ``--data`` nothing would heed what says how to read it."""
+    for flag, value in (("--data-map", data_map), ("--execute-horizon", execute_horizon)):
+        if data is None and value is not None:
+            raise ConfigError(
+                f"{flag} describes recorded episodes, but without --data the dial is set in closed loop",
+                hint=f"--data PATH {flag} {value}",
+            )

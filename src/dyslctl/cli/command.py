@@ -13,12 +13,14 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from dyslctl.errors import DyslctlError
+from dyslctl.errors import ConfigError, DyslctlError
 
 RESUME_HINT = "the same command with --resume continues where it stopped"
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 """What a shell reports for a process ended by SIGINT and SIGPIPE: 128 + the signal's number."""
+TOGETHER = "distill"
+"""The command that several processes run together (``jobs/distributed.py``)."""
 
 
 class Command(TyperCommand):
@@ -28,6 +30,7 @@ class Command(TyperCommand):
         """Run the command; see the class."""
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
         try:
+            _check_alone(self.name)
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
@@ -47,6 +50,16 @@ class Command(TyperCommand):
             _complain(f"{type(error).__name__}: {error}", "this is a bug in dyslctl; --debug shows where")
             raise typer.Exit(1) from None
         return result
+
+
+def _check_alone(command: str | None) -> None:
+    """Processes of one launcher would all write the same files; ``distill`` alone shares its work among them."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if command != TOGETHER and processes != "1":
+        raise ConfigError(
+            f"'{command}' runs in one process, but a launcher started {processes} (WORLD_SIZE)",
+            hint=f"start it without torchrun or accelerate launch; only '{TOGETHER}' shares its work among processes",
+        )
 
 
 def _complain(message: str, hint: str | None) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from dyslctl import methods, plugins
 from dyslctl.artifacts.files import atomic_write, write_json
 from dyslctl.artifacts.fingerprint import environment
-from dyslctl.artifacts.run_dir import RunDirectory, RunManifest, open_run, start_run
+from dyslctl.artifacts.run_dir import RunDirectory, RunManifest, open_run, place_run, save_start
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.artifacts.strict_yaml import dump_yaml, read_yaml
 from dyslctl.cli.config import Config, Layer, merge, parse_set, read_config
@@ -51,6 +51,17 @@ class Workspace:
         recipe.assets()
         return recipe
 
+    def start(self) -> None:
+        """Create the run, or enter it again with this backbone and suite, and make it the current one.
+
+        Raises:
+            EnvironmentMismatch: If it cannot be written.
+        """
+        backbone = self.backbone
+        save_start(
+            self.run, RunManifest.now(backbone.plugin, backbone.checkpoint, self.suite.name, self.config.model.revision)
+        )
+
     def keep(self, command: str, document: dict[str, Any], folder: Path) -> None:
         """Write the result, and the configuration that led to it, into the run.
 
@@ -73,32 +84,32 @@ def enter(run_name: str | None, layers: Sequence[Layer]) -> Workspace:
         PluginError: If a plugin does not load.
     """
     run = open_run(run_name)
-    return _workspace(run, merge([*_layers_below(run), *layers]))
+    return _workspace(run, _resolved(merge([*_layers_below(run), *layers])))
 
 
 def begin(run_name: str | None, layers: Sequence[Layer]) -> Workspace:
-    """Start a run, or enter it again, with the backbone that ``layers`` name (default: go on with the current run).
+    """A run to start, or to enter again, with the backbone that ``layers`` name (default: go on with the current run).
 
-    The backbone is loaded before anything is written, so a bad checkpoint leaves an old run as it was.
+    Nothing is written before :meth:`Workspace.start`: what cannot be profiled leaves an old run as it was.
 
     Raises:
         ConfigError: If no backbone is named and there is no current run, or a setting is wrong.
         ArtifactError: If the checkpoint is missing or damaged.
-        EnvironmentMismatch: If the run cannot be written.
         PluginError: If a plugin does not load.
     """
     config = merge(layers)
+    run = place_run(run_name) if run_name is not None else None
     if config.model.name is None:
-        current = open_run(run_name)
-        config, run_name = merge([*_layers_below(current), *layers]), str(current.path)
+        run = open_run(run_name)
+        config = merge([*_layers_below(run), *layers])
     if config.model.name is None:
         raise ConfigError("expected a backbone, found none", hint="dyslctl plugins lists them")
+    config = _resolved(config)
     recipe = _recipe(config)
     revision = recipe.load().spec.commit or recipe.revision
     config = config.model_copy(update={"model": config.model.model_copy(update={"revision": revision})})
     suite = plugins.load_suite(config.suite or plugins.load_backbone(recipe.plugin).default_suite)
-    run = start_run(RunManifest.now(recipe.plugin, recipe.checkpoint, suite.name, revision), run_name)
-    return Workspace(run, config, recipe, suite)
+    return Workspace(run or place_run(recipe.plugin), config, recipe, suite)
 
 
 def layers_of(config_file: Path | None, sets: Sequence[str] | None, flags: Layer) -> list[Layer]:
@@ -124,7 +135,7 @@ def command_line() -> str:
 
 def _layers_below(run: RunDirectory) -> list[Layer]:
     """The run's backbone, suite and recorded data, as ``profile`` was told; later commands must load them alike."""
-    manifest, path = run.manifest(), run.path / "config" / "profile.yaml"
+    manifest, path = run.manifest(), run.profile_config
     identity = {
         "model": {"name": manifest.backbone, "checkpoint": manifest.checkpoint, "revision": manifest.revision},
         "suite": manifest.suite,
@@ -132,6 +143,19 @@ def _layers_below(run: RunDirectory) -> list[Layer]:
     profiled = read_yaml(path) if path.exists() else {}
     kept = {section: profiled.get(section, {}) for section in ("model", "data")}
     return [("the run's manifest", identity), (str(path), kept)]
+
+
+def _resolved(config: Config) -> Config:
+    """``config`` with full paths where it names files or folders that are here: the run is used from elsewhere too."""
+    model = config.model.model_copy(update={"checkpoint": _full_path(config.model.checkpoint)})
+    data = config.data.model_copy(update={"path": _full_path(config.data.path), "map": _full_path(config.data.map)})
+    return config.model_copy(update={"model": model, "data": data})
+
+
+def _full_path(name: str | None) -> str | None:
+    """``name``, unless something of that name exists: a Hub id or a preset stays as it is."""
+    path = Path(name or "").expanduser()
+    return str(path.resolve()) if name and path.exists() else name
 
 
 def _workspace(run: RunDirectory, config: Config) -> Workspace:

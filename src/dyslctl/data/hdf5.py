@@ -61,10 +61,10 @@ class Hdf5Source(DemonstrationSource):
         """See :meth:`DemonstrationSource.episode`."""
         file, demo = self._episodes[number]
         with _reading(file):
-            group = _open(file)["data"][demo]
+            group = _group(file, demo)
             check_columns([*self._numbers, *self._images], _datasets(group), f"{file}: data/{demo}")
             numbers = {column: group[column][()] for column in self._numbers}
-            lengths = {column: len(group[column]) for column in [*self._numbers, *self._images]}
+            lengths = {column: _length(group[column]) for column in [*self._numbers, *self._images]}
             instruction = _instruction(file)
         if len(set(lengths.values())) != 1 or 0 in lengths.values():
             raise ArtifactError(f"{file}: data/{demo}: expected columns of one length, found {lengths}")
@@ -73,6 +73,18 @@ class Hdf5Source(DemonstrationSource):
         place = partial(_place, file, demo)
         spec = EpisodeSpec(self.name, "train", number, instruction, number)
         return assemble(Rows(place, [instruction] * steps, numbers, frames), self._columns, self._cameras, spec)
+
+
+def _group(file: Path, demo: str) -> Any:
+    group = _open(file)["data"][demo]
+    if not isinstance(group, _h5py().Group):
+        raise ArtifactError(f"{file}: data/{demo}: expected a group, found a data set", hint="download the file again")
+    return group
+
+
+def _length(dataset: Any) -> int:
+    """Rows; a scalar has none."""
+    return int((dataset.shape or (0,))[0])
 
 
 def _place(file: Path, demo: str, row: int) -> str:
@@ -93,7 +105,8 @@ def _demonstrations(file: Path) -> list[str]:
     """``demo_0, demo_1, ...`` in the order of their numbers."""
     with _reading(file):
         opened = _open(file)
-        found = [name for name in opened.get("data", {}) if name.startswith("demo_")]
+        data = opened.get("data")
+        found = [name for name in data if name.startswith("demo_")] if isinstance(data, _h5py().Group) else []
     if not found:
         raise ArtifactError(f"{file}: expected groups data/demo_<i>, found {', '.join(opened) or 'an empty file'}")
     return sorted(found, key=lambda name: (len(name), name))
@@ -106,9 +119,9 @@ def _instruction(file: Path) -> str:
         return _from_name(file)
     try:
         words = json.loads(info)["language_instruction"]
+        return words if isinstance(words, str) else "".join(words)
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{file}: the attribute problem_info has no language_instruction: {error!r}") from error
-    return words if isinstance(words, str) else "".join(words)
 
 
 def _from_name(file: Path) -> str:
@@ -120,7 +133,7 @@ def _from_name(file: Path) -> str:
 
 def _datasets(group: Any) -> list[str]:
     """Paths of the data sets below ``group``."""
-    dataset = require("h5py", "reading LIBERO's files").Dataset
+    dataset = _h5py().Dataset
     found: list[str] = []
     group.visititems(lambda path, item: found.append(path) if isinstance(item, dataset) else None)
     return found
@@ -128,7 +141,11 @@ def _datasets(group: Any) -> list[str]:
 
 @lru_cache(maxsize=OPEN_FILES)
 def _open(file: Path) -> Any:
-    return require("h5py", "reading LIBERO's files").File(file, "r")
+    return _h5py().File(file, "r")
+
+
+def _h5py() -> Any:
+    return require("h5py", "reading LIBERO's files")
 
 
 @contextmanager

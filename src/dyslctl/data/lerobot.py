@@ -8,6 +8,7 @@ A file of version 3.0 holds many episodes; ``meta/episodes`` says which rows, an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from dyslctl.errors import ArtifactError
 from dyslctl.suite import Demonstration, EpisodeSpec
 
 IMAGES = "observation.images."
+PICTURES = ("image", "video")
 
 
 class LeRobotSource(DemonstrationSource):
@@ -39,17 +41,19 @@ class LeRobotSource(DemonstrationSource):
             name: What artifacts call it; ``None``: the folder.
 
         Raises:
-            ArtifactError: If the index is damaged, of an unknown version, or lacks a column of ``columns``.
+            ArtifactError: If the index is damaged, of an unknown version, lacks a column of ``columns``, or says that
+                a view's is no image.
             EnvironmentMismatch: If pyarrow is not installed.
         """
         self.name = name or str(root)
         self._root, self._columns, self._info = root, columns, Info.load(root)
         features = self._info.features
-        images = {key.removeprefix(IMAGES): key for key, f in features.items() if f.dtype in ("image", "video")}
+        images = {key.removeprefix(IMAGES): key for key, feature in features.items() if feature.dtype in PICTURES}
         self._cameras = columns.cameras(images)
         self._videos = [view.column for view in self._cameras.values() if self._info.is_video(view.column)]
         wanted = [columns.action, *columns.proprio, *(view.column for view in self._cameras.values())]
         check_columns(wanted, list(features), str(root / INFO))
+        self._check_views()
         self._places = episode_places(root, self._info, self._videos)
         self._tasks = task_names(root, self._info)
 
@@ -73,6 +77,16 @@ class LeRobotSource(DemonstrationSource):
         spec = EpisodeSpec(self.name, "train", number, rows.instructions[0], number)
         return assemble(rows, self._columns, self._cameras, spec)
 
+    def _check_views(self) -> None:
+        for name, view in self._cameras.items():
+            found = self._info.features[view.column].dtype
+            if found not in PICTURES:
+                raise ArtifactError(
+                    f"{self._root / INFO}: expected images in '{view.column}', the view '{name}' of --data-map, "
+                    f"found {found}",
+                    hint="--data-map FILE.yaml says which column is what; docs/data.md shows the file",
+                )
+
     def _check_owner(self, place: Place, number: int, owners: Sequence[Any]) -> None:
         for row, owner in enumerate(owners):
             if owner != number:
@@ -93,8 +107,11 @@ class LeRobotSource(DemonstrationSource):
             for row, value in enumerate(values)
         ]
 
-    def _moving(self, place: Place, column: str, seconds: Sequence[float]) -> list[Frame]:
+    def _moving(self, place: Place, column: str, seconds: Sequence[Any]) -> list[Frame]:
         path, begin = place.videos[column]
+        for row, at in enumerate(seconds):
+            if not isinstance(at, int | float) or not math.isfinite(at):
+                raise ArtifactError(f"{place.row(row)}, column 'timestamp': expected seconds, found {at!r}")
         half = 0.5 / self._info.fps
         return [
             partial(video_frame, path, begin + at, half, f"{place.row(row)}, column '{column}'")
@@ -102,9 +119,9 @@ class LeRobotSource(DemonstrationSource):
         ]
 
 
-def _still(root: Path, value: Mapping[str, Any] | None, where: str) -> np.ndarray:
+def _still(root: Path, value: Any, where: str) -> np.ndarray:
     """The image in a cell: its bytes, or the path of a file below ``root``."""
-    if value is None or (value.get("bytes") is None and not value.get("path")):
+    if not isinstance(value, Mapping) or (value.get("bytes") is None and not value.get("path")):
         raise ArtifactError(f"{where}: expected an image, found none")
     data = value.get("bytes")
     if data is None:

@@ -35,12 +35,14 @@ def open_source(name: str, columns: str | None = None) -> DemonstrationSource:
     path = Path(name).expanduser()
     if path.exists():
         return _read(path, columns, str(path))
-    if name in plugins.names(plugins.SUITES):
+    suites = plugins.names(plugins.SUITES)
+    if name in suites:
         return SuiteSource(plugins.load_suite(name))
     match = HUB_ID.fullmatch(name)
     if match is None or name.startswith((".", "/", "~")):
         raise ConfigError(
-            f"--data: '{name}' is no folder, no {SUFFIX} file, no task suite and no Hub id",
+            f"--data: '{name}' is no folder, no {SUFFIX} file, no task suite and no Hub id."
+            f"{plugins.did_you_mean(name, suites)}",
             hint="name a folder, or a Hub id such as HuggingFaceVLA/libero",
         )
     folder = _fetch(match["repo"], match["revision"])
@@ -52,12 +54,17 @@ def _read(path: Path, columns: str | None, name: str) -> DemonstrationSource:
         return LeRobotSource(path, DataMap.load(columns or "lerobot"), name)
     if path.suffix == SUFFIX or any(path.rglob(f"*{SUFFIX}")):
         return Hdf5Source(path, DataMap.load(columns or "libero-hdf5"), name)
-    found = ", ".join(sorted(item.name for item in path.iterdir())[:8]) if path.is_dir() else "a file"
     raise ArtifactError(
-        f"{path}: expected recorded episodes, found {found or 'an empty folder'}\n"
+        f"{path}: expected recorded episodes, found {_content(path)}\n"
         f"  looked for: {INFO} with a codebase_version (LeRobot 2.x or 3.0), *{SUFFIX} (LIBERO)",
-        hint="name the folder that holds meta/ and data/, or the one with the .hdf5 files",
+        hint=f"name the folder that holds meta/ and data/, or the one with the {SUFFIX} files, or such a file",
     )
+
+
+def _content(path: Path) -> str:
+    if not path.is_dir():
+        return f"a {path.suffix} file" if path.suffix else "a file without a suffix"
+    return ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "an empty folder"
 
 
 def _fetch(repository: str, revision: str | None) -> Path:
@@ -69,7 +76,9 @@ def _fetch(repository: str, revision: str | None) -> Path:
             huggingface_hub.snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=USED)
         )
     except Exception as error:  # errors of whichever HTTP library the Hub client uses come through
+        name = repository if revision is None else f"{repository}@{revision}"
         raise ArtifactError(
-            f"'{repository}' is no folder here and could not be fetched from the Hub: {type(error).__name__}: {error}",
-            hint="check the spelling and the network, or download it elsewhere and name the folder",
+            f"'{name}' is no folder here and could not be fetched from the Hub: {type(error).__name__}: {error}",
+            hint="check the spelling and the network; HF_HUB_OFFLINE=1 uses what was downloaded before; or download "
+            "it elsewhere and name the folder",
         ) from error

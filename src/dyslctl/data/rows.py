@@ -137,6 +137,10 @@ def _vector(value: Any) -> np.ndarray | None:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"a mapping of {_list([str(key) for key in value])}"
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
     text = str(value)
     return text if len(text) <= 120 else f"{text[:117]}..."
 

@@ -158,7 +158,7 @@ class StaticBudget:
             raise ConfigError(
                 f"{total} static layers of {num_layers}: expected {max(1, len(forced))} (forced: {list(forced)}) "
                 f"to {live + 1} (live)",
-                hint="choose a larger --ratio" if total <= live else "choose a smaller --ratio",
+                hint=f"choose a {'larger' if total <= live else 'smaller'} --ratio or profile.static_layers",
             )
         return cls(num_layers, total, forced, live, min_gap, max_segment_len)
 

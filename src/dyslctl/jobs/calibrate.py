@@ -1,4 +1,4 @@
-"""The thresholds of ``dysl-paper``'s guidance, fitted to how the full model moves (methods 1.9 a, b).
+"""The thresholds of ``dysl-paper``'s guidance, fitted to how the full model moves.
 
 ``eta_1`` and ``eta_2`` are not published and depend on the suite, on the horizon and on ``k``. They are chosen on the
 ``tune`` initial states, never on the ones that results are reported on.

@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dyslctl.artifacts.files import atomic_path, reading
+from dyslctl.artifacts.tensors import save_tensors
 from dyslctl.errors import ArtifactError, ConfigError
 
 Curve = list[dict[str, float]]
 """One entry a logged step: ``step``, ``loss`` and its parts."""
+MEANING = {"data": "data, a digest of the states to learn from", "profile": "profile, a digest of the skip profile"}
+"""Parts of an identity whose values do not speak for themselves."""
 
 
 def save_checkpoint(
@@ -38,10 +40,7 @@ def save_checkpoint(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"step": str(step), "curve": json.dumps(curve), "identity": _canonical(identity)}
     with atomic_path(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata=metadata)
-        except SafetensorError as error:  # how safetensors reports a full disk
-            raise OSError(str(error)) from error
+        save_tensors(tensors, temporary, metadata)
 
 
 def load_checkpoint(
@@ -87,7 +86,9 @@ def _check_identity(found: str, expected: Mapping[str, Any], path: Path) -> None
     before, now = json.loads(found), json.loads(_canonical(expected))
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if changed:
-        listing = "\n".join(f"  {key}: then {before.get(key)!r}, now {now.get(key)!r}" for key in changed)
+        listing = "\n".join(
+            f"  {MEANING.get(key, key)}: then {before.get(key)!r}, now {now.get(key)!r}" for key in changed
+        )
         raise ConfigError(
             f"{path} belongs to a training with other settings:\n{listing}",
             hint="repeat the command with the settings of then, or without --resume to start over",

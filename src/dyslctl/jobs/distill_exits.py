@@ -161,7 +161,7 @@ def distill_exits(
     distributed.wait()  # for the leader's bundle of stage 1
     work = _Work(backbone, settings, rounds.execute_horizon, make_folder(out), resume, progress)
     modules = _start(backbone, profile, settings, init)
-    identity = _identity(settings, profile, init)
+    identity = {**_identity(settings, profile, init), "execute_horizon": rounds.execute_horizon}
     if settings.stage == 1:
         samples = _samples(work, modules, rounds.explored)
         batch = rounds.explored.batch(settings.seed, 0, SCALE_SAMPLES).to(backbone.device)

@@ -16,6 +16,7 @@ from dyslctl.data.source import DemonstrationSource
 from dyslctl.dysl.partition import Criterion, StaticBudget, choose_static, default_static_count, static_count
 from dyslctl.dysl.similarity import SimilarityAccumulator, SimilarityResult
 from dyslctl.dysl.skip_modules import PRESETS, SkipSizes
+from dyslctl.errors import ConfigError
 from dyslctl.jobs.data import Source, collect, collect_recorded
 from dyslctl.jobs.dataset import Dataset
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
@@ -107,9 +108,7 @@ def profile(
     """
     begin = time.perf_counter()
     spec = backbone.spec
-    budget = StaticBudget.of(
-        spec.num_layers, count=_static_count(spec, ratio, n_static), last_live=spec.last_live_layer
-    )
+    budget = _budget(spec, ratio, n_static)
     how: dict[str, Any] = {"samples": samples, "seed": seed, "batch_size": batch_size, "progress": progress}
     if recorded is not None:
         data = collect_recorded(backbone, recorded, per_episode=FRAMES_PER_EPISODE, **how)
@@ -154,6 +153,19 @@ def module_sizes(spec: BackboneSpec) -> ModuleSizes:
     published = {preset.sizes.hidden_size: preset.sizes for name, preset in PRESETS.items() if name.startswith("dysl")}
     sizes = published.get(spec.hidden_size) or SkipSizes.mini(spec.hidden_size)
     return ModuleSizes(adapter_width=sizes.adapter_rank, controller_width=sizes.controller_width, pool=sizes.pool)
+
+
+def _budget(spec: BackboneSpec, ratio: float | None, n_static: int | None) -> StaticBudget:
+    budget = StaticBudget.of(
+        spec.num_layers, count=_static_count(spec, ratio, n_static), last_live=spec.last_live_layer
+    )
+    if budget.count >= spec.num_layers:
+        raise ConfigError(
+            f"all {spec.num_layers} layers would be static: there is nothing to skip",
+            hint=f"--set profile.static_layers=N with N from {len(budget.forced)} to {spec.num_layers - 1}, or a "
+            "smaller --ratio",
+        )
+    return budget
 
 
 def _static_count(spec: BackboneSpec, ratio: float | None, n_static: int | None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,9 @@ def load_policy(
 ) -> Policy:
     """What a robot holds: the policy that a run has trained, on the backbone it was trained for.
 
+    It executes as many actions an inference as its exits were trained for; a method without exits, as many as the run
+    was told with ``--execute-horizon``, else as many as the run's suite does.
+
     Args:
         run: Name or folder of the run; ``None``: the current one.
         method: Any name that ``dyslctl eval --method`` knows.
@@ -154,11 +157,12 @@ def load_policy(
         backbone,
         directory.skip_profile,
         {name: directory.bundle(name) for name in methods.bundles([method])},
-        plugins.load_suite(manifest.suite).execute_horizon,
+        directory.execute_horizon() or plugins.load_suite(manifest.suite).execute_horizon,
         target_layers=target_layers,
         dial=dial,
     )
-    return make_policy(method, recipe)
+    trained_for = recipe.assets().execute_horizon
+    return make_policy(method, replace(recipe, execute_horizon=trained_for or recipe.execute_horizon))
 
 
 def make_policy(method: str, recipe: PolicyRecipe, backbone: Backbone | None = None) -> Policy:

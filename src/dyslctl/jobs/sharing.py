@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dyslctl.artifacts.files import atomic_path
+from dyslctl.artifacts.tensors import save_tensors
 from dyslctl.jobs import distributed
 from dyslctl.jobs.dataset import Batch, Dataset, map_tree
 from dyslctl.types import LayerInputs
@@ -64,7 +64,7 @@ def save_dataset(path: Path, data: Dataset) -> None:
         tensors |= {f"{number}.{name}": column.contiguous() for name, column in columns.items()}
         trees.append(_name_leaves(group.inputs.conditioning, f"{number}.conditioning", tensors))
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"conditioning": json.dumps(trees)})
+        save_tensors(tensors, temporary, {"conditioning": json.dumps(trees)})
 
 
 def load_dataset(path: Path) -> Dataset:

@@ -13,6 +13,8 @@ from dyslctl_openvla_oft.config import Head
 from dyslctl_openvla_oft.variants import refuse_variants
 
 _PATTERNS = ["*.json", "*.safetensors", *(f"{component}--*checkpoint.pt" for component in layout.COMPONENTS)]
+_BELOW = ["*/*"]
+"""Folders in the repository, such as ``lora_adapter/``: a ``*`` of the patterns above also matches a slash."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,11 @@ def _downloaded(repository: str, revision: str | None, head: Head) -> Location:
     try:
         if not huggingface_hub.constants.HF_HUB_OFFLINE:  # before 15 GB are on their way
             refuse_variants(repository, huggingface_hub.HfApi().list_repo_files(repository, revision=revision), head)
-        folder = Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=_PATTERNS))
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                repository, revision=revision, allow_patterns=_PATTERNS, ignore_patterns=_BELOW
+            )
+        )
     except ArtifactError:
         raise
     except Exception as error:  # errors of whichever HTTP library the Hub client uses come through

@@ -154,6 +154,9 @@ def _count_shards(folder: Path, count: _Count, unused: Mapping[str, Shape]) -> N
         with opened_shard(path) as shard:
             stored = set(shard.keys())
             count.problems += [f"unexpected: {key} in {file}: not in the index" for key in sorted(stored - {*listed})]
+            # A parameter that is in no file is reported as missing anyway.
+            lost = [key for key in sorted({*listed} - stored) if key not in parameters]
+            count.problems += [f"missing: {key} in {file}: the index says it is there" for key in lost]
             for key in sorted(stored.intersection(listed)):
                 shape = tuple(shard.get_slice(key).get_shape())
                 if key in unused:

@@ -14,18 +14,23 @@ import argparse
 import logging
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
+from dyslctl.artifacts.document import explain
+from dyslctl.artifacts.files import read_text, writing
+from dyslctl.errors import ConfigError, DyslctlError
 from dyslctl_openvla_oft import layout
 from dyslctl_openvla_oft.action_tokens import ActionTokens
 from dyslctl_openvla_oft.actions import statistics_of
 from dyslctl_openvla_oft.config import RELEASED, ActionConfig, Head, OFTConfig
+from dyslctl_openvla_oft.models import new_model
 from dyslctl_openvla_oft.shards import Shape, Source
 from dyslctl_openvla_oft.statistics import DatasetStatistics
 from dyslctl_openvla_oft.tokenizer import PUBLISHED_PAD_ID, build_tokenizer
@@ -51,7 +56,7 @@ _TINY: dict[str, Any] = {
 _TINY_LLAMA = {
     "hidden_size": 32,
     "intermediate_size": 48,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": 8,  # four of them are static by default
     "num_attention_heads": 2,
     "num_key_value_heads": 2,
 }
@@ -103,6 +108,9 @@ def write_random_checkpoint(
         values: ``zeros`` writes files with holes, for looking at names and shapes.
         dtype: Of the stored weights; the proprioception projector's are float32.
         max_shard_size: Bytes of the largest safetensors file.
+
+    Raises:
+        ConfigError: If there is something at ``folder`` that is no checkpoint.
     """
     source = None if values == "zeros" else random_source(seed)
     if source is not None and config.oft.head == "tokens":
@@ -149,9 +157,29 @@ def random_statistics(config: ActionConfig, seed: int) -> DatasetStatistics:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    keys = given.key or ["libero_spatial_no_noops"]
+    try:
+        config = _config_of(given)
+        with writing(given.folder):
+            write_random_checkpoint(
+                given.folder,
+                config,
+                keys=keys,
+                seed=given.seed,
+                values=given.values,
+                max_shard_size=given.max_shard_size,
+            )
+    except DyslctlError as error:
+        parser.exit(error.exit_code, f"{parser.prog}: error: {error}\n")
+    _log.warning("wrote %s", given.folder)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dyslctl_openvla_oft.random_checkpoint", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("folder", type=Path, help="replaced if it is there")
+    parser.add_argument("folder", type=Path, help="a checkpoint that is there is replaced")
     parser.add_argument("--size", choices=["7b", "tiny"], default="7b")
     parser.add_argument("--config", type=Path, help="config.json of another size, instead of --size")
     parser.add_argument("--head", choices=["l1", "tokens"], default="l1", help="of OpenVLA-OFT, or of OpenVLA")
@@ -159,20 +187,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--num-images", type=int, help="of OpenVLA-OFT; default: 2")
     parser.add_argument("--no-proprio", action="store_true")
     parser.add_argument("--key", action="append", help="data set in dataset_statistics.json; may be repeated")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-shard-size", type=int, default=MAX_SHARD_SIZE, help="bytes")
-    given = parser.parse_args(arguments)
-    if given.config is None:
-        action = {"num_images": given.num_images, "use_proprio": False if given.no_proprio else None}
-        chosen = {name: value for name, value in action.items() if value is not None}
-        config = published_config(given.size, given.head, **chosen)
-    else:
-        config = OFTConfig.model_validate_json(given.config.read_bytes())
-    keys = given.key or ["libero_spatial_no_noops"]
-    write_random_checkpoint(
-        given.folder, config, keys=keys, seed=given.seed, values=given.values, max_shard_size=given.max_shard_size
+    parser.add_argument("--seed", type=_at_least(0), default=0)
+    parser.add_argument("--max-shard-size", type=_at_least(1), default=MAX_SHARD_SIZE, help="bytes")
+    return parser
+
+
+def _at_least(smallest: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if int(text) < smallest:
+            raise argparse.ArgumentTypeError(f"expected at least {smallest}, found {text}")
+        return int(text)
+
+    return number
+
+
+def _config_of(given: argparse.Namespace) -> OFTConfig:
+    """The configuration that the command line asks for, if there is a model of those sizes."""
+    text = None if given.config is None else read_text(given.config)
+    try:
+        config = _chosen_config(given) if text is None else OFTConfig.model_validate_json(text)
+        with torch.device("meta"):
+            new_model(config)
+    except ValidationError as error:
+        raise ConfigError(f"{given.config or 'the options'}:\n{explain(error, OFTConfig)}") from error
+    except Exception as error:  # transformers and torch each raise their own
+        raise ConfigError(f"{given.config or 'the options'}: no model has these sizes: {error}") from error
+    return config
+
+
+def _chosen_config(given: argparse.Namespace) -> OFTConfig:
+    action = {"num_images": given.num_images, "use_proprio": False if given.no_proprio else None}
+    return published_config(
+        given.size, given.head, **{name: value for name, value in action.items() if value is not None}
     )
-    _log.warning("wrote %s", given.folder)
 
 
 if __name__ == "__main__":

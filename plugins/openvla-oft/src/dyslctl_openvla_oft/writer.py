@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dyslctl.errors import ConfigError
 from dyslctl_openvla_oft import layout
 from dyslctl_openvla_oft.config import RELEASED, OFTConfig
 from dyslctl_openvla_oft.models import new_model
@@ -35,7 +36,7 @@ def write_checkpoint(
     dtype: torch.dtype = torch.bfloat16,
     max_shard_size: int = MAX_SHARD_SIZE,
 ) -> None:
-    """Write ``model`` as the released training code would, all files or none. Replaces a folder that is there.
+    """Write ``model`` as the released training code would, all files or none. Replaces a checkpoint that is there.
 
     Args:
         folder: Where to.
@@ -45,6 +46,9 @@ def write_checkpoint(
         step: Training step, or ``latest``: part of the ``.pt`` files' names.
         dtype: Of the stored weights.
         max_shard_size: Bytes of the largest safetensors file.
+
+    Raises:
+        ConfigError: If there is something at ``folder`` that is no checkpoint.
     """
     published = {layout.published_name(name): tensor for name, tensor in model.state_dict().items()}
 
@@ -68,13 +72,17 @@ def write_files(
     """Write a checkpoint whose values ``source`` makes up one tensor at a time; for the others see above.
 
     ``source`` is asked for published names, and for parameter names of what is in the ``.pt`` files. ``None``: zeros.
+
+    Raises:
+        ConfigError: If there is something at ``folder`` that is no checkpoint.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    _check_replaceable(folder)
     with torch.device("meta"):
         parameters = new_model(config).state_dict()
+    shapes = layout.published_shapes(config, parameters)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        shapes = layout.published_shapes(config, parameters)
         _write_json(temporary / layout.INDEX, write_shards(temporary, shapes, source, dtype, max_shard_size))
         for component in layout.components_of(config):
             state = _component(component, parameters, source or _zeros, dtype)
@@ -111,6 +119,16 @@ def _config_values(config: OFTConfig) -> dict[str, Any]:
     released = {"vision_config": OFTConfig().vision_config, "oft": RELEASED[config.oft.head]}
     default = {name for name, value in released.items() if getattr(config, name) == value}
     return {**values, **config.model_dump(mode="json", exclude=default)}
+
+
+def _check_replaceable(folder: Path) -> None:
+    """What is replaced is gone: only an older checkpoint may be."""
+    if not folder.exists() or (folder / layout.INDEX).is_file() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    raise ConfigError(
+        f"{folder}: expected no folder, an empty one or a checkpoint to replace, found no {layout.INDEX} in it",
+        hint="name a new folder",
+    )
 
 
 def _replace(temporary: Path, folder: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from dyslctl import methods
+from dyslctl.cli.steps.recorded import trained_suite
 from dyslctl.cli.workspace import Workspace
 from dyslctl.jobs.bench import BenchPlan, Subject, bench, torch_device
 from dyslctl.jobs.latency import Series
@@ -14,11 +15,16 @@ from dyslctl.report import plots
 
 
 def run_bench(workspace: Workspace, device: str, size: str | None, progress: Progress) -> dict[str, Any]:
-    """Measure or predict, save everything, and return the result's document."""
+    """Measure or predict, save everything, and return the result's document.
+
+    A run that learnt from recorded episodes is timed on frames of those that were held out.
+    """
     settings = workspace.config.bench
     workspace = replace(workspace, backbone=replace(workspace.backbone, device=torch_device(device)))
     recipe = workspace.policies(methods.with_reference(settings.methods))
-    subject = Subject(recipe.backbone.plugin, recipe.backbone.load(), workspace.suite, recipe.assets())
+    assets = recipe.assets()
+    suite = trained_suite(workspace, assets.execute_horizon) or workspace.suite
+    subject = Subject(recipe.backbone.plugin, recipe.backbone.load(), suite, assets)
     series = Series(settings.warmup, settings.iterations, settings.min_seconds)
     document = bench(
         subject,

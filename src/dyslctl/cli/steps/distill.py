@@ -86,8 +86,12 @@ def run_distill_to_budget(
     On recorded episodes nothing is lost or won: see :mod:`dyslctl.jobs.calibrate_offline`.
     """
     method, budget = workspace.config.distill.method, workspace.config.budget
+    if budget.target_layers is not None:
+        _check_within(budget.target_layers, workspace.backbone.load().spec.num_layers)
     if workspace.config.data.path is not None:
         offline = offline_target(budget, method)
+        if budget.target_layers is not None:
+            _check_can_meet(method, stages)
         return run_distill(workspace, stages, resume=resume, progress=progress, target=offline)
     target = target_of(budget)
     if target is not None:
@@ -95,6 +99,13 @@ def run_distill_to_budget(
     elif method == "dysl":
         target = MaxSuccessDrop(DEFAULT_DROP)
     return run_distill(workspace, stages, resume=resume, progress=progress, target=target)
+
+
+def _check_within(target_layers: float, num_layers: int) -> None:
+    if target_layers > num_layers:
+        raise ConfigError(
+            f"{target_layers:g} layers: the model has {num_layers}", hint=f"--target-layers below {num_layers}"
+        )
 
 
 def _check_can_meet(method: str, stages: Sequence[Stage]) -> None:

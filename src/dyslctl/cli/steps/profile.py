@@ -13,7 +13,7 @@ from dyslctl.report import plots
 
 
 def run_profile(workspace: Workspace, progress: Progress) -> dict[str, Any]:
-    """Measure the layers, save skip profile and figures, and return the result's document."""
+    """Measure the layers; then start the run, save skip profile and figures, and return the result's document."""
     settings, recipe, run = workspace.config.profile, workspace.backbone, workspace.run
     result = profile(
         recipe.load(),
@@ -32,6 +32,7 @@ def run_profile(workspace: Workspace, progress: Progress) -> dict[str, Any]:
         command=command_line(),
         progress=progress,
     )
+    workspace.start()
     result.profile.save(run.skip_profile)
     result.save_similarity(run.path / "similarity.json")
     document = _document(result, run)

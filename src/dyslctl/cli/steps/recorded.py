@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dyslctl.cli.workspace import Workspace
 from dyslctl.data.open import open_source
 from dyslctl.data.replay import RecordedSuite
@@ -16,17 +18,22 @@ def recorded_source(workspace: Workspace) -> DemonstrationSource | None:
 
     Raises:
         ArtifactError: If they cannot be read.
-        ConfigError: If their actions are not the backbone's, or the name or the column mapping is not known.
+        ConfigError: If their actions are not the backbone's, more are to be executed than it predicts, or the name or
+            the column mapping is not known.
         EnvironmentMismatch: If a package of the extra ``data`` is missing.
     """
-    settings = workspace.config.data
+    settings, spec = workspace.config.data, workspace.backbone.load().spec
     if settings.path is None:
         return None
-    source = open_source(settings.path, settings.map)
-    expected = workspace.backbone.load().spec.action_dim
-    if source.action_dim != expected:
+    if settings.execute_horizon is not None and settings.execute_horizon > spec.chunk_length:
         raise ConfigError(
-            f"{source.name}: the backbone's actions have {expected} dimensions, the recorded ones {source.action_dim}",
+            f"data.execute_horizon is {settings.execute_horizon}, but the backbone predicts {spec.chunk_length} actions"
+        )
+    source = open_source(settings.path, settings.map)
+    if source.action_dim != spec.action_dim:
+        raise ConfigError(
+            f"{source.name}: the backbone's actions have {spec.action_dim} dimensions, the recorded ones "
+            f"{source.action_dim}",
             hint="--data-map names the column of the actions",
         )
     return source
@@ -53,9 +60,19 @@ def recorded_suite(workspace: Workspace, trained_for: int | None = None) -> Reco
             "guessed",
             hint=HORIZON_HINT,
         )
-    length = workspace.backbone.load().spec.chunk_length
-    if horizon > length:
-        raise ConfigError(f"data.execute_horizon is {horizon}, but the backbone predicts {length} actions")
     if trained_for not in (None, horizon):
         raise ConfigError(f"data.execute_horizon is {horizon}, but the exits were trained for {trained_for}")
     return RecordedSuite(source, horizon, workspace.config.seed)
+
+
+def trained_suite(workspace: Workspace, trained_for: int | None) -> RecordedSuite | None:
+    """:func:`recorded_suite` for what is trained already: exits stand above what the run was told before.
+
+    Raises:
+        ArtifactError: As :func:`recorded_suite`.
+        ConfigError: Likewise.
+        EnvironmentMismatch: Likewise.
+    """
+    data = workspace.config.data
+    told = data.model_copy(update={"execute_horizon": trained_for or data.execute_horizon})
+    return recorded_suite(replace(workspace, config=workspace.config.model_copy(update={"data": told})))

@@ -20,9 +20,6 @@ from dyslctl.jobs.distill import DistillSettings
 from dyslctl.jobs.distill_exits import ExitTraining
 from dyslctl.jobs.progress import Progress
 
-PROFILE_CONFIG = Path("config") / "profile.yaml"
-"""Below a run; how the backbone was loaded when it was profiled, and is by all later commands."""
-
 
 def check_settings(settings: DistillConfig, bundles: Sequence[str]) -> None:
     """Every setting that the user gave must mean something to the training of one of ``bundles``.
@@ -73,8 +70,8 @@ def trained_run(
     run = RunDirectory(make_folder(path))
     write_json(run.manifest_path, workspace.run.manifest().dump())
     atomic_write(run.skip_profile, _content(workspace.run.skip_profile))
-    if (workspace.run.path / PROFILE_CONFIG).exists():
-        atomic_write(run.path / PROFILE_CONFIG, _content(workspace.run.path / PROFILE_CONFIG))
+    if workspace.run.profile_config.exists():
+        atomic_write(run.profile_config, _content(workspace.run.profile_config))
     trained = replace(workspace, run=run, config=workspace.config.model_copy(update={"seed": seed}))
     for bundle in bundles:
         _train(trained, bundle, resume=resume, progress=progress)
@@ -99,7 +96,7 @@ def _train(workspace: Workspace, bundle: str, *, resume: bool, progress: Progres
 
 def _as_profiled(workspace: Workspace) -> Workspace:
     """``workspace`` in the precision that was profiled: a faster one is for playing, not for training."""
-    path = workspace.run.path / PROFILE_CONFIG
+    path = workspace.run.profile_config
     dtype = read_yaml(path).get("model", {}).get("dtype") if path.exists() else None
     return replace(workspace, backbone=replace(workspace.backbone, dtype=dtype or workspace.backbone.dtype))
 

@@ -82,7 +82,7 @@ class ExitTrainer:
         )
 
     def calibrate(self, bundle: Path) -> None:
-        """Nothing yet: the threshold is found in closed loop, once the bundle is in its place."""
+        """Nothing: the threshold belongs to a target, to which ``steps.distill`` sets the new bundle itself."""
 
 
 @dataclass(frozen=True)
