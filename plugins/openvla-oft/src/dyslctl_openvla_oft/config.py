@@ -157,6 +157,17 @@ class OFTConfig(BaseModel):
             raise ValueError(f"both towers need one image size and one patch grid, found {self.image_sizes}")
         return self
 
+    @model_validator(mode="after")
+    def _whole_heads(self) -> Self:
+        """Older ``transformers`` build a model of such sizes, rounded down."""
+        llama = self.llama()
+        if llama.hidden_size % llama.num_attention_heads:
+            raise ValueError(
+                f"text_config: the hidden size ({llama.hidden_size}) is not a multiple of the number of attention "
+                f"heads ({llama.num_attention_heads})"
+            )
+        return self
+
     @property
     def image_size(self) -> int:
         """Height and width of an input image, pixels."""
