@@ -34,7 +34,7 @@ class TrainingInfo(Part):
 
     Attributes:
         stage: 1 = adapters alone, 2 = with what decides.
-        method: ``dysl`` or ``dysl-paper``.
+        method: What was trained: ``dysl``, ``dysl-paper`` or ``static``.
         samples: Training observations.
         loss_first, loss_last: Mean loss over the first and last steps.
     """

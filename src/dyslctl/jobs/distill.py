@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from dyslctl.jobs.dataset import Dataset, Part
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.trained import load_modules, new_modules, save_modules
 from dyslctl.jobs.training import Optimization, StepLoss, Trainee, require_float32, train
+from dyslctl.methods import Trained
 
 Stage = Literal[1, 2]
 CHECKPOINT, CURVE = "checkpoint.safetensors", "curve.json"
@@ -93,6 +94,22 @@ class DistillSettings(Optimization):
         )
 
 
+class StageSettings(Protocol):
+    """What the settings of any method's training say of a stage."""
+
+    @property
+    def stage(self) -> Stage:
+        """Which one."""
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps."""
+
+    @property
+    def seed(self) -> int:
+        """Of the training."""
+
+
 @dataclass(frozen=True)
 class DistillResult:
     """What a stage did.
@@ -113,6 +130,27 @@ class DistillResult:
     bundle_path: Path
     seconds: float
     curve: list[dict[str, float]]
+
+    @classmethod
+    def of(
+        cls,
+        settings: StageSettings,
+        curve: list[dict[str, float]],
+        learnt: Iterable[nn.Module],
+        bundle: Path,
+        begin: float,
+    ) -> DistillResult:
+        """A stage that ends now; ``learnt`` are the modules that were trained, ``begin`` is ``time.perf_counter``'s."""
+        return cls(
+            stage=settings.stage,
+            steps=settings.steps,
+            loss_first=curve_mean(curve, first=True),
+            loss_last=curve_mean(curve, first=False),
+            trainable_parameters=sum(p.numel() for module in learnt for p in module.parameters()),
+            bundle_path=bundle,
+            seconds=time.perf_counter() - begin,
+            curve=curve,
+        )
 
 
 def distill(
@@ -160,25 +198,20 @@ def distill(
     curve = train(trainee, settings, step_loss, backbone.device, checkpoint, resume=resume, progress=progress)
     if distributed.leads():
         write_json(out / CURVE, {"schema": CURVE_SCHEMA, "curve": curve})
-        save_modules(bundle, modules.eval(), profile, _training_info(settings, len(data), curve), command)
-    return DistillResult(
-        stage=settings.stage,
-        steps=settings.steps,
-        loss_first=curve_mean(curve, first=True),
-        loss_last=curve_mean(curve, first=False),
-        trainable_parameters=sum(p.numel() for module, _ in trainee.rates for p in module.parameters()),
-        bundle_path=bundle,
-        seconds=time.perf_counter() - begin,
-        curve=curve,
-    )
+        training = training_info(settings, "dysl-paper", len(data), curve)
+        save_modules(bundle, modules.eval(), profile, training, command)
+    return DistillResult.of(settings, curve, [module for module, _ in trainee.rates], bundle, begin)
 
 
-def _training_info(settings: DistillSettings, samples: int, curve: list[dict[str, float]]) -> TrainingInfo:
+def training_info(
+    settings: StageSettings, method: Trained, samples: int, curve: list[dict[str, float]]
+) -> TrainingInfo:
+    """The training of ``method`` as its bundle's header tells it."""
     return TrainingInfo(
         stage=settings.stage,
         steps=settings.steps,
         seed=settings.seed,
-        method="dysl-paper",
+        method=method,
         samples=samples,
         loss_first=curve_mean(curve, first=True),
         loss_last=curve_mean(curve, first=False),

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dyslctl.artifacts.bundle import TrainingInfo, weights_digest
+from dyslctl.artifacts.bundle import weights_digest
 from dyslctl.artifacts.files import make_folder, sha256, write_json
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.backbone import Backbone
@@ -33,13 +33,14 @@ from dyslctl.dysl.partition import tail
 from dyslctl.errors import ConfigError
 from dyslctl.jobs import distributed
 from dyslctl.jobs.dataset import Dataset, Part
-from dyslctl.jobs.distill import CHECKPOINT, CURVE, CURVE_SCHEMA, DistillResult, Stage, curve_mean
+from dyslctl.jobs.distill import CHECKPOINT, CURVE, CURVE_SCHEMA, DistillResult, Stage, training_info
 from dyslctl.jobs.exit_data import Rounds
 from dyslctl.jobs.exit_samples import ExitSamples, planner_samples
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.trained import partition_of
 from dyslctl.jobs.trained_exits import load_exits, new_exits, save_exits
 from dyslctl.jobs.training import Decay, Optimization, StepLoss, Trainee, autocast, require_float32, train
+from dyslctl.methods import Trained
 
 PLANNER_CHECKPOINT = "planner.safetensors"
 SCALE_SAMPLES = 128
@@ -161,7 +162,7 @@ def distill_exits(
     distributed.wait()  # for the leader's bundle of stage 1
     work = _Work(backbone, settings, rounds.execute_horizon, make_folder(out), resume, progress)
     modules = _start(backbone, profile, settings, init)
-    identity = {**_identity(settings, profile, init), "execute_horizon": rounds.execute_horizon}
+    identity = _identity(work, profile, init)
     if settings.stage == 1:
         samples = _samples(work, modules, rounds.explored)
         batch = rounds.explored.batch(settings.seed, 0, SCALE_SAMPLES).to(backbone.device)
@@ -172,19 +173,11 @@ def distill_exits(
         _train_planner(work, modules, samples, {**identity, "adapters": sha256(_checkpoint(out, settings.rounds))})
     if distributed.leads():
         write_json(out / CURVE, {"schema": CURVE_SCHEMA, "curve": curve})
-        training = _training_info(settings, rounds, len(samples), curve)
+        method: Trained = "dysl" if rounds.visit == "ladder" else "static"
+        training = training_info(settings, method, len(samples), curve)
         save_exits(bundle, modules.eval(), rounds.execute_horizon, profile, training, command)
-    parts = modules.adapters if settings.stage == 1 else modules
-    return DistillResult(
-        stage=settings.stage,
-        steps=settings.steps,
-        loss_first=curve_mean(curve, first=True),
-        loss_last=curve_mean(curve, first=False),
-        trainable_parameters=sum(parameter.numel() for parameter in parts.parameters()),
-        bundle_path=bundle,
-        seconds=time.perf_counter() - begin,
-        curve=curve,
-    )
+    learnt = modules.adapters if settings.stage == 1 else modules
+    return DistillResult.of(settings, curve, [learnt], bundle, begin)
 
 
 def _start(backbone: Backbone, profile: SkipProfile, settings: ExitTraining, init: Path | None) -> ExitModules:
@@ -279,21 +272,10 @@ def _train_planner(work: _Work, modules: ExitModules, samples: ExitSamples, iden
     train(trainee, how, loss, work.backbone.device, checkpoint, resume=work.resume, progress=work.progress)
 
 
-def _identity(settings: ExitTraining, profile: SkipProfile, init: Path | None) -> dict[str, Any]:
+def _identity(work: _Work, profile: SkipProfile, init: Path | None) -> dict[str, Any]:
     """What must not change between an interruption and its resume."""
-    identity = {**settings.identity(), "profile": profile.hash}
+    settings = work.settings
+    identity = {**settings.identity(), "profile": profile.hash, "execute_horizon": work.executed}
     if settings.stage == 2 and init is not None and init.exists():
         identity["stage1"] = weights_digest(init)
     return identity
-
-
-def _training_info(settings: ExitTraining, rounds: Rounds, samples: int, curve: list[dict[str, float]]) -> TrainingInfo:
-    return TrainingInfo(
-        stage=settings.stage,
-        steps=settings.steps,
-        seed=settings.seed,
-        method="dysl" if rounds.visit == "ladder" else "static",
-        samples=samples,
-        loss_first=curve_mean(curve, first=True),
-        loss_last=curve_mean(curve, first=False),
-    )
