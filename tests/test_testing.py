@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dyslctl.errors import ConfigError, PluginError
-from dyslctl.suite import Demonstration, EpisodeSpec, Split, StepResult
+from dyslctl.suite import Demonstration, Disturb, EpisodeSpec, Split, StepResult
 from dyslctl.testing import CheckReport, check_backbone, check_suite
 from dyslctl.testing.report import Check, Findings
 from dyslctl.types import ActionChunk, LayerInputs, LayerState, Observation, TokenKind
@@ -309,6 +309,12 @@ class LyingExpert:
         return replace(true, actions=np.zeros_like(true.actions))
 
 
+class UnknownSkill:
+    """Suite mix-in: the expert can do what is no task."""
+
+    demonstrated_tasks = ("reach_green",)
+
+
 class PoorExpert:
     """Suite mix-in: an honest expert that never moves."""
 
@@ -317,14 +323,43 @@ class PoorExpert:
         return replace(true, actions=np.zeros_like(true.actions), score=0)
 
 
+class ForgetfulExpert:
+    """Suite mix-in: a disturbed demonstration holds what was executed."""
+
+    def demonstrate_disturbed(self, spec: EpisodeSpec, disturb: Disturb) -> Demonstration:
+        executed: list[np.ndarray] = []
+
+        def remember(action: np.ndarray) -> np.ndarray:
+            executed.append(disturb(action))
+            return executed[-1]
+
+        true: Demonstration = super().demonstrate_disturbed(spec, remember)  # type: ignore[misc]
+        return replace(true, actions=np.stack(executed))
+
+
+class StubbornExpert:
+    """Suite mix-in: what is executed is not what disturb says."""
+
+    def demonstrate_disturbed(self, spec: EpisodeSpec, disturb: Disturb) -> Demonstration:
+        def obey(action: np.ndarray) -> np.ndarray:
+            disturb(action)
+            return action
+
+        true: Demonstration = super().demonstrate_disturbed(spec, obey)  # type: ignore[misc]
+        return true
+
+
 @pytest.mark.parametrize(
     ("flaw", "rule"),
     [
+        (ForgetfulExpert, "A disturbed demonstration"),
+        (StubbornExpert, "A disturbed demonstration"),
         (Overlapping, "Splits never overlap"),
         (HalfTheTasks, "Episodes are a fixed list"),
         (LateHorizon, "The numbers of the suite"),
         (LyingExpert, "The expert's demonstrations"),
         (PoorExpert, "The expert's demonstrations"),
+        (UnknownSkill, "The expert's demonstrations"),
     ],
 )
 def test_each_broken_suite_rule_is_named(tiny_suite: type[TinyReach], flaw: type, rule: str) -> None:

@@ -16,7 +16,16 @@ from torch import Tensor, nn
 
 from dyslctl.backbone import Backbone, BackboneSpec, Workload
 from dyslctl.errors import ConfigError, PluginError
-from dyslctl.suite import Demonstration, Environment, EpisodeSpec, Split, StepResult, TaskSuite
+from dyslctl.suite import (
+    Demonstration,
+    Disturb,
+    Environment,
+    EpisodeSpec,
+    Split,
+    StepResult,
+    TaskSuite,
+    undisturbed,
+)
 from dyslctl.types import ActionChunk, LayerInputs, LayerState, Observation, TokenKind
 
 IMAGE, PATCH, WORDS, MAX_STEP, WINDOW = 8, 4, 4, 0.1, 12
@@ -241,13 +250,16 @@ class TinyReach(TaskSuite):
         return TinyWorld(self.max_score, self.max_steps)
 
     def demonstrate(self, spec: EpisodeSpec) -> Demonstration:
+        return self.demonstrate_disturbed(spec, undisturbed)
+
+    def demonstrate_disturbed(self, spec: EpisodeSpec, disturb: Disturb) -> Demonstration:
         world = TinyWorld(self.max_score, self.max_steps)
         observation, done, score = world.reset(spec), False, 0
         observations, actions = [], []
         while not done:
             observations.append(observation)
             actions.append(world.expert_action())
-            result = world.step(actions[-1])
+            result = world.step(disturb(actions[-1]))
             observation, done, score = result.observation, result.done, result.score
         return Demonstration(spec, observations, np.stack(actions), score)
 

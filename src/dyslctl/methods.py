@@ -35,7 +35,7 @@ class ExitAssets(Protocol):
 
     @property
     def settings(self) -> ExitSettings:
-        """The calibrated threshold."""
+        """The calibrated tolerance."""
 
     @property
     def execute_horizon(self) -> int:
@@ -195,6 +195,7 @@ class Method:
         bundle: Whose bundle it needs.
         needs_partition: The skip profile's partition must be given.
         needs_target: The mean number of executed layers must be given.
+        in_steps: It runs equally many layers each time, so it can only come near to a target.
         dial: How it trades success for layers, if it can.
         privileged: It knows what no robot knows: a bound, whose time means nothing.
     """
@@ -204,6 +205,7 @@ class Method:
     bundle: Trained | None = None
     needs_partition: bool = False
     needs_target: bool = False
+    in_steps: bool = False
     dial: Dial | None = None
     privileged: bool = False
 
@@ -274,8 +276,8 @@ def _full(setup: Setup) -> Policy:
 
 def _dysl(setup: Setup) -> Policy:
     assets = setup.exits()
-    threshold = assets.settings.threshold if setup.dial is None else setup.dial
-    schedule = PlannedExit(ExitLadder(assets.modules), assets.modules.planner.bind(), threshold)
+    tolerance = assets.settings.tolerance if setup.dial is None else setup.dial
+    schedule = PlannedExit(ExitLadder(assets.modules), assets.modules.planner.bind(), tolerance)
     return ExitPolicy(setup.backbone, schedule, setup.execute_horizon)
 
 
@@ -314,17 +316,17 @@ def _static(setup: Setup) -> Policy:
 
 def _oracle(setup: Setup) -> Policy:
     assets, horizon = setup.exits(), setup.execute_horizon
-    threshold = assets.settings.threshold if setup.dial is None else setup.dial
-    return OraclePolicy(setup.backbone, ExitLadder(assets.modules), threshold, horizon)
+    tolerance = assets.settings.tolerance if setup.dial is None else setup.dial
+    return OraclePolicy(setup.backbone, ExitLadder(assets.modules), tolerance, horizon)
 
 
-DAMAGE = Dial(-6.5, 0.5, "log of the relative damage that an exit may do")
-"""From less than the floor below which damage is not told apart, to more than the motion itself."""
+DAMAGE = Dial(-7.0, 3.0, "log of the relative damage that is worth as much as all layers")
+"""From less than the floor below which damage is not told apart, to many times the motion itself."""
 LENIENCE = Dial(-16.0, 16.0, "logits that every controller is more willing to skip by")
 
 METHODS: Mapping[str, Method] = {
     "full": Method("every layer, the upstream model", _full),
-    "dysl": Method("planned exits: the cheapest one that is predicted to do no harm", _dysl, "dysl", dial=DAMAGE),
+    "dysl": Method("planned exits: damage and layers weighed against each other", _dysl, "dysl", dial=DAMAGE),
     "dysl-paper": Method("the rule of the paper", _paper(), "dysl-paper", dial=LENIENCE),
     "dysl-paper-no-pre": Method(
         "without pre-skip prediction: controllers always decide", _paper(pre_skip=False), "dysl-paper", dial=LENIENCE
@@ -334,7 +336,7 @@ METHODS: Mapping[str, Method] = {
     ),
     "random-skip": Method("random jumps without adapters", _random_skip, needs_partition=True, needs_target=True),
     "random-skip-adapters": Method("random exits through dysl's adapters", _random_exits, "dysl", needs_target=True),
-    "static": Method("always the same exit, trained for that", _static, "static", needs_target=True),
+    "static": Method("always the same exit, trained for that", _static, "static", needs_target=True, in_steps=True),
     "oracle": Method(
         "a planner that knows the damage: a bound, not for use", _oracle, "dysl", dial=DAMAGE, privileged=True
     ),

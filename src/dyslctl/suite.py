@@ -6,16 +6,24 @@ Register the class under the entry-point group ``dyslctl.suites``. ``dyslctl.tes
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
+from dyslctl.errors import PluginError
 from dyslctl.types import Observation
 
 Split = Literal["train", "tune", "test"]
 """Initial states to learn from, to choose thresholds on, and to report on. They never overlap."""
+Disturb = Callable[[np.ndarray], np.ndarray]
+"""The action ``[A]`` that an expert means to the one that is executed in its place; asked once an action, in order."""
+
+
+def undisturbed(action: np.ndarray) -> np.ndarray:
+    """The :data:`Disturb` that executes what is meant."""
+    return action
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class Demonstration:
 
     Attributes:
         observations: ``steps`` observations.
-        actions: ``[steps, A]`` executed actions in the suite's units.
+        actions: ``[steps, A]`` the expert's actions in the suite's units; executed, unless it was disturbed.
         score: Subtasks the expert solved.
     """
 
@@ -113,6 +121,7 @@ class TaskSuite(ABC):
         max_steps: Longest episode, in actions.
         execute_horizon: Actions of a chunk executed before the next inference, always explicit.
         action_dim: ``A``.
+        control_frequency: Actions a second; what recorded demonstrations are stamped with.
     """
 
     name: str
@@ -120,15 +129,36 @@ class TaskSuite(ABC):
     max_steps: int
     execute_horizon: int
     action_dim: int
+    control_frequency: int = 20
 
     @property
     @abstractmethod
     def tasks(self) -> Sequence[str]:
         """Task ids, in the order episodes go through them."""
 
+    @property
+    def demonstrated_tasks(self) -> Sequence[str]:
+        """Those of :attr:`tasks` that the scripted expert can do, in their order: all of them, unless a suite says so.
+
+        Empty for a suite without an expert.
+        """
+        return self.tasks
+
     @abstractmethod
     def episodes(self, split: Split, count: int) -> list[EpisodeSpec]:
         """The first ``count`` initial states of ``split``, tasks in turn. Always the same ones."""
+
+    def demonstrated_episodes(self, split: Split, count: int) -> list[EpisodeSpec]:
+        """The first ``count`` initial states of ``split`` whose task the expert can do. Always the same ones.
+
+        Raises:
+            PluginError: If the suite has no expert.
+        """
+        known = set(self.demonstrated_tasks)
+        if not known:
+            raise PluginError(f"{self.name} has no scripted expert", hint="name recorded episodes with --data")
+        rounds = -(-count // len(known))
+        return [spec for spec in self.episodes(split, rounds * len(self.tasks)) if spec.task in known][:count]
 
     @abstractmethod
     def make(self) -> Environment:
@@ -149,5 +179,16 @@ class TaskSuite(ABC):
         """The scripted expert's episode from ``spec``.
 
         Raises:
-            PluginError: If the suite has no expert.
+            PluginError: If the suite has no expert, or its expert cannot do the task.
         """
+
+    def demonstrate_disturbed(self, spec: EpisodeSpec, disturb: Disturb) -> Demonstration:
+        """The scripted expert's episode from ``spec``, while something pushes the robot about.
+
+        Executed is ``disturb(action)``; the demonstration holds ``action``, what the expert means to do in the state
+        that the pushes led to. So it shows how to find back (DART, Laskey et al. 2017).
+
+        Raises:
+            PluginError: If the suite has no such expert: all suites, unless they override this.
+        """
+        raise PluginError(f"{self.name} has no expert that can be disturbed", hint="record without --disturb")

@@ -254,12 +254,12 @@ def test_the_model_card_states_base_model_thresholds_and_results() -> None:
     assert "eta_1 = -0.02, eta_2 = 0.01, tau = 0.5, k = 5" in card
 
 
-def exits(threshold: float | None = None, method: str = "dysl", *, remembers: bool = True) -> Bundle:
+def exits(tolerance: float | None = None, method: str = "dysl", *, remembers: bool = True) -> Bundle:
     bundle = make()
     training = bundle.header.training.model_copy(update={"method": method})
     sizes = ExitModuleSizes(exits=(1, 2), adapter_width=4, planner_width=8, remembers=remembers, execute_horizon=5)
     header = BundleHeader.of(PROFILE, training, made_with("dyslctl distill", 0), sizes)
-    return Bundle(header, bundle.tensors, bundle.self_test, Exits(threshold=threshold))
+    return Bundle(header, bundle.tensors, bundle.self_test, Exits(tolerance=tolerance))
 
 
 def test_exits_have_a_section_of_their_own(tmp_path: Path) -> None:
@@ -270,10 +270,10 @@ def test_exits_have_a_section_of_their_own(tmp_path: Path) -> None:
     text = (tmp_path / "bundle" / "bundle.yaml").read_text()
     assert "exits:" in text and "guidance" not in text
     assert isinstance(loaded.settings, Exits)
-    with pytest.raises(ArtifactError, match="threshold is null"):
+    with pytest.raises(ArtifactError, match="tolerance is null"):
         loaded.settings.settings()
-    save_settings(tmp_path / "bundle", Exits(threshold=-1.5), None)
-    assert load_bundle(tmp_path / "bundle").settings == Exits(threshold=-1.5)
+    save_settings(tmp_path / "bundle", Exits(tolerance=-1.5), None)
+    assert load_bundle(tmp_path / "bundle").settings == Exits(tolerance=-1.5)
 
 
 @pytest.mark.parametrize("remembers", [True, False])
@@ -339,4 +339,4 @@ def test_the_model_card_of_exits() -> None:
     assert "Planned exits" in card and "exits before layers 1, 2; adapter / planner width 4 / 8" in card
     assert "; 5 actions executed an inference |" in card
     assert "not calibrated yet" in card
-    assert "log damage below -1.5 |" in model_card(exits(-1.5), "tiny_reach")
+    assert "log tolerance -1.5 |" in model_card(exits(-1.5), "tiny_reach")

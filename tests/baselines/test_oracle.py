@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dyslctl.baselines.oracle import OraclePolicy
 from dyslctl.dysl.exit_policy import ExitPolicy
-from dyslctl.dysl.exit_schedule import ExitLadder, FixedExit
+from dyslctl.dysl.exit_schedule import ExitLadder, FixedExit, worthwhile
 from dyslctl.dysl.exits import DAMAGE_FLOOR, ExitModules, ExitSizes, relative_damage
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.plan_memory import remember
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.tiny import TinyBackbone
 
 EXITS, EXECUTED = (2, 3, 5), 2
+TOLERANCES = np.linspace(-9, 9, 181).tolist()
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def ladder() -> ExitLadder:
     """Adapters that disturb the state, the later the less."""
     torch.manual_seed(1)
     exits = ExitModules(LayerPartition(8, (0, 1)), EXITS, ExitSizes(16, 4, 3, adapter_rank=4))
-    for layer, std in zip(EXITS, (8.0, 1.0, 0.1), strict=True):
+    for layer, std in zip(EXITS, (8.0, 2.0, 0.02), strict=True):
         torch.nn.init.normal_(exits.adapter(layer).up.weight, std=std)
     return ExitLadder(exits.eval().requires_grad_(False))
 
@@ -64,23 +65,23 @@ def damages(backbone: TinyBackbone, ladder: ExitLadder, memory: Tensor, observat
     return found
 
 
-def alone(backbone: TinyBackbone, ladder: ExitLadder, threshold: float) -> OraclePolicy:
-    policy = OraclePolicy(backbone, ladder, threshold, EXECUTED)
+def alone(backbone: TinyBackbone, ladder: ExitLadder, tolerance: float) -> OraclePolicy:
+    policy = OraclePolicy(backbone, ladder, tolerance, EXECUTED)
     policy.reset()
     return policy
 
 
 @torch.inference_mode()
-def test_the_cheapest_exit_whose_true_damage_is_below_the_threshold(
+def test_true_damage_is_weighed_against_layers(
     backbone: TinyBackbone, ladder: ExitLadder, observations: list[Observation]
 ) -> None:
     """Only the layers of that exit count, and no planner is asked."""
     nothing, taken = torch.zeros(1, 13), set()
     for observation in observations:
-        found = damages(backbone, ladder, nothing, observation)
-        for threshold in (-9.0, *(damage + shift for damage in found for shift in (-1e-3, 1e-3)), 9.0):
-            expected = next((layer for layer, damage in zip(EXITS, found, strict=True) if damage < threshold), 8)
-            policy = alone(backbone, ladder, threshold)
+        found = np.array(damages(backbone, ladder, nothing, observation))
+        for tolerance in TOLERANCES[::5]:
+            expected = int(worthwhile(found, tolerance, EXITS, 8))
+            policy = alone(backbone, ladder, tolerance)
             policy.select_action(observation)
             assert (policy.last.layers, policy.last.consulted) == (tuple(range(expected)), ())
             taken.add(expected)
@@ -91,19 +92,23 @@ def test_the_cheapest_exit_whose_true_damage_is_below_the_threshold(
 def test_it_judges_with_the_memory_that_the_exit_has(
     backbone: TinyBackbone, ladder: ExitLadder, observations: list[Observation]
 ) -> None:
-    """Between the damages with and without a memory lies a threshold that tells the two apart."""
+    """At a tolerance that tells the damages with and without a memory apart."""
     before = alone(backbone, ladder, 9.0)
     before.select_action(observations[1])
     assert before.last.predicted is not None
     memory = torch.from_numpy(remember(before.last.predicted.normalized, 13))[None]
-    without, with_ = (damages(backbone, ladder, m, observations[0])[0] for m in (torch.zeros(1, 13), memory))
-    for begins_here, damage in ((True, without), (False, with_)):
+    without, with_ = (
+        np.array(damages(backbone, ladder, each, observations[0])) for each in (torch.zeros(1, 13), memory)
+    )
+    tolerances = [t for t in TOLERANCES if worthwhile(without, t, EXITS, 8) != worthwhile(with_, t, EXITS, 8)]
+    assert tolerances
+    for begins_here, found in ((True, without), (False, with_)):
         policy = alone(backbone, ladder, 9.0)
         if not begins_here:
             policy.select_action(observations[1])
-        policy.threshold = (without + with_) / 2
+        policy.tolerance = tolerances[0]
         policy.select_action(observations[0])
-        assert (policy.last.layers == (0, 1)) == (damage < policy.threshold)
+        assert policy.last.layers == tuple(range(int(worthwhile(found, tolerances[0], EXITS, 8))))
 
 
 @pytest.mark.parametrize("layer", EXITS)
@@ -113,11 +118,11 @@ def test_it_acts_through_the_exit_it_takes(
     """A resumed pass gives the bits of one that ran through."""
     fixed = ExitPolicy(backbone, FixedExit(ladder, layer), EXECUTED)
     fixed.reset()
-    policy = alone(backbone, ladder, damages(backbone, ladder, torch.zeros(1, 13), observations[0])[EXITS.index(layer)])
-    policy.threshold += 1e-3
-    found = policy.select_action(observations[0])
+    found = np.array(damages(backbone, ladder, torch.zeros(1, 13), observations[0]))
+    policy = alone(backbone, ladder, next(t for t in TOLERANCES if worthwhile(found, t, EXITS, 8) == layer))
+    chunk = policy.select_action(observations[0])
     assert policy.last.layers == tuple(range(layer))
-    assert np.array_equal(found.actions, fixed.select_action(observations[0]).actions)
+    assert np.array_equal(chunk.actions, fixed.select_action(observations[0]).actions)
 
 
 def test_it_gives_up_when_every_exit_does_harm(

@@ -114,10 +114,10 @@ def test_guidance_edited_for_another_model(paper: dict[str, Any], run: Run, old:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("threshold: ", "threshold: many # ", "exits.threshold: Input should be a valid number"),
-        ("threshold: ", "treshold: ", "exits.treshold: unknown key. Did you mean 'threshold'?"),
-        ("threshold: ", "threshold: null # ", "not calibrated yet: threshold is null"),
-        ("exits:", "guidance:", "guidance.threshold: unknown key"),
+        ("tolerance: ", "tolerance: many # ", "exits.tolerance: Input should be a valid number"),
+        ("tolerance: ", "tolerence: ", "exits.tolerence: unknown key. Did you mean 'tolerance'?"),
+        ("tolerance: ", "tolerance: null # ", "not calibrated yet: tolerance is null"),
+        ("exits:", "guidance:", "guidance.tolerance: unknown key"),
     ],
 )
 def test_exits_edited_badly(distilled: dict[str, Any], run: Run, old: str, new: str, said: str) -> None:
@@ -126,11 +126,11 @@ def test_exits_edited_badly(distilled: dict[str, Any], run: Run, old: str, new: 
 
 
 def test_a_newer_bundle(distilled: dict[str, Any], run: Run) -> None:
-    _edit(SETTINGS, "bundle-settings/2", "bundle-settings/3")
+    _edit(SETTINGS, "bundle-settings/3", "bundle-settings/4")
     assert "made by a newer dyslctl" in _refused(run, 4, "eval", "--method", "random-skip-adapters,dysl")
 
 
-def test_an_image_that_is_not_finite(
+def test_an_image_that_is_none(
     profiled: dict[str, Any], run: Run, tiny_suite: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     demonstrate = tiny_suite.demonstrate
@@ -141,7 +141,7 @@ def test_an_image_that_is_not_finite(
         return replace(found, observations=[replace(seen, images=nan) for seen in found.observations])
 
     monkeypatch.setattr(tiny_suite, "demonstrate", damaged)
-    assert "finite" in _refused(run, 2, "distill", "--method", "dysl-paper")
+    assert "found [8, 8, 3] float64" in _refused(run, 3, "distill", "--method", "dysl-paper")
 
 
 @pytest.mark.parametrize("text", ["eval: {episodes: many}", "eval: {episods: 3}", "eval: {episodes: 1, episodes: 2}"])
@@ -186,11 +186,11 @@ def test_a_failed_calibration_leaves_the_old_bundle(
     assert {path: path.read_bytes() for path in bundle.iterdir()} == before
 
 
-def test_exits_without_a_threshold_say_how_to_find_it(distilled: dict[str, Any], run: Run) -> None:
+def test_exits_without_a_tolerance_say_how_to_find_it(distilled: dict[str, Any], run: Run) -> None:
     """Those of ``analyze pareto``, which only tries dials, stay like that."""
     settings = yaml.safe_load(SETTINGS.read_text())
     del settings["calibration"]
-    settings["exits"]["threshold"] = None
+    settings["exits"]["tolerance"] = None
     SETTINGS.write_text(yaml.safe_dump(settings))
     said = _refused(run, 4, "eval", "--method", "dysl")
     assert "not calibrated yet" in said and "dyslctl calibrate --max-success-drop" in said

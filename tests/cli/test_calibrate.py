@@ -27,13 +27,13 @@ def test_the_dial_stands_in_the_bundle_with_where_it_comes_from(distilled: dict[
     assert chosen["layers"] == found["layers_per_inference"]
     assert all(abs(chosen["layers"] - 5) <= abs(tried["layers"] - 5) for tried in found["tried"])
     settings = read_yaml(SETTINGS)
-    assert settings["exits"]["threshold"] == found["dial"]
+    assert settings["exits"]["tolerance"] == found["dial"]
     calibration = settings["calibration"]
     assert (calibration["rule"], calibration["split"], calibration["episodes"]) == ("closed loop: 5 layers", "tune", 2)
     assert calibration["numbers"]["layers"] == found["layers_per_inference"]
     assert {"success", "success_low", "success_high", "dial"} <= set(calibration["numbers"])
     card = (SETTINGS.parent / "README.md").read_text()
-    assert f"log damage below {found['dial']:.4g}" in card and "states of `tiny_reach`" in card
+    assert f"log tolerance {found['dial']:.4g}" in card and "states of `tiny_reach`" in card
     assert json.loads(Path("runs/tiny/calibrate/dysl/result.json").read_text())["dial"] == found["dial"]
 
 

@@ -64,7 +64,7 @@ def test_distill_reports_both_stages(distilled: dict[str, Any]) -> None:
     assert (Path(distilled["bundle_path"]) / "bundle.safetensors").exists()
     assert distilled["bundle_path"] == "runs/tiny/bundles/dysl" and distilled["method"] == "dysl"
     settings = read_yaml(Path("runs/tiny/bundles/dysl/bundle.yaml"))
-    assert settings["exits"]["threshold"] == distilled["calibrated"]["dial"]
+    assert settings["exits"]["tolerance"] == distilled["calibrated"]["dial"]
     assert settings["calibration"]["rule"] == "closed loop: at most 1 points of success lost"
 
 
@@ -118,7 +118,7 @@ def test_an_interrupted_calibration_leaves_the_calibrated_bundle(
     again = document("distill", "--seed", "1", "--resume")
     made = load_bundle(bundle)
     assert again["calibrated"]["bundle_path"] == again["bundle_path"] == str(bundle)
-    assert made.header.training.seed == 1 and made.settings == Exits(threshold=again["calibrated"]["dial"])
+    assert made.header.training.seed == 1 and made.settings == Exits(tolerance=again["calibrated"]["dial"])
 
 
 def test_a_target_out_of_reach_leaves_the_calibrated_bundle(distilled: dict[str, Any], run: Run) -> None:
@@ -160,7 +160,7 @@ def test_eval_compares_methods_on_the_same_episodes(distilled: dict[str, Any], d
 
 def test_the_model_card_says_what_was_calibrated_and_found(distilled: dict[str, Any], document: Documents) -> None:
     card = Path(distilled["bundle_path"]) / "README.md"
-    assert "log damage below" in card.read_text() and "Not evaluated yet" in card.read_text()
+    assert "log tolerance" in card.read_text() and "Not evaluated yet" in card.read_text()
     found = document("eval", "--episodes", "2", "--method", "full,dysl")["methods"]["dysl"]
     row = next(line for line in card.read_text().splitlines() if line.startswith("| dysl on tiny_reach, test |"))
     assert f"| {found['success_rate']:.1%} [" in row and f"| 2 | {found['mean_layers_run']:.2f} |" in row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from typer.testing import CliRunner, Result
 from dyslctl import plugins
 from dyslctl.artifacts.strict_yaml import read_yaml
 from dyslctl.cli import app
+from dyslctl.jobs import calibrate_offline, exit_data
+from dyslctl.jobs.data import collect
 from dyslctl.jobs.latency import demonstration_frames
 from dyslctl.jobs.recipe import load_policy
 from dyslctl.suite import TaskSuite
@@ -66,9 +69,23 @@ def test_from_recorded_episodes_to_a_bundle(lerobot: str, document: Documents) -
     assert found["offline"] is True and found["target"] == "predicted damage below 0.1"
     assert (found["suite"], found["split"], found["episodes"]) == (full(lerobot), "tune", 1)
     settings = read_yaml(Path("runs/tiny/bundles/dysl/bundle.yaml"))
-    assert settings["exits"]["threshold"] == found["dial"]
+    assert settings["exits"]["tolerance"] == found["dial"]
     assert settings["calibration"]["rule"] == "offline: predicted damage below 0.1"
     assert document("eval", "--method", "dysl", "--episodes", "1")["methods"]["dysl"]["errors"] == 0
+
+
+def test_recordings_that_do_not_fit_into_memory_teach_the_same(
+    lerobot: str, document: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every batch encoded when it is drawn, in training and where the threshold is set."""
+    document("profile", "tiny", "--data", lerobot, "--execute-horizon", "2")
+    kept = document("distill")
+    for job in (exit_data, calibrate_offline):
+        monkeypatch.setattr(job, "collect", partial(collect, max_bytes=0))
+    drawn = document("distill", "--set", "distill.cache_gb=0")
+    for key in ("loss_first", "loss_last"):
+        assert drawn[key] == pytest.approx(kept[key], rel=1e-4)
+    assert drawn["calibrated"]["dial"] == pytest.approx(kept["calibrated"]["dial"], abs=1e-3)
 
 
 @pytest.mark.parametrize("told", ["profile", "distill"])
@@ -143,7 +160,7 @@ def test_a_number_of_layers_from_recorded_episodes(lerobot: str, document: Docum
     assert found["target"] == "8 layers" and found["layers_per_inference"] == pytest.approx(8.0)
 
 
-def test_calibrate_sets_another_threshold_offline(
+def test_calibrate_sets_another_tolerance_offline(
     distilled: dict[str, Any], episodes: list[Any], writers: ModuleType, document: Documents, run: Run
 ) -> None:
     """Of a bundle that was trained in the simulator: how many actions are executed is known from it."""
@@ -156,7 +173,7 @@ def test_calibrate_sets_another_threshold_offline(
     failed = run("calibrate", "--data", "recorded", "--execute-horizon", "3")
     assert failed.exit_code == 2 and "the exits were trained for 2" in failed.stderr
     failed = run("calibrate", "--data", "recorded", "--method", "dysl-paper")
-    assert failed.exit_code == 2 and "has no threshold to set on recorded episodes" in failed.stderr
+    assert failed.exit_code == 2 and "has no tolerance to set on recorded episodes" in failed.stderr
 
 
 def test_the_papers_modules_learn_from_recorded_episodes(lerobot: str, document: Documents) -> None:

@@ -93,3 +93,20 @@ def test_an_unreachable_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(ArtifactError, match=message.format(name)) as raised:
             open_source(name)
         assert raised.value.hint is not None and "HF_HUB_OFFLINE=1" in raised.value.hint
+
+
+def test_a_data_set_that_brings_its_own_column_mapping_is_read_by_it(writers: ModuleType, tmp_path: Path) -> None:
+    """Another one, if the caller names one; the one beside it, for a single file."""
+    root = writers.write_hdf5(tmp_path / "set", [writers.episode(number, 3) for number in range(2)])
+    (root / "data-map.yaml").write_text(
+        "schema: dyslctl.data-map/1\n"
+        "views: {upside_down: {column: obs/agentview_rgb}}\n"
+        "action: actions\n"
+        "execute_horizon: 5\n"
+    )
+    for name in (root, next(root.glob("*.hdf5"))):
+        source = open_source(str(name))
+        assert (list(source.episode(0).observations[0].images), source.execute_horizon) == (["upside_down"], 5)
+    preset = open_source(str(root), "libero-hdf5")
+    assert list(preset.episode(0).observations[0].images) == ["agentview", "wrist"]
+    assert preset.execute_horizon is None

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise, product
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from dyslctl.dysl.exit_schedule import ExitLadder, ExitSchedule, FixedExit, PlannedExit, first_below
+from dyslctl.dysl.exit_schedule import DrawnTolerance, ExitLadder, ExitSchedule, FixedExit, PlannedExit, worthwhile
 from dyslctl.dysl.exits import ExitModules
 from dyslctl.dysl.query_layout import QueryLayout
 from dyslctl.engine import FullSchedule, forward
@@ -38,22 +41,63 @@ def ran(backbone: TinyBackbone, schedule: ExitSchedule, observation: Observation
         return forward(backbone, LayerState.of(backbone.encode([observation])), remembering(schedule)).layers_run
 
 
-@pytest.mark.parametrize(("threshold", "layers"), [(-9.0, 8), (0.05, 8), (0.15, 5), (0.35, 3), (9.0, 2)])
-def test_the_cheapest_exit_below_the_threshold_is_taken(
-    backbone: TinyBackbone, exits: ExitModules, observations: list[Observation], threshold: float, layers: int
+@pytest.mark.parametrize(
+    ("tolerance", "layers"),
+    [(-9.0, 8), (-1.02, 8), (-1.0, 5), (0.11, 5), (0.13, 3), (1.34, 3), (1.36, 2), (9.0, 2)],
+)
+def test_damage_is_weighed_against_layers(
+    backbone: TinyBackbone, exits: ExitModules, observations: list[Observation], tolerance: float, layers: int
 ) -> None:
-    schedule = PlannedExit(ExitLadder(exits), fixed([0.4, 0.3, 0.1]), threshold)
+    """Squared damages 2.2255, 0.3679, 0.0498 and 0 for exits 2, 3, 5 and the eight layers.
+
+    5 pays from t^2 3/8 > 0.0498 on, log t = -1.009; 3 from t^2 2/8 > 0.3181, 0.120; 2 from t^2 1/8 > 1.8577, 1.349.
+    """
+    schedule = PlannedExit(ExitLadder(exits), fixed([0.4, -0.5, -1.5]), tolerance)
     assert ran(backbone, schedule, observations[0]) == list(range(layers))
     assert [asked.layer for asked in schedule.consulted] == [2]
     assert schedule.consulted[0].answer == pytest.approx(0.4)
     assert schedule.exit == layers
 
 
-@given(st.lists(st.floats(-9, 9), min_size=3, max_size=3), st.floats(-9, 9), st.floats(0, 9))
-def test_a_higher_threshold_never_runs_more(damages: list[float], threshold: float, more: float) -> None:
-    layers = [first_below(damages, limit, (2, 3, 5), 8) for limit in (-10.0, threshold, threshold + more, 10.0)]
-    assert layers[0] == 8 and layers[-1] == 2
-    assert layers == sorted(layers, reverse=True)
+DAMAGES = arrays(np.float64, st.tuples(st.integers(1, 3), st.just(3)), elements=st.floats(-5, 2, width=32))
+
+
+@given(DAMAGES, st.floats(-5, 3), st.floats(0, 5))
+def test_a_higher_tolerance_never_runs_more(damages: np.ndarray, tolerance: float, more: float) -> None:
+    limits = (-10.0, tolerance, tolerance + more, 10.0)
+    layers = [worthwhile(damages, limit, (2, 3, 5), 8) for limit in limits]
+    assert (layers[0] == 8).all() and (layers[-1] == 2).all()
+    assert all((fewer <= more).all() for more, fewer in pairwise(layers))
+
+
+@given(DAMAGES, st.floats(-5, 3))
+def test_no_choice_of_as_few_layers_does_less_damage(damages: np.ndarray, tolerance: float) -> None:
+    """All choices for up to three inferences are tried; and what is taken is below the tolerance."""
+    places = (2, 3, 5, 8)
+    squared = np.concatenate([np.exp(2 * damages), np.zeros((len(damages), 1))], 1)
+
+    def cost(chosen: Sequence[int]) -> float:
+        return float(sum(squared[row, places.index(layer)] for row, layer in enumerate(chosen)))
+
+    chosen = worthwhile(damages, tolerance, places[:3], 8).tolist()
+    for other in product(places, repeat=len(damages)):
+        assert sum(other) > sum(chosen) or cost(other) >= cost(chosen) - 1e-9
+    assert max(squared[row, places.index(layer)] for row, layer in enumerate(chosen)) <= np.exp(2 * tolerance)
+
+
+def test_a_drawn_tolerance_holds_for_an_episode(
+    backbone: TinyBackbone, exits: ExitModules, observations: list[Observation]
+) -> None:
+    schedule = DrawnTolerance(ExitLadder(exits), fixed([0.4, -0.5, -1.5]), np.array([-2.0, -0.5, 1.0, 2.0]), seed=3)
+
+    def episode(seed: int) -> list[int]:
+        schedule.begin_episode(seed)
+        return [len(ran(backbone, schedule, observation)) for observation in observations[:2]]
+
+    found = [episode(seed) for seed in range(20)]
+    assert {layers for layers, _ in found} == {8, 5, 3, 2}
+    assert all(first == second for first, second in found)
+    assert found == [episode(seed) for seed in range(20)]
 
 
 def test_the_head_reads_what_the_adapter_made_of_the_query_tokens(
@@ -103,7 +147,7 @@ def test_the_planner_is_asked_once_before_the_first_exit(
         asked.append(features)
         return torch.tensor([[1.0, 1.0, 1.0]])
 
-    assert ran(backbone, PlannedExit(ExitLadder(exits), planner, 0.0), observations[0]) == list(range(8))
+    assert ran(backbone, PlannedExit(ExitLadder(exits), planner, -9.0), observations[0]) == list(range(8))
     prefix = LayerState.of(backbone.encode([observations[0]]))
     for layer in range(2):
         prefix.hidden = backbone.run_layer(layer, prefix)
@@ -115,7 +159,7 @@ def test_the_planner_is_asked_once_before_the_first_exit(
 def test_a_new_inference_chooses_anew(
     backbone: TinyBackbone, exits: ExitModules, observations: list[Observation]
 ) -> None:
-    answers = iter([[1.0, -1.0, -1.0], [-1.0, -1.0, -1.0]])
+    answers = iter([[1.0, -2.0, -2.0], [-2.0, -2.0, -2.0]])
     schedule = PlannedExit(ExitLadder(exits), lambda features: torch.tensor([next(answers)]), 0.0)
     assert [len(ran(backbone, schedule, observations[0])) for _ in range(2)] == [3, 2]
-    assert schedule.consulted == [Consultation(2, -1.0)]
+    assert schedule.consulted == [Consultation(2, -2.0)]

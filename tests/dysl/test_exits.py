@@ -134,7 +134,7 @@ def test_default_sizes_and_exits() -> None:
 
 def test_sizes_follow_the_backbone_unless_they_are_given(tiny_backbone: type[TinyBackbone]) -> None:
     spec = tiny_backbone(hidden_size=8, chunk_length=5).spec
-    assert ExitSizes.of(spec) == ExitSizes(8, 5, 3, adapter_rank=8, planner_width=48, remembers=True)
+    assert ExitSizes.of(spec) == ExitSizes(8, 5, 3, adapter_rank=8, planner_width=128, remembers=True)
     assert ExitSizes.of(spec, 2, 7, remembers=False) == ExitSizes(8, 5, 3, 2, 7, remembers=False)
     assert ExitSizes.of(spec).memory == 5 * 3 + 1
 

@@ -6,7 +6,6 @@ Each subtask shows a number as proprioception; an action closer than 0.5 to it s
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -68,6 +67,34 @@ class GuessingWorld(Environment):
         return Observation({}, "guess", self.numbers[self.score : self.score + 1].astype(np.float32))
 
 
+class AccidentSuite(GuessingSuite):
+    """Calls ``befall`` with the seed of each episode that begins; it may end the process."""
+
+    def __init__(self, befall: Callable[[int], None]) -> None:
+        super().__init__()
+        self.befall = befall
+
+    def make(self) -> Environment:
+        return AccidentWorld(self)
+
+
+class AccidentWorld(GuessingWorld):
+    made = closed = 0
+
+    def __init__(self, suite: AccidentSuite) -> None:
+        super().__init__(suite.max_score, suite.max_steps)
+        self.befall = suite.befall
+        AccidentWorld.made += 1
+
+    def reset(self, spec: EpisodeSpec) -> Observation:
+        self.befall(spec.seed)
+        return super().reset(spec)
+
+    def close(self) -> None:
+        AccidentWorld.closed += 1
+        raise RuntimeError("cannot close what is broken")
+
+
 class NoisyGuesser(Policy):
     """Two guesses an inference; the chance of being right falls with ``noise``. Runs ``layers`` layers."""
 
@@ -109,13 +136,6 @@ class Crashing(NoisyGuesser):
         super().reset(seed)
         if seed in self.bad:
             raise RuntimeError(self.message.format(seed))
-
-
-class Dying(NoisyGuesser):
-    """Takes its process with it."""
-
-    def select_action(self, observation: Observation) -> ActionChunk:
-        os._exit(9)
 
 
 def policies(delay: float = 0.0) -> Mapping[str, Callable[[], Policy]]:

@@ -137,8 +137,8 @@ def test_module_parameters_follow_the_papers_presets(tiny_backbone: type[TinyBac
     workload = choose_workload(tiny_backbone(), None)[1]
     assert workload.hidden_size == 2048
     assert module_params(workload, None) == ModuleParams(adapter=661_664, controller=69_697)
-    # Rank 2048 / 4; a memory of 4 * 3 + 1; a planner of 48 over three parts of 2048 and the memory, for five exits.
-    planner = 2 * 6157 + 6157 * 48 + 48 + 48 * 5 + 5
+    # Rank 2048 / 4; a memory of 4 * 3 + 1; a planner of 128 over three parts of 2048 and the memory, for five exits.
+    planner = 2 * 6157 + 6157 * 128 + 128 + 128 * 5 + 5
     adapter = 2 * 2048 * 512 + 512 + 3 * 2048 + 4 * 512 * 13
     assert exit_params(workload, SIZES, 5) == ModuleParams(adapter, planner)
     narrow = ExitSizes(2048, 1, 1, adapter_rank=1, planner_width=1)  # at its own size a bundle keeps its widths

@@ -15,7 +15,7 @@ from dyslctl.artifacts.bundle_settings import Exits
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.data.of_suite import SuiteSource
 from dyslctl.data.replay import RecordedSuite
-from dyslctl.dysl.exit_schedule import first_below
+from dyslctl.dysl.exit_schedule import worthwhile
 from dyslctl.dysl.exits import DAMAGE_FLOOR
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.calibrate_offline import Answers, OfflineTarget, calibrate_offline
@@ -34,37 +34,43 @@ def answers(predicted: np.ndarray) -> Answers:
 
 
 def test_layers_and_damage_by_hand() -> None:
-    """Below -1: the first inference leaves at 4, the second at 2, the third at none."""
+    """A tolerance of 0, squared damages and layers over 8 added up:
+
+    exp(0, -4, -6) + (2, 4, 6) / 8: 1.25, 0.52, 0.75, and 1 for all layers: leaves at 4;
+    exp(-3, 0, 0) + ...: 0.30 ...: leaves at 2; exp(0, -2, 0) + ...: 1.25, 0.64, 1.75, 1: at 4.
+    """
     found = Answers(
         np.array([[0.0, -2.0, -3.0], [-1.5, 0.0, 0.0], [0.0, -1.0, 0.0]], np.float32),
         np.array([[0.9, 0.3, 0.1], [0.6, 0.0, 0.0], [0.5, 0.5, 0.5]], np.float32),
         exits=(2, 4, 6),
         num_layers=8,
     )
-    assert found.layers(-1.0) == pytest.approx((4 + 2 + 8) / 3)
-    assert found.damage(-1.0) == pytest.approx((0.3 + 0.6 + 0.0) / 3)
-    assert found.threshold((4 + 2 + 8) / 3) == pytest.approx(-1.25)  # half-way from -1.5 to -1.0
+    assert found.layers(0.0) == pytest.approx((4 + 2 + 4) / 3)
+    assert found.damage(0.0) == pytest.approx((0.3 + 0.6 + 0.5) / 3)
+    # At -0.8 (t^2 = 0.2019) the third stays: 0.1353 + 0.1009 > 0.2019. It leaves from t^2 = 0.1353 * 2 on.
+    assert found.layers(-0.8) == pytest.approx((4 + 2 + 8) / 3)
+    assert found.damage(-0.8) == pytest.approx((0.3 + 0.6 + 0.0) / 3)
+    assert found.layers(found.tolerance((4 + 2 + 8) / 3)) == pytest.approx((4 + 2 + 8) / 3)
 
 
 @given(PREDICTED, st.floats(-5, 2))
-def test_layers_are_those_of_the_policy(predicted: np.ndarray, threshold: float) -> None:
-    chosen = [first_below(row, threshold, (2, 4, 6), 8) for row in predicted.tolist()]
-    assert answers(predicted).layers(threshold) == pytest.approx(np.mean(chosen))
+def test_layers_are_those_of_the_policy(predicted: np.ndarray, tolerance: float) -> None:
+    chosen = [int(worthwhile(row, tolerance, (2, 4, 6), 8)) for row in predicted]
+    assert answers(predicted).layers(tolerance) == pytest.approx(np.mean(chosen))
 
 
 @given(PREDICTED, st.floats(2, 8))
-def test_no_other_threshold_comes_nearer(predicted: np.ndarray, layers: float) -> None:
+def test_no_other_tolerance_comes_nearer(predicted: np.ndarray, layers: float) -> None:
     found = answers(predicted)
-    chosen = found.layers(found.threshold(layers))
-    for threshold in [*np.unique(predicted).tolist(), 10.0, -10.0]:
-        for beside in (threshold - 1e-5, threshold + 1e-5):
-            assert abs(chosen - layers) <= abs(found.layers(beside) - layers) + 1e-6
+    chosen = found.layers(found.tolerance(layers))
+    for tolerance in np.linspace(-6, 4, 200):
+        assert abs(chosen - layers) <= abs(found.layers(float(tolerance)) - layers) + 1e-6
 
 
 @pytest.mark.parametrize("layers", [1.9, 8.1])
 def test_layers_out_of_reach_are_refused(layers: float) -> None:
     with pytest.raises(ConfigError, match=r"runs 2\.00 to 8\.00 layers on these frames"):
-        answers(np.zeros((4, 3), np.float32)).threshold(layers)
+        answers(np.zeros((4, 3), np.float32)).tolerance(layers)
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +105,9 @@ def test_a_damage_is_taken_at_the_planners_word(
 ) -> None:
     backbone, recorded, made, bundle = trained
     found = calibrate_offline(backbone, recorded, made, bundle, OfflineTarget(damage=0.3), episodes=2)
-    assert found.threshold == pytest.approx(math.log(0.3 + DAMAGE_FLOOR))
+    assert found.tolerance == pytest.approx(math.log(0.3 + DAMAGE_FLOOR))
     saved = load_bundle(bundle)
-    assert isinstance(saved.settings, Exits) and saved.settings.threshold == found.threshold
+    assert isinstance(saved.settings, Exits) and saved.settings.tolerance == found.tolerance
     assert saved.calibration is not None
     assert saved.calibration == found.calibration
     assert saved.calibration.rule == "offline: predicted damage below 0.3"
@@ -110,7 +116,7 @@ def test_a_damage_is_taken_at_the_planners_word(
     assert "success" not in saved.calibration.numbers
 
 
-def test_layers_are_met_with_the_memory_that_the_threshold_leads_to(
+def test_layers_are_met_with_the_memory_that_the_tolerance_leads_to(
     trained: tuple[TinyBackbone, RecordedSuite, SkipProfile, Path],
 ) -> None:
     backbone, recorded, made, bundle = trained

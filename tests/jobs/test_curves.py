@@ -128,6 +128,12 @@ def test_milliseconds_are_those_of_a_layer(
     assert found.met and (found.outcome.layers, found.ms) == (5.0, pytest.approx(2.5))
 
 
+def test_one_exit_for_all_is_not_set_to_what_a_dial_came_to(tmp_path: Path) -> None:
+    """It would be the same exit again."""
+    points = curves(["dysl", "static"], Recipe(), [5.0], splits(tmp_path), seed=0)
+    assert [(point.setting.method, point.setting.label) for point in points] == [("dysl", "5"), ("static", "5")]
+
+
 def test_every_kind_of_method_gets_its_points(tmp_path: Path) -> None:
     points = curves(["dysl", "random-skip-adapters"], Recipe(), [5.0, 7.0], splits(tmp_path), seed=3)
     assert [(point.setting.method, point.setting.label) for point in points] == [

@@ -7,8 +7,11 @@ import torch
 from dyslctl.data.of_suite import SuiteSource
 from dyslctl.engine import FullSchedule, forward
 from dyslctl.errors import ConfigError
-from dyslctl.jobs.data import Frame, collect, collect_recorded, encode, stratify
+from dyslctl.jobs.data import MAX_BYTES, Frame, collect, collect_recorded, encode, stratify
+from dyslctl.jobs.dataset import WHOLE, Dataset, Part, Unencoded
 from dyslctl.types import LayerState, Observation
+
+HALF = Part(1, 2)
 
 
 class Log:
@@ -128,10 +131,67 @@ def test_progress_tells_episodes_then_samples(tiny_backbone, tiny_suite) -> None
     assert log.stretches == [["expert episodes", 3, 3], ["encoding", 7, 7]]
 
 
-def test_too_much_data_is_refused_before_it_is_kept(tiny_backbone, tiny_suite) -> None:
-    with pytest.raises(ConfigError, match=r"would need .* GiB of memory") as caught:
-        collect(tiny_backbone(), tiny_suite(), episodes=3, max_bytes=2_000)
-    assert caught.value.hint == "collect at most 2 samples"  # 15 tokens of 16 fp32 numbers each
+def check_same_batches(drawn: Dataset, kept: Dataset) -> None:
+    """No embedding in memory, and the same groups, draws and rows."""
+    assert all(isinstance(group, Unencoded) for group in drawn.groups)
+    assert [(group.tokens, len(group)) for group in drawn.groups] == [(g.tokens, len(g)) for g in kept.groups]
+    pairs = [(data.batch(3, step, 6, part) for data in (drawn, kept)) for step in range(4) for part in (WHOLE, HALF)]
+    for ours, theirs in [*pairs, *zip(drawn.batches(4), kept.batches(4), strict=True)]:
+        assert ours.inputs.mask is None
+        torch.testing.assert_close(ours.inputs.hidden, theirs.inputs.hidden)
+        for name in ("positions", "kinds"):
+            assert torch.equal(getattr(ours.inputs, name), getattr(theirs.inputs, name)), name
+        for name in ("target", "episodes", "memory"):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+
+
+@pytest.mark.parametrize("how", [{}, {"samples": 11}, {"source": "policy"}])
+def test_what_does_not_fit_is_encoded_when_it_is_drawn(tiny_backbone, tiny_suite, how, tmp_path) -> None:
+    kept, drawn = (
+        collect(tiny_backbone(), tiny_suite(chain=2), episodes=3, batch_size=4, max_bytes=room, folder=tmp_path, **how)
+        for room in (MAX_BYTES, 2_000)
+    )
+    check_same_batches(drawn, kept)
+    assert not list(tmp_path.iterdir()), "the file has no name"
+
+
+def test_samples_of_two_token_counts_that_do_not_fit(tiny_backbone, tiny_suite) -> None:
+    """Here and there: in one batch of the encoding, in neighbouring ones, and in the data sets of two rounds."""
+    observation = tiny_suite().make().reset(tiny_suite().episodes("train", 1)[0])
+    words = ["reach red", "go and reach red", "reach blue", "reach red", "go and reach blue", "reach red", "reach it"]
+    frames = [
+        Frame(replace(observation, instruction=said), number, None, near_flip=False, remembered=None)
+        for number, said in enumerate(words)
+    ]
+    kept, drawn = (encode(tiny_backbone(), frames, batch_size=3, max_bytes=room) for room in (MAX_BYTES, 0))
+    assert [group.episodes.tolist() for group in drawn.groups] == [[0, 2, 3, 5, 6], [1, 4]]
+    check_same_batches(drawn, kept)
+    check_same_batches(drawn.merge(drawn), kept.merge(kept))
+    both = drawn.merge(kept)
+    assert [len(group) for group in both.groups] == [5, 2, 5, 2], "what is encoded is by itself"
+    assert len(list(both.batches(9))) == 4
+
+
+def test_what_was_encoded_in_bf16_is_so_when_drawn_elsewhere(tiny_backbone, tiny_suite) -> None:
+    """The training decides the precision, not whatever stands around a draw."""
+    kept, drawn = (
+        collect(tiny_backbone(), tiny_suite(), episodes=1, max_bytes=room, precision="bf16") for room in (MAX_BYTES, 0)
+    )
+    plain = collect(tiny_backbone(), tiny_suite(), episodes=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        exact = collect(tiny_backbone(), tiny_suite(), episodes=1, max_bytes=0).batch(0, 0, 4)
+    found = [data.batch(0, 0, 4).inputs.hidden.float() for data in (kept, drawn, plain)]
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(exact.inputs.hidden, found[2])
+    assert not torch.equal(found[0], found[2]), "this test needs a backbone that rounds"
+
+
+def test_the_digest_of_what_is_not_encoded_knows_labels_and_words(tiny_backbone, tiny_suite) -> None:
+    (group,) = collect(tiny_backbone(), tiny_suite(), episodes=1, max_bytes=0).groups
+    said = [replace(seen, instruction="something else") for seen in group.observations]
+    others = [replace(group, target=group.target + 1), replace(group, observations=said), group]
+    digests = [Dataset((each,)).digest() for each in (group, *others)]
+    assert len(set(digests)) == 3 and digests[0] == digests[3]
 
 
 def test_no_frames_is_an_error(tiny_backbone) -> None:
@@ -157,3 +217,11 @@ def test_recorded_frames_carry_the_recorded_actions(tiny_backbone, tiny_suite) -
         shown = source.episode(episode)
         chunks = [backbone.normalize(shown.chunk(step, 4)) for step in range(len(shown.actions))]
         assert any(np.allclose(target, chunk, atol=1e-6) for chunk in chunks)
+
+
+def test_the_expert_is_asked_for_what_it_can_do_alone(tiny_backbone, tiny_suite, monkeypatch) -> None:
+    """Episodes are drawn among its tasks; a policy visits all of them."""
+    monkeypatch.setattr(tiny_suite, "demonstrated_tasks", ("reach_blue",))
+    for source, indices in (("expert", {1, 3}), ("policy", {0, 1})):
+        data = collect(tiny_backbone(), tiny_suite(), episodes=2, source=source)
+        assert set(torch.cat([group.episodes for group in data.groups]).tolist()) == indices

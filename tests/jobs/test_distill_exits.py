@@ -6,6 +6,7 @@ import dataclasses
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,11 @@ from safetensors.torch import load_file
 
 from dyslctl.artifacts.bundle import WEIGHTS, load_bundle
 from dyslctl.artifacts.bundle_settings import Exits
+from dyslctl.baselines.random_skip import RandomExits
+from dyslctl.baselines.static_exit import EpisodeExit
+from dyslctl.dysl.exit_schedule import DrawnTolerance, ExitLadder
 from dyslctl.dysl.exits import DAMAGE_FLOOR, ExitSizes
+from dyslctl.dysl.query_layout import QueryLayout
 from dyslctl.errors import ArtifactError, ConfigError
 from dyslctl.jobs.calibrate import calibrate
 from dyslctl.jobs.distill import DistillSettings, distill
@@ -24,6 +29,7 @@ from dyslctl.jobs.exit_samples import ExitSamples, planner_samples
 from dyslctl.jobs.profile import profile
 from dyslctl.jobs.trained import load_modules
 from dyslctl.jobs.trained_exits import load_exits, new_exits
+from dyslctl.types import LayerState
 
 STAGE1 = ExitTraining(
     stage=1, steps=60, warmup=5, batch_size=16, adapter_lr=5e-3, precision="fp32", checkpoint_every=10
@@ -73,38 +79,80 @@ def test_stage_1_teaches_the_adapters_alone(work, stage1) -> None:
 
 
 def test_stage_2_learns_from_every_round(work, stage1, stage2) -> None:
-    """Two rounds, each collected with the adapters as they then are; 30 steps follow each."""
+    """Three rounds, each collected with the exits as they then are; 30 steps follow each."""
     training = load_bundle(stage2.bundle_path).header.training
     assert training.stage == 2 and training.samples is not None
     assert training.samples > len(work[2].explored)
     assert not equal(stage1.bundle_path, stage2.bundle_path)
     assert stage2.trainable_parameters > stage1.trainable_parameters
-    assert (stage2.curve[0]["step"], stage2.curve[-1]["step"]) == (stage1.curve[0]["step"], 59)
+    assert (stage2.curve[0]["step"], stage2.curve[-1]["step"]) == (stage1.curve[0]["step"], 89)
     steps = [entry["step"] for entry in stage2.curve]
     assert steps == sorted(set(steps))
     found = sorted(path.name for path in (stage2.bundle_path.parent / "out").glob("*.safetensors"))
-    assert found == ["planner.safetensors", "round1-checkpoint.safetensors", "round2-checkpoint.safetensors"]
+    assert found == [
+        "round1-checkpoint.safetensors",
+        "round2-checkpoint.safetensors",
+        "round2-planner.safetensors",
+        "round3-checkpoint.safetensors",
+        "round3-planner.safetensors",
+    ]
 
 
-def test_each_round_is_collected_with_the_adapters_as_they_are(work, stage1, tmp_path, monkeypatch) -> None:
-    asked, collected = [], Rounds.on_policy
+@pytest.mark.parametrize(
+    ("method", "rounds", "planned", "expected"),
+    [
+        ("dysl", 3, 1, [RandomExits, RandomExits, DrawnTolerance]),
+        ("dysl", 2, 2, [RandomExits, DrawnTolerance]),
+        ("dysl", 2, 0, [RandomExits, RandomExits]),
+        ("static", 3, 1, [EpisodeExit, EpisodeExit, EpisodeExit]),
+    ],
+)
+def test_each_round_is_visited_by_the_exits_as_they_are(
+    work, stage1, tmp_path, monkeypatch, method, rounds, planned, expected
+) -> None:
+    visitors, adapted, collected = [], [], Rounds.on_policy
+    state = LayerState.of(work[2].explored.batch(0, 0, 2).inputs)
+    hidden = state.hidden.gather(1, QueryLayout.of(state, 4).keep[..., None].expand(-1, -1, 16))
 
-    def on_policy(rounds, number, modules, probability):
-        asked.append((number, modules.adapter(modules.exits[0]).up.weight.clone(), modules.training, probability))
-        return collected(rounds, number, modules, probability)
+    def on_policy(given, number, schedule):
+        visitors.append((number, type(schedule)))
+        jump = schedule.ladder.jump(schedule.ladder.exits[0], state, torch.zeros(2, 13))
+        adapted.append(jump.through(hidden))
+        return collected(given, number, schedule)
 
     monkeypatch.setattr(Rounds, "on_policy", on_policy)
-    settings = dataclasses.replace(STAGE2, steps=5, rounds=3, planner_steps=1, explore=0.7)
-    where = {"out": tmp_path / "o", "bundle": tmp_path / "b", "init": stage1.bundle_path}
+    settings = dataclasses.replace(STAGE2, steps=5, rounds=rounds, planned_rounds=planned, planner_steps=2)
+    where = {"out": tmp_path / "o", "bundle": tmp_path / "b", "init": stage1.bundle_path, "method": method}
     trained = distill_exits(*work, settings, **where)
-    assert [(number, training, explore) for number, _, training, explore in asked] == [
-        (number, False, 0.7) for number in (1, 2, 3)
-    ]
-    started, *later = [weight for _, weight, *_ in asked]
+    assert visitors == list(enumerate(expected, 1))
     first = load_exits(stage1.bundle_path, work[1], work[0]).modules
-    assert torch.equal(started, first.adapter(first.exits[0]).up.weight)
-    assert not torch.equal(started, later[0]) and not torch.equal(*later)
-    assert trained.curve[-1]["step"] == 14
+    ladder = ExitLadder(first)
+    started = ladder.jump(first.exits[0], state, torch.zeros(2, 13)).through(hidden)
+    assert torch.equal(adapted[0], started)
+    assert all(not torch.equal(before, after) for before, after in pairwise(adapted))
+    assert trained.curve[-1]["step"] == 5 * rounds - 1
+    assert load_bundle(trained.bundle_path).header.training.method == method
+
+
+def test_a_planned_round_draws_its_tolerances_from_the_damages_so_far(work, stage1, tmp_path, monkeypatch) -> None:
+    """So that every budget is visited: from leaving at once to running everything."""
+    left, collected = [], Rounds.on_policy
+
+    class Spied(DrawnTolerance):
+        def choose(self, state):
+            left.append(super().choose(state))
+            return left[-1]
+
+    def on_policy(given, number, schedule):
+        left.clear()
+        return collected(given, number, schedule)
+
+    monkeypatch.setattr("dyslctl.jobs.distill_exits.DrawnTolerance", Spied)
+    monkeypatch.setattr(Rounds, "on_policy", on_policy)
+    more = dataclasses.replace(work[2], episodes=12)
+    settings = dataclasses.replace(STAGE2, steps=5)
+    distill_exits(*work[:2], more, settings, out=tmp_path / "o", bundle=tmp_path / "b", init=stage1.bundle_path)
+    assert len(left) > 20 and len(set(left)) >= 3 and 8 in left
 
 
 def test_without_a_memory_what_reads_it_learns_nothing(work, tmp_path) -> None:
@@ -119,14 +167,6 @@ def test_without_a_memory_what_reads_it_learns_nothing(work, tmp_path) -> None:
         before, after = untrained.adapter(exit_), modules.adapter(exit_)
         assert torch.equal(after.recall.weight, before.recall.weight)
         assert not torch.equal(after.up.weight, before.up.weight)
-
-
-def test_exits_for_one_exit_an_episode_belong_to_static(work, tmp_path) -> None:
-    backbone, made, rounds = work
-    alone = dataclasses.replace(rounds, visit="episode")
-    settings = dataclasses.replace(STAGE1, steps=1)
-    trained = distill_exits(backbone, made, alone, settings, out=tmp_path / "o", bundle=tmp_path / "b")
-    assert load_bundle(trained.bundle_path).header.training.method == "static"
 
 
 def test_the_bundle_says_for_how_many_executed_actions_it_was_trained(work, stage1) -> None:
@@ -240,7 +280,9 @@ distill_exits(backbone, SkipProfile.load(folder / "profile.yaml"), rounds, setti
 """
 
 
-@pytest.mark.parametrize("training", ["1", "2", "3"], ids=["round1", "round2", "planner"])
+@pytest.mark.parametrize(
+    "training", ["1", "2", "3", "4", "5"], ids=["round1", "round2", "its-planner", "round3", "planner"]
+)
 def test_a_killed_stage_2_resumes_to_the_same_weights(work, stage1, stage2, tmp_path, training) -> None:
     work[1].save(tmp_path / "profile.yaml")
     tiny = Path(__file__).parents[1] / "tiny.py"
@@ -255,9 +297,10 @@ def test_a_killed_stage_2_resumes_to_the_same_weights(work, stage1, stage2, tmp_
 
 def test_defaults_follow_the_size_of_the_model() -> None:
     mini, published = ExitTraining.default(2, 128), ExitTraining.default(2, 4096)
-    assert (mini.steps, mini.rounds, mini.batch_size, mini.adapter_lr) == (800, 2, 128, 3e-3)
+    assert (mini.steps, mini.rounds, mini.batch_size, mini.adapter_lr) == (800, 3, 128, 3e-3)
     assert ExitTraining.default(1, 128).steps == 400
     assert published.steps > mini.steps and published.adapter_lr < mini.adapter_lr
-    assert mini.planner().steps == 800 and mini.override({"planner_steps": 7}).planner().steps == 7
+    assert (mini.planner().steps, published.planner().steps) == (6000, 75_000)
+    assert mini.override({"planner_steps": 7}).planner().steps == 7
     with pytest.raises(ConfigError, match="no setting 'penalty_weight' for this method"):
         mini.override({"penalty_weight": 0.1})

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from dyslctl.baselines.random_skip import RandomExits
-from dyslctl.baselines.static_exit import EpisodeExit
 from dyslctl.data.of_suite import SuiteSource
 from dyslctl.data.replay import RecordedSuite
 from dyslctl.dysl.distillation import full_actions
@@ -24,7 +23,7 @@ from dyslctl.jobs.dataset import Dataset
 from dyslctl.jobs.exit_data import Perturbed, Rounds
 from dyslctl.jobs.exit_samples import ExitSamples
 from dyslctl.jobs.training import Precision
-from dyslctl.policy import Policy, full_policy
+from dyslctl.policy import full_policy
 from dyslctl.types import ActionChunk, LayerState, Observation
 
 if TYPE_CHECKING:
@@ -44,6 +43,10 @@ def rounds(backbone: TinyBackbone, tiny_suite: type[TinyReach]) -> Rounds:
 @pytest.fixture
 def exits() -> ExitModules:
     return ExitModules(LayerPartition(8, (0, 1)), (2, 3, 5), ExitSizes(16, 4, 3, adapter_rank=4)).eval()
+
+
+def at_random(exits: ExitModules, seed: int) -> RandomExits:
+    return RandomExits(ExitLadder(exits), 0.5, seed=seed)
 
 
 def chunks(backbone: TinyBackbone, suite: TinyReach, episodes: float, seed: int = 0) -> list[ActionChunk]:
@@ -73,14 +76,14 @@ def episodes(data: Dataset) -> list[set[int]]:
 
 
 def test_the_full_model_labels_all_rounds(rounds: Rounds, exits: ExitModules) -> None:
-    for data in (rounds.explored, rounds.on_policy(1, exits, 0.5), rounds.on_policy(2, exits, 0.5)):
+    for data in (rounds.explored, rounds.on_policy(1, at_random(exits, 1)), rounds.on_policy(2, at_random(exits, 2))):
         (batch,) = data.groups
         torch.testing.assert_close(batch.target, full_actions(rounds.backbone, batch.inputs))
     assert rounds.explored is rounds.explored
 
 
 def test_no_initial_state_is_in_two_rounds(rounds: Rounds, exits: ExitModules) -> None:
-    found = [rounds.explored, *(rounds.on_policy(number, exits, 0.5) for number in (1, 2))]
+    found = [rounds.explored, *(rounds.on_policy(number, at_random(exits, number)) for number in (1, 2))]
     assert [episodes(data) for data in found] == [[{0, 1, 2}], [{3, 4, 5}], [{6, 7, 8}]]
 
 
@@ -97,7 +100,7 @@ def test_suites_share_the_episodes_and_a_chain_counts_as_its_instructions(
     monkeypatch.setattr(exit_data, "collect", collect)
     both = Rounds(backbone, [tiny_suite(), tiny_suite(chain=3)], episodes=8, lanes=4)
     exits = ExitModules(LayerPartition(8, (0, 1)), (2, 5), ExitSizes(16, 4, 3, adapter_rank=4)).eval()
-    found = [both.explored, both.on_policy(1, exits, 0.5), both.on_policy(2, exits, 0.5)]
+    found = [both.explored, both.on_policy(1, at_random(exits, 1)), both.on_policy(2, at_random(exits, 2))]
     assert asked == [(1, 0, 4), (3, 0, 2), (1, 4, 4), (3, 2, 2), (1, 8, 4), (3, 4, 2)]
     assert [set[int]().union(*episodes(data)) for data in found] == [
         {0, 1, 2, 3},
@@ -116,7 +119,7 @@ def test_suites_with_different_horizons_are_refused(backbone: TinyBackbone, tiny
 
 def test_a_later_round_remembers_what_the_exits_predicted(rounds: Rounds, exits: ExitModules) -> None:
     """Not what was executed of it: actions that went astray are not what was meant."""
-    (batch,) = rounds.on_policy(1, exits, 0.5).groups
+    (batch,) = rounds.on_policy(1, at_random(exits, 1)).groups
     begins = torch.cat([torch.tensor([True]), batch.episodes.diff() != 0])
     assert not batch.memory[begins].any() and (batch.memory[~begins, -1] == 1).all()
     first = batch.inputs.hidden[begins]
@@ -133,30 +136,12 @@ def test_a_later_round_remembers_what_the_exits_predicted(rounds: Rounds, exits:
     assert distance.max() < 1e-4, "every second memory is a first chunk of some exit"
 
 
-def test_a_round_for_fixed_exits_takes_one_exit_an_episode(
-    backbone: TinyBackbone, tiny_suite: type[TinyReach], exits: ExitModules, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    played: list[type] = []
-
-    def collect(backbone: TinyBackbone, suite: TinyReach, *, policy: Policy, **how: Any) -> Dataset:
-        played.append(type(policy.schedule))
-        return really_collect(backbone, suite, policy=policy, **how)
-
-    monkeypatch.setattr(exit_data, "collect", collect)
-    digests = [
-        Rounds(backbone, [tiny_suite()], 3, visit=visit, lanes=2).on_policy(1, exits, 0.5).digest()
-        for visit in ("ladder", "episode", "episode")
-    ]
-    assert played == [RandomExits, EpisodeExit, EpisodeExit]
-    assert digests[0] != digests[1] == digests[2]
-
-
 def test_rounds_are_the_same_for_the_same_seed(rounds: Rounds, exits: ExitModules) -> None:
     again = Rounds(rounds.backbone, rounds.suites, 3, lanes=2)
     assert again.explored.digest() == rounds.explored.digest()
-    assert again.on_policy(1, exits, 0.5).digest() == rounds.on_policy(1, exits, 0.5).digest()
+    assert again.on_policy(1, at_random(exits, 1)).digest() == rounds.on_policy(1, at_random(exits, 1)).digest()
     other = Rounds(rounds.backbone, rounds.suites, 3, seed=1, lanes=2)
-    assert other.on_policy(1, exits, 0.5).digest() != rounds.on_policy(1, exits, 0.5).digest()
+    assert other.on_policy(1, at_random(exits, 2)).digest() != rounds.on_policy(1, at_random(exits, 1)).digest()
 
 
 def test_the_expert_can_visit_the_first_round(rounds: Rounds) -> None:
@@ -274,7 +259,7 @@ def test_on_recorded_episodes_only_the_memory_is_the_policys_own(
 
     both = RecordedSuite(SuiteSource(tiny_suite(), episodes=2), execute_horizon=2)  # one to learn from: both rounds
     played = Rounds(backbone, [both], episodes=1, lanes=1)
-    (again,) = played.on_policy(2, exits, 1.0).groups
+    (again,) = played.on_policy(2, RandomExits(ExitLadder(exits), 1.0)).groups
     torch.testing.assert_close(again.target, full_actions(backbone, again.inputs))
     (explored,) = played.explored.groups
     torch.testing.assert_close(again.inputs.hidden, explored.inputs.hidden)  # two passes later: the same frames again

@@ -54,11 +54,11 @@ def _save_exits(folder: Path, method: str, fingerprint: str = "f00d") -> None:
 @pytest.mark.parametrize("method", ["dysl", "static"])
 def test_a_bundle_with_exits(tmp_path: Path, method: str) -> None:
     _save_exits(tmp_path / "bundle", method)
-    save_settings(tmp_path / "bundle", Exits(threshold=-1.5), None)
+    save_settings(tmp_path / "bundle", Exits(tolerance=-1.5), None)
     found = inspect(tmp_path / "bundle")
     assert found.kind == "bundle"
     assert (found.facts["method"], found.facts["stage"], found.facts["steps"]) == (method, 2, 7)
-    assert found.facts["threshold"] == -1.5 and "eta_1" not in found.facts
+    assert found.facts["tolerance"] == -1.5 and "eta_1" not in found.facts
     # Adapters 2 H r + r + H + 2 H + N r P and their scale; planner 2 F + F w + w + w E + E with F = 3 H + P.
     assert found.facts["parameters"] == 2 * (16 + 2 + 4 + 8 + 12 + 1) + (30 + 45 + 3 + 6 + 2)
 

@@ -18,14 +18,15 @@ import pytest
 
 from dyslctl.engine import RUN, Jump, LayerSchedule, Step
 from dyslctl.errors import ArtifactError, ConfigError, EnvironmentMismatch, PluginError
+from dyslctl.jobs.processes import DEATHS, Died
 from dyslctl.jobs.rollout import evaluate
 from dyslctl.jobs.summary import EvaluationResult
-from dyslctl.jobs.workers import Policies
+from dyslctl.jobs.workers import Policies, Task
 from dyslctl.policy import SchedulePolicy, full_policy
 from dyslctl.types import LayerState
 
 if TYPE_CHECKING:
-    from tests.jobs import guessing
+    from tests.jobs import flaky, guessing
     from tests.tiny import TinyBackbone, TinyReach
 
 HERE = Path(__file__).parent
@@ -35,7 +36,8 @@ HERE = Path(__file__).parent
 def importable_guessing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Spawned workers inherit ``sys.path``, and so can unpickle what ``guessing.py`` defines."""
     monkeypatch.syspath_prepend(str(HERE))
-    globals()["guessing"] = importlib.import_module("guessing")
+    for helper in ("guessing", "flaky"):
+        globals()[helper] = importlib.import_module(helper)
     yield
 
 
@@ -319,10 +321,57 @@ def test_workers_give_the_same_result(tmp_path: Path) -> None:
     assert two.methods == one.methods and two.paired == one.paired
 
 
-def test_a_worker_that_dies_is_reported(tmp_path: Path) -> None:
-    suite = guessing.GuessingSuite()
-    with pytest.raises(EnvironmentMismatch, match="a worker process died"):
-        evaluate(suite, {"full": partial(guessing.Dying, 0.0)}, suite.episodes("test", 2), tmp_path, workers=2)
+def accidents(out: Path, what: Mapping[int, tuple[str, int]], **options: Any) -> EvaluationResult:
+    """``run`` with six episodes, some of which end their process or worse: seed -> what, and how many times."""
+    (out / "diary").mkdir(parents=True, exist_ok=True)
+    suite = guessing.AccidentSuite(partial(flaky.befall, out / "diary", what))
+    return evaluate(suite, guessing.policies(), suite.episodes("test", 6), out, **options)
+
+
+@pytest.mark.parametrize(("workers", "batch"), [(2, 1), (1, 3)])
+def test_a_simulator_that_dies_or_hangs_is_replaced_and_changes_nothing(
+    tmp_path: Path, workers: int, batch: int
+) -> None:
+    """With a time limit a single worker has a process of its own too."""
+    run(tmp_path / "whole", count=6)
+    survived = accidents(
+        tmp_path / "out", {101: ("kill", 1), 104: ("hang", 1)}, workers=workers, batch=batch, episode_timeout=5.0
+    )
+    assert rows(tmp_path / "out") == rows(tmp_path / "whole")
+    assert {method.errors for method in survived.methods.values()} == {0}
+
+
+def test_an_episode_that_always_kills_is_an_error_and_resuming_repairs_it(tmp_path: Path) -> None:
+    """It has killed enough when the second method comes to it."""
+    result = accidents(tmp_path, {103: ("exit", DEATHS)}, episode_timeout=60.0)
+    errors = [row for row in rows(tmp_path) if row["status"] == "error"]
+    assert [(row["method"], row["index"], row["error"]) for row in errors] == [
+        ("dysl", 3, "the worker process exited with code 7")
+    ]
+    assert (result.methods["dysl"].episodes, result.methods["dysl"].errors) == (5, 1)
+    repaired, whole = accidents(tmp_path, {}, resume=True), run(tmp_path / "whole", count=6)
+    assert rows(tmp_path) == rows(tmp_path / "whole") and repaired.methods == whole.methods
+
+
+def test_three_equal_deaths_in_a_row_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_die(make_player: object, tasks: list[Task], *_: object, **options: object) -> Iterator[tuple[Task, Died]]:
+        yield from ((task, Died("died of signal 9 (Killed)")) for task in tasks)
+
+    monkeypatch.setattr("dyslctl.jobs.workers.play_in_processes", all_die)
+    with pytest.raises(PluginError, match=r"crashed 3 times in a row.*the worker process died of signal 9"):
+        run(tmp_path, workers=2)
+
+
+def test_an_exception_gets_a_second_chance_in_a_fresh_simulator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two episodes crash once, so two simulators are replaced: three are made, and all closed."""
+    monkeypatch.setattr(guessing.AccidentWorld, "made", 0)
+    monkeypatch.setattr(guessing.AccidentWorld, "closed", 0)
+    accidents(tmp_path / "out", {101: ("raise", 1), 104: ("raise", 1)})
+    run(tmp_path / "whole", count=6)
+    assert rows(tmp_path / "out") == rows(tmp_path / "whole")
+    assert (guessing.AccidentWorld.made, guessing.AccidentWorld.closed) == (3, 3)
 
 
 def test_a_policy_that_cannot_be_made_says_so_from_a_worker_too(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dyslctl.errors import ArtifactError
-from dyslctl.report.html import Figure, Section, render
+from dyslctl.report.html import Figure, Link, Section, render
 from dyslctl.report.tables import Column, Table
 
 PIXEL = base64.b64decode(
@@ -53,6 +53,14 @@ def test_the_file_is_whole_and_self_contained(tmp_path: Path) -> None:
     assert '<span class="badge measured">measured</span></td>' in html
     for text in ("Report", "Bench", "A pixel", "dyslctl bench", "2.13"):
         assert text in checker.text
+
+
+def test_videos_are_linked() -> None:
+    """They are the one thing that the file does not hold itself."""
+    section = Section("Evaluation", "Text.", videos=[Link("../eval/a b/full/x-0-failed.mp4", "full: <x>")])
+    html = render("Report", [section], [], {})
+    assert _checked(html).resources == ["../eval/a%20b/full/x-0-failed.mp4"]
+    assert "Videos: 1" in html and "full: &lt;x&gt;" in html
 
 
 def test_text_is_escaped() -> None:

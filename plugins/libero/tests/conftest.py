@@ -62,6 +62,10 @@ class FlatScene:
     def points(self, name: str) -> np.ndarray:
         return self.objects[name]
 
+    def knob(self, name: str) -> np.ndarray:
+        """The last of the boxes."""
+        return self.objects[name][-8:]
+
     def obstacles(self, name: str) -> list[Box]:
         return self.boxes
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dyslctl_libero.expert.grasps import across, at_rim, nearest
+from dyslctl_libero.expert import aside
+from dyslctl_libero.expert.grasps import across, at_knob, at_rim, nearest
 from dyslctl_libero.expert.hand import CLOSED, OPEN, Hand
 from dyslctl_libero.expert.rotation import about_z, rotation_vector
 from dyslctl_libero.expert.scene import Box, raised
@@ -65,6 +66,23 @@ def test_a_bowl_is_pinched_at_the_rim_nearest_to_the_arm(flat_scene: Any) -> Non
     grasp = at_rim(flat_scene({"bowl": np.concatenate([rim, foot])}, []), "bowl", start_yaw=0.0)
     np.testing.assert_allclose(grasp.point, [-0.066, 0, 0.03], atol=1e-9)
     assert grasp.yaw == pytest.approx(0.0)
+
+
+def test_a_lid_is_taken_at_its_knob(flat_scene: Any, box_points: Any) -> None:
+    """Too wide to be grasped across, so its highest shape is: 1 cm below the top, fingers as they are."""
+    pot, knob = box_points((0.1, 0, 0.07), (0.06, 0.06, 0.07)), box_points((0.1, 0.02, 0.15), (0.005, 0.005, 0.01))
+    scene = flat_scene({"pot": np.concatenate([pot, knob])}, [])
+    grasp = at_knob(scene, "pot", start_yaw=0.3)
+    np.testing.assert_allclose(grasp.point, [0.1, 0.02, 0.15], atol=1e-9)
+    assert grasp.yaw == 0.3
+
+
+def test_what_shares_a_place_stands_side_by_side(flat_scene: Any, box_points: Any) -> None:
+    """Two pots whose handles point along y: next to each other along x."""
+    objects = {name: box_points((0, 0, 0.1), (0.04, 0.08, 0.1)) for name in ("pot_1", "pot_2", "mug_1")}
+    goals = [["on", "pot_1", "stove"], ["on", "pot_2", "stove"], ["on", "mug_1", "plate"], ["turnon", "stove"]]
+    scene = flat_scene(objects, [])
+    np.testing.assert_allclose([aside(scene, goals, goal) for goal in goals[:3]], [[-0.05, 0], [0.05, 0], [0, 0]])
 
 
 def test_an_action_asks_for_twice_the_way_and_no_more_than_allowed(flat_scene: Any) -> None:

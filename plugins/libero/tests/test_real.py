@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dyslctl_libero import control, golden, tasks
+from dyslctl_libero.expert import expert
 from dyslctl_libero.initial_states import draw_fixtures, fixture_poses
 from dyslctl_libero.installation import prepare
 from dyslctl_libero.settings import Settings
@@ -17,6 +18,7 @@ from dyslctl_libero.snapshot import CAMERAS, Painter
 from dyslctl_libero.tasks import TASKS, SuiteName
 
 from dyslctl import plugins
+from dyslctl.errors import PluginError
 from dyslctl.suite import TaskSuite
 from dyslctl.testing import check_suite
 
@@ -48,6 +50,34 @@ def test_the_expert_solves_an_episode_and_a_replay_is_the_same(name: SuiteName) 
     assert results[-2].observation.proprio is not None and demonstration.observations[-1].proprio is not None
     np.testing.assert_array_equal(results[-2].observation.proprio, demonstration.observations[-1].proprio)
     environment.close()
+
+
+def test_a_used_scene_shows_what_a_new_one_does() -> None:
+    suite = plugins.load_suite("libero_goal")
+    first, _, again = (suite.demonstrate(spec) for spec in (suite.episodes("train", 19)[i] for i in (8, 18, 8)))
+    np.testing.assert_array_equal(first.actions, again.actions)
+    for one, other in zip(first.observations[::20], again.observations[::20], strict=True):
+        np.testing.assert_array_equal(one.images["wrist"], other.images["wrist"])
+
+
+def test_both_moka_pots_get_on_the_stove() -> None:
+    suite = plugins.load_suite("libero_10")
+    demonstration = suite.demonstrate(suite.episodes("train", 9)[8])
+    assert demonstration.score == 1 and len(demonstration.actions) <= suite.max_steps
+
+
+@pytest.mark.parametrize("name", ["libero_goal", "libero_10"])
+def test_the_expert_refuses_the_tasks_that_are_said_to_be_without_skill(name: SuiteName) -> None:
+    suite, refused = plugins.load_suite(name), []
+    environment: Any = suite.make()
+    for spec in suite.episodes("train", 10):
+        environment.reset(spec)
+        try:
+            expert(environment.scene)
+        except PluginError:
+            refused.append(spec.task)
+    environment.close()
+    assert set(refused) == tasks.WITHOUT_SKILL & set(suite.tasks)
 
 
 @pytest.mark.parametrize("name", list(TASKS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,12 @@ def test_the_released_protocol(kind: type[TaskSuite], steps: int) -> None:
         found.episodes("test", 501)
 
 
+def test_tasks_without_a_skill_are_passed_over() -> None:
+    specs = LiberoGoal().demonstrated_episodes("train", 7)
+    assert [spec.index for spec in specs] == [1, 2, 4, 6, 8, 9, 11]
+    assert LiberoSpatial().demonstrated_tasks == list(LiberoSpatial().tasks)
+
+
 @pytest.mark.parametrize("name", list(tasks.TASKS))
 def test_suites_are_found_by_name(name: str) -> None:
     assert plugins.load_suite(name).name == name
@@ -154,6 +161,46 @@ def test_time_runs_out(environment: LiberoEnvironment) -> None:
     assert [result.done for result in results] == [False] * 279 + [True]
     late = environment.step(SOLVE)
     assert (late.done, late.score) == (True, 0)
+
+
+@pytest.fixture
+def stage(environment: LiberoEnvironment, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An expert that solves its task with the second action, in scenes that are none."""
+    monkeypatch.setattr(suite, "prepare", lambda settings: None)
+    monkeypatch.setattr(suite, "expert", lambda scene: iter([IDLE, SOLVE, IDLE]))
+    suite._stage.cache_clear()
+    yield
+    suite._stage.cache_clear()
+
+
+def test_a_demonstration_ends_when_the_task_is_solved(stage: None) -> None:
+    shown = LiberoObject().demonstrate(tasks.episode("libero_object", "train", 0))
+    assert (len(shown.observations), shown.score) == (2, 1)
+    np.testing.assert_array_equal(shown.actions, [IDLE, SOLVE])
+
+
+def test_a_disturbed_demonstration_executes_one_thing_and_holds_another(stage: None) -> None:
+    spec = tasks.episode("libero_object", "train", 0)
+    shown = LiberoObject().demonstrate_disturbed(spec, lambda action: SOLVE if action is SOLVE else IDLE - 0.5)
+    np.testing.assert_array_equal(shown.actions, [IDLE, SOLVE])
+    scene = suite._stage("libero_object", Settings.of()).scene
+    np.testing.assert_array_equal(scene.executed, [IDLE - 0.5, SOLVE])  # type: ignore[attr-defined]
+
+
+def test_the_experts_scene_stays_for_the_next_demonstration_of_its_task(stage: None) -> None:
+    for index in (0, 10, 20, 1):
+        LiberoObject().demonstrate(tasks.episode("libero_object", "train", index))
+    assert FakeScene.made == 2
+
+
+def test_a_scene_in_which_something_went_wrong_is_left(stage: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = tasks.episode("libero_object", "train", 0)
+    LiberoObject().demonstrate(spec)
+    with monkeypatch.context() as patch, pytest.raises(PluginError, match="expected a finite action"):
+        patch.setattr(suite, "expert", lambda scene: iter([np.full(7, np.nan)]))
+        LiberoObject().demonstrate(spec)
+    LiberoObject().demonstrate(spec)
+    assert FakeScene.made == 2
 
 
 @pytest.mark.parametrize("action", [np.zeros(6), np.zeros((1, 7)), np.full(7, np.nan), np.full(7, np.inf)])

@@ -22,6 +22,12 @@ def test_forty_tasks_in_four_suites() -> None:
     assert [len(set(names)) for names in TASKS.values()] == [10, 10, 10, 10]
 
 
+def test_most_tasks_are_demonstrated() -> None:
+    assert {task for names in TASKS.values() for task in names} >= tasks.WITHOUT_SKILL
+    skilled = {suite: sum(task not in tasks.WITHOUT_SKILL for task in names) for suite, names in TASKS.items()}
+    assert skilled == {"libero_spatial": 10, "libero_object": 10, "libero_goal": 6, "libero_10": 6}
+
+
 @pytest.mark.parametrize(
     ("task", "words"),
     [

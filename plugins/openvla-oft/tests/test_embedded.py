@@ -54,7 +54,7 @@ def solved_share(backbone: OpenVLAOFT, suite: TaskSuite, episodes: int) -> float
     """Mean score on the first episodes of the tuning split, over the highest score there is."""
     policies = {"full": lambda: SchedulePolicy(backbone, FullSchedule(), suite.execute_horizon)}
     tasks, total = [(spec, "full") for spec in suite.episodes("tune", episodes)], 0
-    for record in play(suite, policies, tasks, workers=1, batch=1):
+    for record in play(suite, policies, tasks):
         assert record.status == "done", record.error
         total += record.score
     return total / (episodes * suite.max_score)

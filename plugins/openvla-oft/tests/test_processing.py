@@ -66,6 +66,13 @@ def test_center_crop_keeps_black_and_white() -> None:
     assert torch.equal(crop_center(values), values)
 
 
+@pytest.mark.parametrize("crop", [False, True])
+def test_pixels_are_made_where_the_model_is(crop: bool) -> None:
+    """Nothing stays behind: mixing devices would be an error."""
+    made = pixels(image()[None, None], PUBLISHED, center_crop=crop, device="meta")
+    assert (made.device.type, made.dtype, list(made.shape)) == ("meta", torch.float32, [1, 6, 28, 28])
+
+
 def test_crop_is_an_option() -> None:
     views = image()[None, None]
     plain, cropped = (pixels(views, PUBLISHED, center_crop=crop) for crop in (False, True))
@@ -152,6 +159,20 @@ def test_an_image_is_compressed_then_resized_unless_it_has_the_models_size() -> 
 def test_bad_images(images: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         views_of(Observation(images, "go"), num_images=2, size=28)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_wrong_number_of_views_says_where_views_are_named(count: int) -> None:
+    with pytest.raises(ConfigError) as caught:
+        views_of(Observation({f"v{n}": image() for n in range(count)}, "go"), num_images=2, size=28)
+    assert "--data-map" in str(caught.value.hint) and "model.options.num_images" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("proprio", [None, np.zeros(4)])
+def test_a_wrong_robot_state_says_where_its_columns_are_named(proprio: np.ndarray | None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        proprio_of(Observation({}, "go", proprio), proprio_dim=5)
+    assert "proprio in --data-map" in str(caught.value.hint) and "use_proprio=false" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(

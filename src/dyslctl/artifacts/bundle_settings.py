@@ -1,4 +1,4 @@
-"""``bundle.yaml``: the settings that trained modules run with, and where their thresholds come from."""
+"""``bundle.yaml``: the settings that trained modules run with, and where they come from."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dyslctl.errors import ArtifactError
 
 
 class Calibration(Part):
-    """Where the thresholds come from.
+    """Where the calibrated numbers come from.
 
     Attributes:
         rule: How they were chosen, e.g. ``quantile``.
         suite, split, episodes: The rollouts behind them.
         numbers: Anything else worth keeping: quantiles, protected share, AUC.
-        data_hash: SHA-256 of the recorded actions; ``None`` for thresholds that were set by hand.
+        data_hash: SHA-256 of the recorded actions; ``None`` for numbers that were set by hand.
     """
 
     rule: str
@@ -36,33 +36,33 @@ class Exits(Part):
     """Settings of ``dysl``; run-time twin: :class:`ExitSettings`.
 
     Attributes:
-        threshold: Log damage below which an exit is taken; null until calibrated.
+        tolerance: Log of the damage that is worth as much as all layers; null until calibrated.
     """
 
-    threshold: float | None = None
+    tolerance: float | None = None
 
     def settings(self) -> ExitSettings:
         """The run-time form.
 
         Raises:
-            ArtifactError: If the threshold is still unknown.
+            ArtifactError: If the tolerance is still unknown.
         """
-        if self.threshold is None:
+        if self.tolerance is None:
             raise ArtifactError(
-                "the exits are not calibrated yet: threshold is null", hint="dyslctl calibrate --max-success-drop 1pp"
+                "the exits are not calibrated yet: tolerance is null", hint="dyslctl calibrate --max-success-drop 1pp"
             )
-        return ExitSettings(self.threshold)
+        return ExitSettings(self.tolerance)
 
 
 class BundleSettings(Document):
-    """The content of ``bundle.yaml``: the section of its method, and where its thresholds come from.
+    """The content of ``bundle.yaml``: the section of its method, and where they come from.
 
     Attributes:
         exits: For ``dysl``.
         guidance: For ``dysl-paper``.
     """
 
-    SCHEMA: ClassVar[str] = "dyslctl.bundle-settings/2"
+    SCHEMA: ClassVar[str] = "dyslctl.bundle-settings/3"
 
     weights_sha256: str
     exits: Exits | None = None

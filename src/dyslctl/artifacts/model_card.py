@@ -97,9 +97,9 @@ def _thresholds(bundle: Bundle) -> str:
 
 
 def _exits(exits: Exits) -> str:
-    if exits.threshold is None:
+    if exits.tolerance is None:
         return "not calibrated yet"
-    return f"log damage below {exits.threshold:.4g}"
+    return f"log tolerance {exits.tolerance:.4g}"
 
 
 def _results(metrics: Mapping[str, CardMetric] | None) -> str:

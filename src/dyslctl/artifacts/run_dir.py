@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import dyslctl
 from dyslctl.artifacts.document import Document
@@ -74,14 +74,22 @@ class RunDirectory:
         """How ``dyslctl profile`` was told to load backbone and data; all later commands load them alike."""
         return self.path / "config" / "profile.yaml"
 
+    def told(self, section: str) -> dict[str, Any]:
+        """What ``profile`` was told in ``section`` (``model``, ``data``); empty if there is no such file.
+
+        Raises:
+            ArtifactError: If the file is damaged.
+        """
+        profiled = read_yaml(self.profile_config) if self.profile_config.exists() else {}
+        return dict(profiled.get(section, {}))
+
     def execute_horizon(self) -> int | None:
         """Actions executed before the next inference, as ``profile --execute-horizon`` said; ``None`` if it did not.
 
         Raises:
             ArtifactError: If the file is damaged.
         """
-        told = read_yaml(self.profile_config) if self.profile_config.exists() else {}
-        horizon: int | None = told.get("data", {}).get("execute_horizon")
+        horizon: int | None = self.told("data").get("execute_horizon")
         return horizon
 
     def bundle(self, method: str = "dysl", stage: int = 2) -> Path:

@@ -1,18 +1,19 @@
 """What planned exits could reach at best: a planner that knows each exit's true damage.
 
-It runs the whole model and exit after exit to find out, and counts only the layers of the exit it takes: a bound to
-measure planners against, nothing to deploy.
+It runs the whole model and every exit to find out, and counts only the layers of the exit it takes: a bound to measure
+planners against, nothing to deploy.
 """
 
 from __future__ import annotations
 
 from typing import cast
 
+import numpy as np
 from torch import Tensor
 
 from dyslctl.backbone import Backbone
 from dyslctl.dysl.exit_policy import ExitPolicy
-from dyslctl.dysl.exit_schedule import ExitLadder, FixedExit
+from dyslctl.dysl.exit_schedule import ExitLadder, FixedExit, worthwhile
 from dyslctl.dysl.exits import DAMAGE_FLOOR, relative_damage
 from dyslctl.engine import FullSchedule
 from dyslctl.policy import Encode, Plan, Predict, Prediction
@@ -20,32 +21,32 @@ from dyslctl.types import LayerState, Observation
 
 
 class OraclePolicy(ExitPolicy):
-    """Leave through the cheapest exit whose true log damage is below ``threshold``. For heads without memory.
+    """Leave as :class:`PlannedExit` does, with the true damage for the predicted one. For heads without memory.
 
     Attributes:
-        threshold: Of log damage, counted over the actions that are executed.
+        tolerance: Of damage to the actions that are executed.
     """
 
-    def __init__(self, backbone: Backbone, ladder: ExitLadder, threshold: float, execute_horizon: int) -> None:
+    def __init__(self, backbone: Backbone, ladder: ExitLadder, tolerance: float, execute_horizon: int) -> None:
         """Arguments as for :class:`ExitPolicy`, with the exits to try in place of a schedule."""
         super().__init__(backbone, FixedExit(ladder, ladder.num_layers), execute_horizon)
-        self.threshold = threshold
+        self.tolerance = tolerance
 
     def plan(self, observation: Observation) -> Plan:
         """Predict with every layer, then through the exits in turn, each going on where the one before left."""
         state: LayerState = yield Encode(self.backbone, observation)
         memory, ladder = self.recall(state), self.schedule.ladder
         full: Prediction = yield Predict(self.backbone, state.fork(), FullSchedule())
-        first = 0
+        tried, first = dict[int, Prediction](), 0
         for layer in ladder.exits:
             leave = FixedExit(ladder, layer)
             leave.memory = memory
-            tried: Prediction = yield Predict(self.backbone, state, leave, first)
-            if self._log_damage(tried.predicted, full.predicted) < self.threshold:
-                return self.conclude(tried, range(layer))
+            tried[layer] = yield Predict(self.backbone, state, leave, first)
             # A fixed exit always jumps, so there is always a state before the jump.
-            first, state = layer, cast(LayerState, tried.trace.resume_state)
-        return self.conclude(full, full.trace.layers_run)
+            first, state = layer, cast(LayerState, tried[layer].trace.resume_state)
+        damages = np.array([self._log_damage(each.predicted, full.predicted) for each in tried.values()])
+        leave_at = int(worthwhile(damages, self.tolerance, ladder.exits, ladder.num_layers))
+        return self.conclude(tried.get(leave_at, full), range(leave_at))
 
     def _log_damage(self, predicted: Tensor, full: Tensor) -> float:
         gripper = self.backbone.spec.gripper_dim

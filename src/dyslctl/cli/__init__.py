@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dyslctl import __version__
-from dyslctl.cli import analyze, bench, calibrate, demo, distill, doctor, eval, inspect, plugins, profile, report
+from dyslctl.cli import analyze, bench, calibrate, demo, demos, distill, doctor, eval, inspect, plugins, profile, report
 from dyslctl.cli.command import Command
 
 EPILOG = "Exit codes: 0 ok, 1 internal error, 2 usage, 3 plugin or environment, 4 artifact, 5 threshold not met."
@@ -29,6 +29,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "calibrate": calibrate.calibrate,
     "eval": eval.evaluate,
     "bench": bench.bench,
+    "demos": demos.demos,
     "demo": demo.demo,
     "report": report.report,
     "inspect": inspect.inspect,

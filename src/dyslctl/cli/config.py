@@ -91,6 +91,7 @@ class DistillConfig(Part):
     planner_width: Positive | None = None
     remembers: bool | None = None
     rounds: Positive | None = None
+    planned_rounds: NotNegative | None = None
     explore: float | None = Field(default=None, gt=0, lt=1)
     planner_steps: Positive | None = None
     planner_batch: Positive | None = None
@@ -126,13 +127,15 @@ class BudgetConfig(Part):
 
 
 class EvalConfig(Part):
-    """``dyslctl eval``: which methods on which episodes."""
+    """``dyslctl eval``: which methods on which episodes, how long one may take (seconds), and which are filmed."""
 
     methods: Names = DEFAULT_METHODS
     episodes: Positive = 100
     split: Literal["train", "tune", "test"] = "test"
     workers: Positive = 1
     batch: Positive = 1
+    episode_timeout: PositiveFloat | None = None
+    video: Literal["first", "failed", "all"] | None = None
     target_episodes: Positive = 20
 
 

@@ -76,7 +76,7 @@ def distill(
 
     The backbone stays frozen. Stage 2 of dysl ends as calibrate does: without a target, at the fewest layers that lose
     at most one percentage point of success on the tune episodes. With --data everything is learnt from recorded
-    episodes, and the threshold is set on held-out ones: to --target-layers, or to a predicted damage.
+    episodes, and the tolerance is set on held-out ones: to --target-layers, or to a predicted damage.
     """
     from dyslctl.cli.output import show
     from dyslctl.cli.progress import progress

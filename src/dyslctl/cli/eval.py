@@ -41,6 +41,22 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    episode_timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--episode-timeout",
+            metavar="SECONDS",
+            help="Stop an episode that takes longer; it is played again, and then an error. Default: none.",
+        ),
+    ] = None,
+    video: Annotated[
+        str | None,
+        typer.Option(
+            "--video",
+            metavar="first|failed|all",
+            help="Film the first episode of each task, those that fail, or all; default: none.",
+        ),
+    ] = None,
     seed: Seed = None,
     resume: Resume = False,
     fail_if: FailIf = None,
@@ -70,6 +86,8 @@ def evaluate(
         eval__split=split,
         eval__workers=workers,
         eval__batch=batch,
+        eval__episode_timeout=episode_timeout,
+        eval__video=video,
     )
     workspace = enter(run, layers_of(config, set_, given))
     check_names(fail_if or (), workspace.config.eval.methods)

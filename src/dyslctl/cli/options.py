@@ -25,7 +25,8 @@ def complete_devices(incomplete: str) -> list[str]:
     return [name for name in device_names() if name.startswith(incomplete)]
 
 
-def _suites(incomplete: str) -> list[str]:
+def complete_suites(incomplete: str) -> list[str]:
+    """Task suites whose names begin with ``incomplete``."""
     return [name for name in plugins.names(plugins.SUITES) if name.startswith(incomplete)]
 
 
@@ -39,7 +40,7 @@ Checkpoint = Annotated[
 ]
 Suite = Annotated[
     str | None,
-    typer.Option("--suite", help="Task suite plugin.", autocompletion=_suites, rich_help_panel=WHAT),
+    typer.Option("--suite", help="Task suite plugin.", autocompletion=complete_suites, rich_help_panel=WHAT),
 ]
 RunName = Annotated[
     str | None,
@@ -139,7 +140,7 @@ HeldOut = Annotated[
     typer.Option(
         "--data",
         metavar="PATH|ID",
-        help="Recorded episodes, as in distill: set dysl's threshold offline, on those held out, without a simulator.",
+        help="Recorded episodes, as in distill: set dysl's tolerance offline, on those held out, without a simulator.",
         rich_help_panel=WHAT,
     ),
 ]

@@ -14,7 +14,7 @@ from dyslctl.artifacts.files import atomic_write, write_json
 from dyslctl.artifacts.fingerprint import environment
 from dyslctl.artifacts.run_dir import RunDirectory, RunManifest, open_run, place_run, save_start
 from dyslctl.artifacts.skip_profile import SkipProfile
-from dyslctl.artifacts.strict_yaml import dump_yaml, read_yaml
+from dyslctl.artifacts.strict_yaml import dump_yaml
 from dyslctl.cli.config import Config, Layer, merge, parse_set, read_config
 from dyslctl.devices.host import usable_cpus
 from dyslctl.errors import ConfigError
@@ -135,14 +135,13 @@ def command_line() -> str:
 
 def _layers_below(run: RunDirectory) -> list[Layer]:
     """The run's backbone, suite and recorded data, as ``profile`` was told; later commands must load them alike."""
-    manifest, path = run.manifest(), run.profile_config
+    manifest = run.manifest()
     identity = {
         "model": {"name": manifest.backbone, "checkpoint": manifest.checkpoint, "revision": manifest.revision},
         "suite": manifest.suite,
     }
-    profiled = read_yaml(path) if path.exists() else {}
-    kept = {section: profiled.get(section, {}) for section in ("model", "data")}
-    return [("the run's manifest", identity), (str(path), kept)]
+    kept = {section: run.told(section) for section in ("model", "data")}
+    return [("the run's manifest", identity), (str(run.profile_config), kept)]
 
 
 def _resolved(config: Config) -> Config:

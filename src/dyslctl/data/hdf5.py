@@ -45,7 +45,7 @@ class Hdf5Source(DemonstrationSource):
             ConfigError: If ``columns`` names no views.
             EnvironmentMismatch: If h5py is not installed.
         """
-        self.name = name or str(root)
+        self.name, self.execute_horizon = name or str(root), columns.execute_horizon
         if columns.views is None:
             raise ConfigError(f"--data-map: expected views, found none; {SUFFIX} files do not say which images to read")
         self._columns, self._cameras = columns, columns.views

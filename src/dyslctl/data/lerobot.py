@@ -45,7 +45,7 @@ class LeRobotSource(DemonstrationSource):
                 a view's is no image.
             EnvironmentMismatch: If pyarrow is not installed.
         """
-        self.name = name or str(root)
+        self.name, self.execute_horizon = name or str(root), columns.execute_horizon
         self._root, self._columns, self._info = root, columns, Info.load(root)
         features = self._info.features
         images = {key.removeprefix(IMAGES): key for key, feature in features.items() if feature.dtype in PICTURES}

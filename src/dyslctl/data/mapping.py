@@ -22,6 +22,8 @@ OF_DATASETS: Mapping[str, str] = {
     "physical-intelligence/libero": "openpi-libero",
 }
 """Hub data sets whose preset is known."""
+BESIDE = "data-map.yaml"
+"""A data set that brings its own column mapping has it in its folder, under this name."""
 
 
 class View(Part):
@@ -82,6 +84,7 @@ class DataMap(Document):
         gripper: How the gripper action is written; null: there is none, or it is left as it is.
         noop_threshold: Steps are dropped that move by less than this (Euclidean norm of the action without the
             gripper) and leave the gripper as the last kept step had it; null keeps all.
+        execute_horizon: Actions executed before the next inference where the data set was recorded; null: not known.
     """
 
     SCHEMA: ClassVar[str] = "dyslctl.data-map/1"
@@ -91,6 +94,7 @@ class DataMap(Document):
     action: str
     gripper: Gripper | None = None
     noop_threshold: Annotated[float, Field(gt=0)] | None = None
+    execute_horizon: Annotated[int, Field(gt=0)] | None = None
 
     @classmethod
     def load(cls, name: str) -> Self:

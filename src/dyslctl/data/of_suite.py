@@ -9,11 +9,11 @@ EPISODES = 300
 
 
 class SuiteSource(DemonstrationSource):
-    """The expert's episodes from the first initial states of the suite's ``train`` split."""
+    """The expert's episodes from the first initial states of the suite's ``train`` split whose task it can do."""
 
     def __init__(self, suite: TaskSuite, episodes: int = EPISODES) -> None:
-        self.name = suite.name
-        self._suite, self._specs = suite, suite.episodes("train", episodes)
+        self.name, self.execute_horizon = suite.name, suite.execute_horizon
+        self._suite, self._specs = suite, suite.demonstrated_episodes("train", episodes)
 
     def __len__(self) -> int:
         return len(self._specs)

@@ -9,13 +9,13 @@ from dyslctl import plugins
 from dyslctl.data.hdf5 import SUFFIX, Hdf5Source
 from dyslctl.data.lerobot import LeRobotSource
 from dyslctl.data.lerobot_index import INFO
-from dyslctl.data.mapping import OF_DATASETS, DataMap
+from dyslctl.data.mapping import BESIDE, OF_DATASETS, DataMap
 from dyslctl.data.of_suite import SuiteSource
 from dyslctl.data.source import DemonstrationSource
 from dyslctl.errors import ArtifactError, ConfigError
 
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
-USED = ["meta/**", "data/**", "videos/**", "images/**", f"**{SUFFIX}"]
+USED = ["meta/**", "data/**", "videos/**", "images/**", f"**{SUFFIX}", BESIDE]
 """Files of a Hub data set that a reader looks at."""
 
 
@@ -24,8 +24,8 @@ def open_source(name: str, columns: str | None = None) -> DemonstrationSource:
 
     Args:
         name: A folder or a file; a task suite, for its scripted expert's; or a Hub id ``org/name[@revision]``.
-        columns: A column mapping: preset or YAML file; ``None``: the preset of a known Hub data set, else the
-            format's own.
+        columns: A column mapping: preset or YAML file; ``None``: the data set's own, else the preset of a known Hub
+            data set, else the format's own.
 
     Raises:
         ArtifactError: If nothing there can be read as episodes, or a file is damaged.
@@ -46,10 +46,11 @@ def open_source(name: str, columns: str | None = None) -> DemonstrationSource:
             hint="name a folder, or a Hub id such as HuggingFaceVLA/libero",
         )
     folder = _fetch(match["repo"], match["revision"])
-    return _read(folder, columns or OF_DATASETS.get(match["repo"]), f"{match['repo']}@{folder.name}")
+    return _read(folder, columns, f"{match['repo']}@{folder.name}", OF_DATASETS.get(match["repo"]))
 
 
-def _read(path: Path, columns: str | None, name: str) -> DemonstrationSource:
+def _read(path: Path, columns: str | None, name: str, preset: str | None = None) -> DemonstrationSource:
+    columns = columns or _beside(path) or preset
     if (path / INFO).is_file():
         return LeRobotSource(path, DataMap.load(columns or "lerobot"), name)
     if path.suffix == SUFFIX or any(path.rglob(f"*{SUFFIX}")):
@@ -59,6 +60,12 @@ def _read(path: Path, columns: str | None, name: str) -> DemonstrationSource:
         f"  looked for: {INFO} with a codebase_version (LeRobot 2.x or 3.0), *{SUFFIX} (LIBERO)",
         hint=f"name the folder that holds meta/ and data/, or the one with the {SUFFIX} files, or such a file",
     )
+
+
+def _beside(path: Path) -> str | None:
+    """The column mapping that the data set, or the file's folder, brings along."""
+    own = (path if path.is_dir() else path.parent) / BESIDE
+    return str(own) if own.is_file() else None
 
 
 def _content(path: Path) -> str:

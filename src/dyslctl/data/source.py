@@ -49,9 +49,11 @@ class DemonstrationSource(ABC):
 
     Attributes:
         name: What artifacts call it: a Hub id with its commit, or the path.
+        execute_horizon: Actions executed before the next inference where it was recorded; ``None`` if it does not say.
     """
 
     name: str
+    execute_horizon: int | None = None
 
     @abstractmethod
     def __len__(self) -> int:

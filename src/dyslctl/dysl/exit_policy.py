@@ -21,17 +21,17 @@ class ExitSettings:
     """When to leave.
 
     Attributes:
-        threshold: The first exit whose predicted log damage is below it is taken.
+        tolerance: Log of the damage that is worth as much as all layers (``exit_schedule.worthwhile``).
 
     Raises:
         ConfigError: If it is no number.
     """
 
-    threshold: float
+    tolerance: float
 
     def __post_init__(self) -> None:
-        if math.isnan(self.threshold):
-            raise ConfigError("threshold: expected a number, found nan")
+        if math.isnan(self.tolerance):
+            raise ConfigError("tolerance: expected a number, found nan")
 
 
 class ExitPolicy(Policy):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from torch import Tensor
 
 from dyslctl.dysl.exits import ExitModules
@@ -82,21 +83,54 @@ class FixedExit(ExitSchedule):
 
 
 class PlannedExit(ExitSchedule):
-    """The cheapest exit whose predicted log damage stays below ``threshold``."""
+    """The exit with the least sum of predicted damage and layers: see :func:`worthwhile`."""
 
-    def __init__(self, ladder: ExitLadder, planner: Callable[[Tensor], Tensor], threshold: float) -> None:
+    def __init__(self, ladder: ExitLadder, planner: Callable[[Tensor], Tensor], tolerance: float) -> None:
         """``planner``: a bound :class:`ExitPlanner`."""
         super().__init__(ladder)
-        self._planner, self._threshold = planner, threshold
+        self._planner, self._tolerance = planner, tolerance
 
     def choose(self, state: LayerState) -> int:
         """Ask the planner; the one place where the device is waited for."""
         features = self.ladder.layout.of(state).features(state.hidden, self.memory)
         predicted: list[float] = self._planner(features)[0].tolist()
         self.consulted.append(Consultation(self.ladder.exits[0], predicted[0]))
-        return first_below(predicted, self._threshold, self.ladder.exits, self.ladder.num_layers)
+        return int(worthwhile(np.array(predicted), self._tolerance, self.ladder.exits, self.ladder.num_layers))
 
 
-def first_below(damages: Sequence[float], threshold: float, exits: Sequence[int], num_layers: int) -> int:
-    """The first of ``exits`` whose damage is below ``threshold``, else ``num_layers``. Monotone in ``threshold``."""
-    return next((exit_ for exit_, damage in zip(exits, damages, strict=True) if damage < threshold), num_layers)
+class DrawnTolerance(PlannedExit):
+    """A planner with one tolerance for a whole episode, drawn where it begins: what any budget would lead to."""
+
+    def __init__(
+        self, ladder: ExitLadder, planner: Callable[[Tensor], Tensor], tolerances: np.ndarray, *, seed: int = 0
+    ) -> None:
+        """``tolerances``: ``[n]``, equally likely."""
+        super().__init__(ladder, planner, float("nan"))
+        self._tolerances, self._seed = tolerances, seed
+        self.begin_episode(0)
+
+    def begin_episode(self, seed: int) -> None:
+        """Draw."""
+        self._tolerance = float(np.random.default_rng([self._seed, seed]).choice(self._tolerances))
+
+
+def worthwhile(log_damages: np.ndarray, tolerance: float, exits: Sequence[int], num_layers: int) -> np.ndarray:
+    """Where to leave: ``[...]`` int64, one of ``exits``, or ``num_layers`` for the whole model.
+
+        argmin_e  d_e^2 + t^2 e / L        d_L = 0,  t = exp(tolerance)
+
+    Of all rules with the same mean layers this one has the least mean squared damage (``t^2`` is the Lagrange
+    multiplier of the layers). No damage of ``t`` or more is taken. Monotone in ``tolerance``; of two equal sums the
+    cheaper.
+
+    Args:
+        log_damages: ``[..., E]``, one an exit, ascending.
+        tolerance: Log of the damage that weighs as much as all layers.
+        exits: Ascending.
+        num_layers: ``L``.
+    """
+    layers = np.array([*exits, num_layers])
+    harm = np.exp(2 * log_damages)
+    costs = np.concatenate([harm, np.zeros_like(harm[..., :1])], -1) + np.exp(2 * tolerance) * layers / num_layers
+    chosen: np.ndarray = layers[costs.argmin(-1)]
+    return chosen

@@ -50,7 +50,7 @@ class ExitSizes:
     chunk_length: int
     action_dim: int
     adapter_rank: int
-    planner_width: int = 48
+    planner_width: int = 128
     remembers: bool = True
 
     def __post_init__(self) -> None:

@@ -1,14 +1,13 @@
-"""A threshold for ``dysl`` where there is no simulator: from held-out recorded episodes.
+"""A tolerance for ``dysl`` where there is no simulator: from held-out recorded episodes.
 
 The policy is played along the recording (:mod:`dyslctl.data.replay`): it predicts at every inference step and remembers
-what it predicted, but the scene follows the recorded actions. That shows how many layers a threshold comes to on such
+what it predicted, but the scene follows the recorded actions. That shows how many layers a tolerance comes to on such
 frames and how far the actions are from the full model's. It does not show success: only a robot or a simulator does.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.backbone import Backbone
 from dyslctl.data.replay import RecordedSuite
 from dyslctl.dysl.exit_policy import ExitPolicy
-from dyslctl.dysl.exit_schedule import ExitLadder, PlannedExit
+from dyslctl.dysl.exit_schedule import ExitLadder, PlannedExit, worthwhile
 from dyslctl.dysl.exits import DAMAGE_FLOOR, ExitModules
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.calibrate import OFFLINE
@@ -32,17 +31,18 @@ from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.trained_exits import load_exits
 from dyslctl.policy import Policy, full_policy
 
+HALVINGS = 40
 LANES = 16
 """Recordings played side by side; each holds the images of one episode as they are stored."""
 
 
 @dataclass(frozen=True)
 class OfflineTarget:
-    """What the threshold is for.
+    """What the tolerance is for.
 
     Attributes:
         layers: Mean executed layers an inference; ``None``: the damage decides.
-        damage: Largest predicted damage of an exit that is taken, as a share of the motion.
+        damage: Predicted damages that are taken are all below this, as a share of the motion.
     """
 
     layers: float | None = None
@@ -54,17 +54,17 @@ class OfflineTarget:
 
 @dataclass(frozen=True)
 class OfflineResult:
-    """What a threshold comes to on the held-out episodes.
+    """What a tolerance comes to on the held-out episodes.
 
     Attributes:
-        threshold: Log damage below which an exit is taken.
+        tolerance: Log of the damage that is worth as much as all layers.
         layers: Mean executed layers an inference.
         damage: Mean distance of the predicted actions to the full model's, as a share of the motion.
         frames: Inferences behind both.
         calibration: As it stands in the bundle.
     """
 
-    threshold: float
+    tolerance: float
     layers: float
     damage: float
     frames: int
@@ -85,38 +85,36 @@ class Answers:
     exits: tuple[int, ...]
     num_layers: int
 
-    def layers(self, threshold: float) -> float:
-        """Mean layers an inference, by the rule of ``dysl.exit_schedule.first_below``."""
-        taken = self.predicted < threshold
-        return float(np.where(taken.any(1), np.array(self.exits)[taken.argmax(1)], self.num_layers).mean())
+    def layers(self, tolerance: float) -> float:
+        """Mean layers an inference."""
+        return float(self._left(tolerance).mean())
 
-    def damage(self, threshold: float) -> float:
+    def damage(self, tolerance: float) -> float:
         """Mean true damage; running every layer does none."""
-        taken = self.predicted < threshold
-        rows = np.arange(len(taken))
-        return float(np.where(taken.any(1), self.true[rows, taken.argmax(1)], 0.0).mean())
+        left = self._left(tolerance)
+        return float(sum(self.true[left == layer, column].sum() for column, layer in enumerate(self.exits)) / len(left))
 
-    def threshold(self, layers: float) -> float:
-        """The threshold whose mean layers come nearest to ``layers``.
-
-        Layers fall as the threshold rises, and only where it passes a prediction: half-way between two neighbouring
-        ones is tried.
+    def tolerance(self, layers: float) -> float:
+        """The tolerance whose mean layers come nearest to ``layers``; they fall as it rises.
 
         Raises:
-            ConfigError: If no threshold comes as low or as high.
+            ConfigError: If none comes as low or as high.
         """
-        steps = np.unique(self.predicted)
-        candidates = [steps[0] - 1, *((steps[1:] + steps[:-1]) / 2), steps[-1] + 1]
-        most, fewest = self.layers(candidates[0]), self.layers(candidates[-1])
+        low, high = float(self.predicted.min()) - 1, float(self.predicted.max()) + math.log(self.num_layers)
+        most, fewest = self.layers(low), self.layers(high)
         if not fewest <= layers <= most:
             raise ConfigError(
                 f"{layers:g} layers: 'dysl' runs {fewest:.2f} to {most:.2f} layers on these frames",
                 hint=f"--target-layers between {fewest:.2f} and {most:.2f}",
             )
-        # The first one that runs no more than asked, and the one before it.
-        place = bisect_left(candidates, -layers, key=lambda at: -self.layers(at))
-        near = candidates[max(place - 1, 0) : place + 1]
-        return float(min(near, key=lambda at: abs(self.layers(at) - layers)))
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.layers(middle) > layers else (low, middle)
+        return min((low, high), key=lambda at: abs(self.layers(at) - layers))
+
+    def _left(self, tolerance: float) -> np.ndarray:
+        """``[n]``, where each inference leaves."""
+        return worthwhile(self.predicted, tolerance, self.exits, self.num_layers)
 
 
 def calibrate_offline(
@@ -129,14 +127,14 @@ def calibrate_offline(
     episodes: int,
     progress: Progress = NO_PROGRESS,
 ) -> OfflineResult:
-    """Set the threshold of ``bundle`` on the held-out episodes of ``suite``; its weights stay as they are.
+    """Set the tolerance of ``bundle`` on the held-out episodes of ``suite``; its weights stay as they are.
 
     Args:
         backbone: The frozen model.
         suite: The recording.
         profile: Which layers are dynamic.
         bundle: Folder of a bundle of ``dysl``.
-        target: What the threshold is for.
+        target: What the tolerance is for.
         episodes: Held-out episodes to play.
         progress: Told about episodes and frames.
 
@@ -151,39 +149,39 @@ def calibrate_offline(
     def play(policy: Policy) -> Dataset:
         return collect(
             backbone, suite, episodes=episodes, split="tune", source="policy", policy=policy, label="teacher",
-            batch_size=LANES, progress=progress,
+            batch_size=LANES, folder=bundle.parent, progress=progress,
         )  # fmt: skip
 
-    # What is remembered depends on the threshold: a first one is fitted with the full model's memory, then its own's.
+    # What is remembered depends on the tolerance: a first one is fitted with the full model's memory, then its own's.
     data = play(full_policy(backbone, suite.execute_horizon))
     first = _fit(_answers(backbone, modules, data, suite.execute_horizon), target)
     data = play(_planned(backbone, modules, first, suite.execute_horizon))
     answers = _answers(backbone, modules, data, suite.execute_horizon)
-    threshold = _fit(answers, target)
-    layers, damage = answers.layers(threshold), answers.damage(threshold)
+    tolerance = _fit(answers, target)
+    layers, damage = answers.layers(tolerance), answers.damage(tolerance)
     calibration = Calibration(
         rule=f"{OFFLINE}{target}",
         suite=suite.name,
         split="tune",
         episodes=episodes,
-        numbers={"dial": threshold, "layers": layers, "damage": damage, "frames": float(len(data))},
+        numbers={"dial": tolerance, "layers": layers, "damage": damage, "frames": float(len(data))},
         data_hash=data.digest(),
     )
-    save_settings(bundle, trained.document.model_copy(update={"threshold": threshold}), calibration)
+    save_settings(bundle, trained.document.model_copy(update={"tolerance": tolerance}), calibration)
     write_card(bundle, profile.suite)
-    return OfflineResult(threshold, layers, damage, len(data), calibration)
+    return OfflineResult(tolerance, layers, damage, len(data), calibration)
 
 
-def _planned(backbone: Backbone, modules: ExitModules, threshold: float, execute_horizon: int) -> Policy:
-    schedule = PlannedExit(ExitLadder(modules), modules.planner.bind(), threshold)
+def _planned(backbone: Backbone, modules: ExitModules, tolerance: float, execute_horizon: int) -> Policy:
+    schedule = PlannedExit(ExitLadder(modules), modules.planner.bind(), tolerance)
     return ExitPolicy(backbone, schedule, execute_horizon)
 
 
 def _answers(backbone: Backbone, modules: ExitModules, data: Dataset, executed: int) -> Answers:
     samples = ExitSamples(backbone, data, modules.exits, max_bytes=0, remembers=modules.sizes.remembers)
     features, damages = planner_samples(backbone, modules, samples, executed)
-    predicted = modules.planner.bind()(features.to(backbone.dtype)).double().cpu().numpy()
-    true = damages.exp().cpu().numpy() - DAMAGE_FLOOR
+    predicted = modules.planner.bind()(features.to(backbone.device, backbone.dtype)).double().cpu().numpy()
+    true = damages.exp().numpy() - DAMAGE_FLOOR
     return Answers(predicted, true, modules.exits, modules.partition.num_layers)
 
 
@@ -191,4 +189,4 @@ def _fit(answers: Answers, target: OfflineTarget) -> float:
     """A number of layers is met on the frames; a damage is taken at the planner's word."""
     if target.layers is None:
         return math.log(target.damage + DAMAGE_FLOOR)
-    return answers.threshold(target.layers)
+    return answers.tolerance(target.layers)

@@ -82,7 +82,7 @@ def curves(
     """One seed's points of every method but the full model.
 
     Args:
-        names: The first is the one that the others are compared with: methods that can be set to a number of layers
+        names: The first is the one that the others are compared with: methods that can be set to any number of layers
             without a search are also set to those that it came to.
         recipe: Of this seed's policies.
         budgets: Layers asked for.
@@ -138,6 +138,8 @@ def _follow(name: str, budgets: Sequence[float], reached: Sequence[Setting]) -> 
     if not methods.needs_target(name):
         return [Setting(name)]
     asked = [Setting(name, f"{budget:g}", budget, target_layers=budget) for budget in budgets]
+    if methods.method(name).in_steps:
+        return asked
     like = [
         Setting(name, f"like {other.method} at {other.label}", other.budget, target_layers=other.found.outcome.layers)
         for other in reached

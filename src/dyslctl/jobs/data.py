@@ -1,15 +1,18 @@
-"""Training states: what enters the first layer, encoded once, with the actions to learn beside it.
+"""Training states: what enters the first layer, with the actions to learn beside it.
 
-The backbone is frozen, so everything before its layers is computed once and kept. The price is memory: a sample is
-``T * H`` numbers (about 40 kB for the embedded mini model, about 5 MB for OpenVLA-7B in bf16), all of it in the main
-memory of the machine; :func:`collect` refuses what would not fit into ``max_bytes``.
+The backbone is frozen, so everything before its layers is computed once and kept, if there is room: a sample is
+``T * H`` numbers (about 40 kB for the embedded mini model, about 5 MB for OpenVLA-7B in bf16). Where the samples would
+need more than ``max_bytes``, their images wait in a file and a batch is encoded when it is drawn. Both ways the same
+batches, up to the order of sums.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,12 +20,14 @@ import torch
 from torch import Tensor
 
 from dyslctl.backbone import Backbone
+from dyslctl.data.image_file import ImageFile
 from dyslctl.data.source import DemonstrationSource, Sample
 from dyslctl.dysl.distillation import full_actions
 from dyslctl.dysl.plan_memory import memory_size, remember
 from dyslctl.errors import ConfigError
-from dyslctl.jobs.dataset import Batch, Dataset
+from dyslctl.jobs.dataset import Batch, Dataset, Encode, Samples, Unencoded
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
+from dyslctl.jobs.training import Precision, autocast
 from dyslctl.jobs.trajectories import Trajectory, demonstrate, roll_out
 from dyslctl.policy import Policy, full_policy
 from dyslctl.suite import EpisodeSpec, Split, TaskSuite
@@ -34,6 +39,7 @@ Label = Literal["expert", "teacher"]
 """Whose actions are learnt: the expert's, where there was one, or the full model's."""
 
 MAX_BYTES = 8 * 2**30
+"""Embeddings that are kept in memory, at most."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,10 @@ class Frame:
     near_flip: bool
     remembered: np.ndarray | None
 
+    def kept_in(self, images: ImageFile) -> Frame:
+        """The same frame; its images wait in ``images``."""
+        return replace(self, observation=images.keep(self.observation))
+
 
 def collect(
     backbone: Backbone,
@@ -69,9 +79,11 @@ def collect(
     samples: int | None = None,
     batch_size: int = 64,
     max_bytes: int = MAX_BYTES,
+    folder: Path | None = None,
+    precision: Precision = "fp32",
     progress: Progress = NO_PROGRESS,
 ) -> Dataset:
-    """States from ``episodes`` episodes, encoded and labelled.
+    """States from ``episodes`` episodes, labelled.
 
     Args:
         backbone: The frozen model.
@@ -86,24 +98,31 @@ def collect(
         frames_per_episode: At most that many frames of each episode; ``None`` takes one at every inference.
         samples: At most that many in all, half of them from around gripper flips where there are enough.
         batch_size: Observations encoded at a time, and environments that run side by side.
-        max_bytes: Refuse to keep more embeddings than this in memory.
+        max_bytes: Embeddings that may be kept in memory; samples that would need more are encoded when drawn.
+        folder: On whose file system images wait (an unnamed file, gone with them); ``None``: a temporary one.
+        precision: Of the encoding.
         progress: Told about episodes, then about frames.
 
     Raises:
-        ConfigError: If the embeddings would exceed ``max_bytes``, or the backbone finds an observation unusable.
+        ConfigError: If there is no frame, or the backbone finds an observation unusable.
+        EnvironmentMismatch: If the disk is full.
         PluginError: If the suite has no expert and ``source`` is ``"expert"``.
     """
     rng = np.random.default_rng(seed)
     frames: list[Frame] = []
+    # A few samples are chosen at the end, and wait as they are until then.
+    images = ImageFile.temporary(folder) if samples is None else None
     progress.start(episodes, f"{source} episodes")
-    specs = suite.episodes(split, skip + episodes)[skip:]
+    draw = suite.demonstrated_episodes if source == "expert" else suite.episodes
+    specs = draw(split, skip + episodes)[skip:]
     for trajectory in _trajectories(backbone, suite, specs, source, policy, batch_size):
         found = _frames(trajectory, backbone, labelled=source == "expert" and label == "expert")
-        frames += found if frames_per_episode is None else _pick(found, frames_per_episode, rng)
+        found = found if frames_per_episode is None else _pick(found, frames_per_episode, rng)
+        frames += found if images is None else [frame.kept_in(images) for frame in found]
         progress.advance()
     progress.close()
     chosen = frames if samples is None else stratify(frames, samples, rng)
-    return encode(backbone, chosen, batch_size, max_bytes, progress)
+    return encode(backbone, chosen, batch_size, max_bytes, precision, progress)
 
 
 def collect_recorded(
@@ -117,7 +136,7 @@ def collect_recorded(
     max_bytes: int = MAX_BYTES,
     progress: Progress = NO_PROGRESS,
 ) -> Dataset:
-    """Single frames of recorded episodes, encoded, with the recorded actions as labels; nothing is remembered.
+    """Single frames of recorded episodes, with the recorded actions as labels; nothing is remembered.
 
     Args:
         backbone: The frozen model.
@@ -126,19 +145,19 @@ def collect_recorded(
         per_episode: At most that many of each episode.
         seed: Of the choice.
         batch_size: Observations encoded at a time.
-        max_bytes: Refuse to keep more embeddings than this in memory.
+        max_bytes: Embeddings that may be kept in memory; samples that would need more are encoded when drawn.
         progress: Told about frames.
 
     Raises:
         ArtifactError: If a row of the recording cannot be used.
-        ConfigError: If the embeddings would exceed ``max_bytes``, or the backbone finds an observation unusable.
+        ConfigError: If there is no frame, or the backbone finds an observation unusable.
     """
     spec = backbone.spec
     stream = source.samples(spec.chunk_length, gripper_dim=spec.gripper_dim, per_episode=per_episode, seed=seed)
     # Twice as many as needed, so that both strata can be filled.
     frames = [_recorded_frame(backbone, sample) for sample in islice(stream, 2 * samples)]
     chosen = stratify(frames, samples, np.random.default_rng(seed))
-    return encode(backbone, chosen, batch_size, max_bytes, progress)
+    return encode(backbone, chosen, batch_size, max_bytes, progress=progress)
 
 
 def _recorded_frame(backbone: Backbone, sample: Sample) -> Frame:
@@ -185,6 +204,7 @@ def encode(
     frames: Sequence[Frame],
     batch_size: int = 64,
     max_bytes: int = MAX_BYTES,
+    precision: Precision = "fp32",
     progress: Progress = NO_PROGRESS,
 ) -> Dataset:
     """Encode ``frames``, and label those without a chunk with what the full model predicts.
@@ -192,28 +212,55 @@ def encode(
     Every sample is predicted as if it began an episode: heads with memory forget the one before.
 
     Raises:
-        ConfigError: If there is no frame, or the embeddings would exceed ``max_bytes``.
+        ConfigError: If there is no frame.
     """
     if not frames:
         raise ConfigError("expected at least one frame to learn from, found none", hint="raise the number of episodes")
-    parts: list[Batch] = []
+    parts, fits, encoding = list[Samples](), True, encoder(backbone, precision)
     progress.start(len(frames), "encoding")
     for first in range(0, len(frames), batch_size):
-        part = _encode_batch(backbone, frames[first : first + batch_size])
-        _check_size(part, len(frames), max_bytes)
-        parts += part.without_padding()
+        chosen = frames[first : first + batch_size]
+        part = _encode_batch(backbone, chosen, encoding)
+        fits = fits if parts else part.inputs.hidden.nbytes // len(part) * len(frames) <= max_bytes
+        parts += part.without_padding() if fits else _without_inputs(part, chosen, encoding)
         progress.advance(len(part))
     progress.close()
     return Dataset.of(parts)
 
 
+def encoder(backbone: Backbone, precision: Precision = "fp32") -> Encode:
+    """What encodes observations for ``backbone``, whatever the precision around it."""
+    return partial(_encode, backbone, precision)
+
+
 @torch.no_grad()
-def _encode_batch(backbone: Backbone, frames: Sequence[Frame]) -> Batch:
-    inputs = backbone.encode([frame.observation for frame in frames])
+def _encode(backbone: Backbone, precision: Precision, observations: Sequence[Observation]) -> LayerInputs:
+    with autocast(precision, backbone.device):
+        return backbone.encode(observations)
+
+
+@torch.no_grad()
+def _encode_batch(backbone: Backbone, frames: Sequence[Frame], encoding: Encode) -> Batch:
+    inputs = encoding([frame.observation for frame in frames])
     episodes = torch.tensor([frame.episode for frame in frames])
     size = memory_size(backbone.spec.chunk_length, backbone.spec.action_dim)
     memory = torch.from_numpy(np.stack([remember(frame.remembered, size) for frame in frames]))
     return Batch(inputs, _targets(backbone, inputs, frames), episodes, memory).to(torch.device("cpu"))
+
+
+def _without_inputs(part: Batch, frames: Sequence[Frame], encoding: Encode) -> list[Samples]:
+    """The samples of ``part``, to be encoded again when they are drawn."""
+    return [
+        Unencoded(
+            [frames[row].observation for row in index.tolist()],
+            encoding,
+            length,
+            part.target[index],
+            part.episodes[index],
+            part.memory[index],
+        )
+        for length, index in part.lengths().items()
+    ]
 
 
 def _targets(backbone: Backbone, inputs: LayerInputs, frames: Sequence[Frame]) -> Tensor:
@@ -224,13 +271,3 @@ def _targets(backbone: Backbone, inputs: LayerInputs, frames: Sequence[Frame]) -
     if bool(missing.any()):
         target[missing] = full_actions(backbone, inputs).float().cpu()[missing]
     return target
-
-
-def _check_size(part: Batch, samples: int, max_bytes: int) -> None:
-    each = part.inputs.hidden.nbytes // len(part)
-    if each * samples > max_bytes:
-        raise ConfigError(
-            f"{samples} samples of {each / 2**20:.1f} MiB would need {each * samples / 2**30:.1f} GiB of memory, "
-            f"the limit is {max_bytes / 2**30:.1f} GiB",
-            hint=f"collect at most {max_bytes // each} samples",
-        )

@@ -1,18 +1,22 @@
-"""Encoded samples in main memory, grouped so that no batch needs padding."""
+"""Samples to learn from, grouped so that no batch needs padding: encoded in main memory, or encoded when drawn."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dyslctl.errors import PluginError
-from dyslctl.types import LayerInputs, LayerState
+from dyslctl.types import LayerInputs, LayerState, Observation
+
+Encode = Callable[[Sequence[Observation]], LayerInputs]
+"""A frozen backbone's ``encode``, in the precision of the training."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ WHOLE = Part()
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples that share one forward pass.
+    """Encoded samples that share one forward pass.
 
     Attributes:
         inputs: What enters the first layer, ``B`` rows.
@@ -49,6 +53,11 @@ class Batch:
     def __len__(self) -> int:
         return self.inputs.batch_size
 
+    @property
+    def tokens(self) -> int:
+        """``T``."""
+        return self.inputs.hidden.shape[1]
+
     def rows(self, index: Tensor) -> Batch:
         """The samples ``index`` ``[n]`` int64."""
         return self._map(lambda tensor: tensor[index])
@@ -57,21 +66,43 @@ class Batch:
         """The same samples on ``device``."""
         return self._map(lambda tensor: tensor.to(device))
 
+    def lengths(self) -> dict[int, Tensor]:
+        """Which samples ``[n]`` int64 have how many tokens, padding not counted; ascending."""
+        if self.inputs.mask is None:
+            return {self.tokens: torch.arange(len(self))}
+        lengths = self.inputs.mask.sum(1)
+        return {n: (lengths == n).nonzero()[:, 0] for n in sorted(set(lengths.tolist()))}
+
     def without_padding(self) -> list[Batch]:
         """The same samples, their padding taken out: one batch for each token count, none with a mask."""
-        mask = self.inputs.mask
-        if mask is None:
-            return [self]
-        lengths = mask.sum(1)
-        return [self.rows((lengths == n).nonzero()[:, 0])._strip(n) for n in sorted(set(lengths.tolist()))]
+        return [self.rows(index).strip(length) for length, index in self.lengths().items()]
 
-    def _strip(self, length: int) -> Batch:
+    def strip(self, length: int) -> Batch:
+        """The same samples without their padding, if all of them have ``length`` tokens."""
         state = LayerState.of(self.inputs)
         if state.mask is not None:
             # A stable sort brings the real tokens to the front without changing their order.
             state.select(state.mask.int().argsort(dim=1, descending=True, stable=True)[:, :length])
         tokens = {"hidden": state.hidden, "positions": state.positions, "kinds": state.kinds}
         return replace(self, inputs=replace(self.inputs, **tokens, mask=None))
+
+    def fingerprint(self) -> bytes:
+        """Shapes and one hidden value a sample."""
+        hidden = self.inputs.hidden
+        shown = hidden[:, hidden.shape[1] // 2, 0].float().numpy().tobytes()
+        return f"{hidden.dtype} {tuple(hidden.shape)}".encode() + shown
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """All samples of ``parts``, which have equal token counts and no masks."""
+        inputs = [part.inputs for part in parts]
+        joined = LayerInputs(
+            hidden=torch.cat([each.hidden for each in inputs]),
+            positions=torch.cat([each.positions for each in inputs]),
+            kinds=torch.cat([each.kinds for each in inputs]),
+            conditioning=map_tree([each.conditioning for each in inputs], torch.cat),
+        )
+        return cls(joined, *_columns(parts))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         old = self.inputs
@@ -82,16 +113,64 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """Samples to learn from: one group for each token count, without padding."""
+class Unencoded:
+    """Samples with one token count that are encoded when they are drawn: what is in memory is their labels.
 
-    groups: tuple[Batch, ...]
+    Attributes:
+        observations: What to encode; their images may wait in a file.
+        encode: Is given them.
+        tokens: ``T`` of each, padding not counted.
+        target, episodes, memory: As those of a :class:`Batch`.
+    """
+
+    observations: Sequence[Observation] = field(repr=False)
+    encode: Encode = field(repr=False)
+    tokens: int
+    target: Tensor
+    episodes: Tensor
+    memory: Tensor
+
+    def __len__(self) -> int:
+        return len(self.observations)
+
+    def rows(self, index: Tensor) -> Batch:
+        """The samples ``index`` ``[n]`` int64, encoded, where the backbone is."""
+        inputs = self.encode([self.observations[row] for row in index.tolist()])
+        batch = Batch(inputs, self.target[index], self.episodes[index], self.memory[index])
+        return batch.to(inputs.hidden.device).strip(self.tokens)
+
+    def fingerprint(self) -> bytes:
+        """What goes into a sample beside its images, by which a teacher's labels tell them apart."""
+        seen = [f"{self.tokens}".encode()]
+        for observation in self.observations:
+            seen.append(observation.instruction.encode())
+            seen.append(b"" if observation.proprio is None else observation.proprio.tobytes())
+        return b"\0".join(seen)
 
     @classmethod
-    def of(cls, parts: Sequence[Batch]) -> Dataset:
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """All samples of ``parts``, which have equal token counts and one backbone."""
+        observations = list(chain.from_iterable(part.observations for part in parts))
+        return cls(observations, parts[0].encode, parts[0].tokens, *_columns(parts))
+
+
+Samples = Batch | Unencoded
+"""With one token count."""
+_S = TypeVar("_S", Batch, Unencoded)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples to learn from: one group for each token count, without padding; what is encoded is by itself."""
+
+    groups: tuple[Samples, ...]
+
+    @classmethod
+    def of(cls, parts: Sequence[Samples]) -> Dataset:
         """Group ``parts``, none of which has a mask, by their token count."""
-        lengths = sorted({part.inputs.hidden.shape[1] for part in parts})
-        return cls(tuple(_join([p for p in parts if p.inputs.hidden.shape[1] == length]) for length in lengths))
+        encoded = [part for part in parts if isinstance(part, Batch)]
+        others = [part for part in parts if isinstance(part, Unencoded)]
+        return cls((*map(Batch.join, _by_tokens(encoded)), *map(Unencoded.join, _by_tokens(others))))
 
     def __len__(self) -> int:
         return sum(len(group) for group in self.groups)
@@ -115,12 +194,10 @@ class Dataset:
                 yield group.rows(torch.arange(first, min(first + size, len(group))))
 
     def digest(self) -> str:
-        """Hash of labels, shapes and one hidden value a sample: does a training go on with the data it began with?"""
+        """Hash of the samples and their labels: does a training go on with the data it began with?"""
         digest = hashlib.sha256()
         for group in self.groups:
-            hidden = group.inputs.hidden
-            digest.update(f"{hidden.dtype} {tuple(hidden.shape)}".encode())
-            digest.update(hidden[:, hidden.shape[1] // 2, 0].float().numpy().tobytes())
+            digest.update(group.fingerprint())
             for column in (group.target, group.episodes, group.memory):
                 digest.update(column.numpy().tobytes())
         return digest.hexdigest()
@@ -137,16 +214,15 @@ def draw_rows(sizes: Sequence[int], seed: int, step: int, size: int) -> tuple[in
     return chosen, torch.from_numpy(rng.choice(counts[chosen], size, replace=counts[chosen] < size))
 
 
-def _join(parts: Sequence[Batch]) -> Batch:
-    inputs = [part.inputs for part in parts]
-    joined = LayerInputs(
-        hidden=torch.cat([each.hidden for each in inputs]),
-        positions=torch.cat([each.positions for each in inputs]),
-        kinds=torch.cat([each.kinds for each in inputs]),
-        conditioning=map_tree([each.conditioning for each in inputs], torch.cat),
-    )
+def _by_tokens(parts: Sequence[_S]) -> list[list[_S]]:
+    """Those of equal token counts together, ascending."""
+    return [[part for part in parts if part.tokens == n] for n in sorted({part.tokens for part in parts})]
+
+
+def _columns(parts: Sequence[Samples]) -> list[Tensor]:
+    """Target, episodes and memory of all ``parts``."""
     columns = [(part.target, part.episodes, part.memory) for part in parts]
-    return Batch(joined, *(torch.cat(column) for column in zip(*columns, strict=True)))
+    return [torch.cat(column) for column in zip(*columns, strict=True)]
 
 
 def map_tree(trees: Sequence[Any], function: Callable[[list[Tensor]], Any]) -> Any:

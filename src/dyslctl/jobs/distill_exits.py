@@ -1,7 +1,8 @@
 """``distill``: exits and their planner. Backbone and head stay frozen.
 
 Stage 1 trains the adapters on round 0 of the states. Stage 2 collects further rounds with them, each time training them
-on all states so far, and ends with the planner.
+on all states so far: first the exits are left at random, then as a planner says that has learnt from the rounds before.
+It ends with the planner.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from dyslctl.artifacts.bundle import weights_digest
 from dyslctl.artifacts.files import make_folder, sha256, write_json
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.backbone import Backbone
+from dyslctl.baselines.random_skip import RandomExits
+from dyslctl.baselines.static_exit import EpisodeExit
+from dyslctl.dysl.exit_schedule import DrawnTolerance, ExitLadder, ExitSchedule
 from dyslctl.dysl.exit_training import exit_actions, exit_losses, measure_scales
 from dyslctl.dysl.exits import (
     PUBLISHED_WIDTH,
@@ -40,10 +44,11 @@ from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.trained import partition_of
 from dyslctl.jobs.trained_exits import load_exits, new_exits, save_exits
 from dyslctl.jobs.training import Decay, Optimization, StepLoss, Trainee, autocast, require_float32, train
-from dyslctl.methods import Trained
 
 PLANNER_CHECKPOINT = "planner.safetensors"
 SCALE_SAMPLES = 128
+PLANNER_STEPS = 7.5
+"""Of the planner, for each step of the adapters: it is small, and what it has to say pays for long learning."""
 PLANNER = 1
 """Sets the draw of the planner's samples apart from those of the adapters."""
 
@@ -57,13 +62,14 @@ class ExitTraining(Optimization):
     Attributes:
         stage: 1 = adapters on the full model's states, 2 = adapters on all rounds, and the planner.
         rounds: How often stage 2 collects states with the adapters as they are; ``steps`` follow each time.
+        planned_rounds: How many of them are visited as a planner says: the last ones, but never the first.
         exits: Layers to leave before; ``None``: see :func:`default_exits`.
         adapter_width, planner_width: ``None``: see :class:`ExitSizes`.
         remembers: Tell exits and planner the last chunk.
         batch_size: Samples of a step.
         adapter_lr: Learning rate of the adapters.
         explore: Probability of leaving at each exit while a round is collected.
-        planner_steps: Steps of the planner; ``None``: as many as ``steps``.
+        planner_steps: Steps of the planner; ``None``: :data:`PLANNER_STEPS` times ``steps``.
         planner_batch, planner_lr: The rest of its optimisation.
         cache_gb: States before the exits are kept if they need no more memory than this, GiB; else they are computed
             anew for each batch.
@@ -81,7 +87,8 @@ class ExitTraining(Optimization):
     remembers: bool = True
     batch_size: int = 32
     adapter_lr: float = 3e-4
-    rounds: int = 2
+    rounds: int = 3
+    planned_rounds: int = 1
     explore: float = 0.4
     planner_steps: int | None = None
     planner_batch: int = 256
@@ -100,7 +107,7 @@ class ExitTraining(Optimization):
     def planner(self) -> Optimization:
         """How the planner learns."""
         return Optimization(
-            steps=self.planner_steps or self.steps,
+            steps=self.planner_steps or int(PLANNER_STEPS * self.steps),
             decay=self.decay,
             weight_decay=1e-3,
             clip=self.clip,
@@ -115,6 +122,7 @@ class _Work:
     """What the steps of one stage share."""
 
     backbone: Backbone
+    method: Literal["dysl", "static"]
     settings: ExitTraining
     executed: int
     out: Path
@@ -130,6 +138,7 @@ def distill_exits(
     *,
     out: Path,
     bundle: Path,
+    method: Literal["dysl", "static"] = "dysl",
     init: Path | None = None,
     resume: bool = False,
     command: str = "dyslctl distill",
@@ -144,6 +153,7 @@ def distill_exits(
         settings: How.
         out: Folder of the checkpoints and the loss curve.
         bundle: Folder of the bundle to write.
+        method: What the exits are for. Those of ``static`` visit states through one exit for a whole episode.
         init: Bundle of stage 1, which stage 2 starts from.
         resume: Continue from the checkpoints in ``out``, to the same weights as a training without a break.
         command: What the user typed, for the artifact.
@@ -158,9 +168,9 @@ def distill_exits(
     profile.check_backbone(backbone.spec)
     require_float32(backbone, settings)
     settings.require_equal_parts(settings.batch_size)
-    settings.planner().require_equal_parts(settings.planner_batch)
+    settings.planner().require_equal_parts(settings.planner_batch, "planner_batch")
     distributed.wait()  # for the leader's bundle of stage 1
-    work = _Work(backbone, settings, rounds.execute_horizon, make_folder(out), resume, progress)
+    work = _Work(backbone, method, settings, rounds.execute_horizon, make_folder(out), resume, progress)
     modules = _start(backbone, profile, settings, init)
     identity = _identity(work, profile, init)
     if settings.stage == 1:
@@ -170,10 +180,9 @@ def distill_exits(
         curve = _train_adapters(work, modules.train(), samples, identity, out / CHECKPOINT)
     else:
         samples, curve = _train_in_rounds(work, modules, rounds, identity)
-        _train_planner(work, modules, samples, {**identity, "adapters": sha256(_checkpoint(out, settings.rounds))})
+        _train_planner(work, modules, samples, identity, settings.rounds)
     if distributed.leads():
         write_json(out / CURVE, {"schema": CURVE_SCHEMA, "curve": curve})
-        method: Trained = "dysl" if rounds.visit == "ladder" else "static"
         training = training_info(settings, method, len(samples), curve)
         save_exits(bundle, modules.eval(), rounds.execute_horizon, profile, training, command)
     learnt = modules.adapters if settings.stage == 1 else modules
@@ -218,13 +227,28 @@ def _train_in_rounds(
     settings, curve = work.settings, list[dict[str, float]]()
     samples = _samples(work, modules, rounds.explored)
     for number in range(1, settings.rounds + 1):
-        acting = copy.deepcopy(modules).eval().to(work.backbone.dtype)
-        samples = samples.plus(rounds.on_policy(number, acting, settings.explore))
+        samples = samples.plus(rounds.on_policy(number, _visitor(work, modules, samples, identity, number)))
         found = _train_adapters(
             work, modules.train(), samples, {**identity, "round": number}, _checkpoint(work.out, number)
         )
         curve += [{**entry, "step": entry["step"] + (number - 1) * settings.steps} for entry in found]
     return samples, curve
+
+
+def _visitor(
+    work: _Work, modules: ExitModules, samples: ExitSamples, identity: Mapping[str, Any], number: int
+) -> ExitSchedule:
+    """How round ``number`` is visited, after training on ``samples`` of the rounds before."""
+    settings, seed = work.settings, work.settings.seed + number
+    planned = work.method == "dysl" and number > max(1, settings.rounds - settings.planned_rounds)
+    damages = _train_planner(work, modules, samples, identity, number - 1) if planned else None
+    acting = copy.deepcopy(modules).eval().to(work.backbone.dtype)
+    ladder = ExitLadder(acting)
+    if damages is not None:
+        return DrawnTolerance(ladder, acting.planner.bind(), damages.flatten().numpy(), seed=seed)
+    if work.method == "dysl":
+        return RandomExits(ladder, settings.explore, seed=seed)
+    return EpisodeExit(ladder, seed=seed)
 
 
 def _checkpoint(out: Path, number: int) -> Path:
@@ -253,8 +277,13 @@ def _adapter_loss(work: _Work, modules: ExitModules, samples: ExitSamples) -> St
     return loss
 
 
-def _train_planner(work: _Work, modules: ExitModules, samples: ExitSamples, identity: Mapping[str, Any]) -> None:
-    """Regress ``log(d + floor)`` of every exit; the output begins at its mean, so that only the rest is learnt."""
+def _train_planner(
+    work: _Work, modules: ExitModules, samples: ExitSamples, identity: Mapping[str, Any], number: int
+) -> Tensor:
+    """Regress ``log(d + floor)`` of every exit, ``[n, E]``, which is returned.
+
+    The adapters are as round ``number`` left them. The output begins at its mean, so that only the rest is learnt.
+    """
     settings, planner = work.settings, modules.planner
     with autocast(settings.precision, work.backbone.device):
         features, damages = planner_samples(work.backbone, modules, samples, work.executed)
@@ -264,12 +293,15 @@ def _train_planner(work: _Work, modules: ExitModules, samples: ExitSamples, iden
     def loss(step: int, part: Part) -> tuple[Tensor, Mapping[str, float]]:
         draw = np.random.default_rng((settings.seed, step, PLANNER))
         drawn = torch.from_numpy(draw.integers(len(features), size=settings.planner_batch))
-        rows = part.of(drawn).to(features.device)
-        return F.huber_loss(planner(features[rows]), damages[rows]), {}
+        rows = part.of(drawn)
+        seen, done = features[rows].to(work.backbone.device), damages[rows].to(work.backbone.device)
+        return F.huber_loss(planner(seen), done), {}
 
-    how, checkpoint = settings.planner(), work.out / PLANNER_CHECKPOINT
-    trainee = Trainee(planner, [(planner, settings.planner_lr)], {**identity, "data": samples.digest()})
+    how, checkpoint = settings.planner(), work.out / f"round{number}-{PLANNER_CHECKPOINT}"
+    learnt = {"adapters": sha256(_checkpoint(work.out, number)), "data": samples.digest()}
+    trainee = Trainee(planner, [(planner, settings.planner_lr)], {**identity, **learnt})
     train(trainee, how, loss, work.backbone.device, checkpoint, resume=work.resume, progress=work.progress)
+    return damages
 
 
 def _identity(work: _Work, profile: SkipProfile, init: Path | None) -> dict[str, Any]:

@@ -3,6 +3,8 @@
     accelerate launch --multi_gpu --num_processes 4 -m dyslctl distill
     torchrun --nproc-per-node 4 -m dyslctl distill                        # on CPUs too, over gloo
 
+On CPUs torchrun only: ``accelerate launch --cpu`` starts one process, whatever ``--num_processes`` says.
+
 The backbone is frozen and whole in every process; what travels is the gradient of the few modules that learn. A process
 that no launcher started is alone: rank 0 of 1. The leader, rank 0, collects the states and writes every file; the
 others read them, so processes on several machines need the run directory on a file system that they share.

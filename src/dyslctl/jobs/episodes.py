@@ -72,6 +72,11 @@ class EpisodeRecord:
         except TypeError as error:
             raise ArtifactError(f"{where}: a line is not an episode: {error}", hint=RESTART) from error
 
+    @classmethod
+    def crash(cls, spec: EpisodeSpec, method: str, error: str) -> EpisodeRecord:
+        """An episode that did not come to its end."""
+        return cls(method=method, **asdict(spec), status="error", error=error)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
@@ -94,17 +99,16 @@ def episode(
 
     ``alone`` it is timed; otherwise it asks for what others may share, and is not.
     """
-    identity: dict[str, Any] = {"method": method, **asdict(spec)}
     reports: list[StepReport] = []
     try:
         score, steps = yield from act(
             environment, policy, spec, suite, lambda *_: reports.append(policy.last), alone=alone
         )
     except Exception as error:
-        return EpisodeRecord(**identity, status="error", error=f"{type(error).__name__}: {error}")
-    totals = _totals(reports)
+        return EpisodeRecord.crash(spec, method, f"{type(error).__name__}: {error}")
+    success, totals = score >= suite.max_score, _totals(reports)
     return EpisodeRecord(
-        **identity, status="done", score=score, success=score >= suite.max_score, steps=steps, **totals
+        method=method, **asdict(spec), status="done", score=score, success=success, steps=steps, **totals
     )
 
 

@@ -1,8 +1,8 @@
 """The rounds of states that exits learn from.
 
 Round 0 visits what the full model visits, with actions that sometimes go astray. Later rounds visit what a policy
-visits that leaves early, at random: where adapters take the robot, adapters must know the way (DAgger, Ross et al.
-2011). The full model labels them all.
+visits that leaves early, first at random, then as the planner says: where adapters take the robot, adapters must know
+the way, and where the planner takes it, the planner (DAgger, Ross et al. 2011). The full model labels them all.
 
 On recorded episodes (:class:`dyslctl.data.replay.RecordedSuite`) nobody goes anywhere: the scene follows the recorded
 actions. What is left of a policy's mistakes is its memory. In round 0 it is the chunk that the full model predicts at
@@ -18,19 +18,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
 from dyslctl.backbone import Backbone
-from dyslctl.baselines.random_skip import RandomExits
-from dyslctl.baselines.static_exit import EpisodeExit
 from dyslctl.dysl.exit_policy import ExitPolicy
-from dyslctl.dysl.exit_schedule import ExitLadder
-from dyslctl.dysl.exits import ExitModules
+from dyslctl.dysl.exit_schedule import ExitSchedule
 from dyslctl.errors import ConfigError
-from dyslctl.jobs.data import Source, collect
+from dyslctl.jobs.data import Source, collect, encoder
 from dyslctl.jobs.dataset import Dataset
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.sharing import shared
@@ -44,8 +40,6 @@ ASTRAY, ASTRAY_ON_POLICY = 0.3, 0.15
 ACTIONS_ASTRAY, SPREAD = 0.25, 0.3
 """In such an episode: the share of the actions, and the standard deviation of what is added, normalised."""
 LANES = 64
-Visit = Literal["ladder", "episode"]
-"""How a later round leaves early: at random at each exit, or through one exit for a whole episode."""
 
 
 class Perturbed(Policy):
@@ -89,10 +83,10 @@ class Rounds:
         suites: Where; each plays its share of the episodes.
         episodes: Of each round, a chain counted as its instructions; no initial state is in two rounds.
         source: Who visits the states of round 0: the full model (``policy``) or the suite's expert.
-        visit: How later rounds leave early.
         lanes: Environments that run side by side.
         precision: Of the passes; that of the training.
-        folder: Through which processes that train together share what the leader collects; ``None``: each collects.
+        folder: Where images wait, and processes that train together share what the leader collects; ``None``: in a
+            temporary one, and each collects.
     """
 
     backbone: Backbone
@@ -100,7 +94,6 @@ class Rounds:
     episodes: int
     seed: int = 0
     source: Source = "policy"
-    visit: Visit = "ladder"
     lanes: int = LANES
     precision: Precision = "fp32"
     folder: Path | None = None
@@ -117,16 +110,12 @@ class Rounds:
         full = full_policy(self.backbone, self.execute_horizon)
         return self._collect(0, Perturbed(full, ASTRAY, self.seed), self.source)
 
-    def on_policy(self, number: int, modules: ExitModules, probability: float) -> Dataset:
-        """Round ``number``: ``modules`` act, leaving at each exit with ``probability`` (or as :attr:`visit` says).
+    def on_policy(self, number: int, schedule: ExitSchedule) -> Dataset:
+        """Round ``number``, from 1 on: a policy acts that leaves as ``schedule`` says.
 
         Raises:
             ConfigError: If the states would need too much memory.
         """
-        ladder, seed = ExitLadder(modules), self.seed + number
-        schedule = (
-            RandomExits(ladder, probability, seed=seed) if self.visit == "ladder" else EpisodeExit(ladder, seed=seed)
-        )
         policy = ExitPolicy(self.backbone, schedule, self.execute_horizon)
         return self._collect(number, Perturbed(policy, ASTRAY_ON_POLICY, self.seed), "policy")
 
@@ -144,7 +133,9 @@ class Rounds:
 
     def _collect(self, number: int, policy: Policy, source: Source) -> Dataset:
         collect_here = partial(self._collect_here, number, policy, source)
-        return collect_here() if self.folder is None else shared(collect_here, self.folder)
+        if self.folder is None:
+            return collect_here()
+        return shared(collect_here, self.folder / f"round{number}.safetensors", encoder(self.backbone, self.precision))
 
     def _collect_here(self, number: int, policy: Policy, source: Source) -> Dataset:
         shares = [math.ceil(self.episodes / len(self.suites) / suite.max_score) for suite in self.suites]
@@ -160,6 +151,8 @@ class Rounds:
                     policy=policy,
                     label="teacher",
                     batch_size=self.lanes,
+                    folder=self.folder,
+                    precision=self.precision,
                     progress=self.progress,
                 )
                 for suite, share in zip(self.suites, shares, strict=True)

@@ -15,7 +15,7 @@ from dyslctl.backbone import Backbone
 from dyslctl.dysl.exit_training import ExitViews, exit_actions, exit_views
 from dyslctl.dysl.exits import DAMAGE_FLOOR, ExitModules, relative_damage
 from dyslctl.dysl.query_layout import QueryLayout
-from dyslctl.jobs.dataset import WHOLE, Batch, Dataset, Part, draw_rows
+from dyslctl.jobs.dataset import WHOLE, Batch, Dataset, Part, Samples, draw_rows
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.training import Precision, autocast, uses_bf16
 
@@ -26,11 +26,11 @@ class _Piece:
 
     Attributes:
         target: ``[n, N, A]``, on the CPU.
-        source: What the exits see, on the CPU, if it is kept; the embeddings are then dropped. Else the embeddings.
+        source: What the exits see, on the CPU, if it is kept; the samples are then dropped. Else the samples.
     """
 
     target: Tensor
-    source: ExitViews | Batch
+    source: ExitViews | Samples
 
     def __len__(self) -> int:
         return len(self.target)
@@ -114,7 +114,7 @@ class ExitSamples:
             self._progress.start(len(data), "states before the exits")
         for group in data.groups:
             piece = _Piece(group.target, self._views_of(group) if fits else group)
-            self._groups.setdefault(group.inputs.hidden.shape[1], []).append(piece)
+            self._groups.setdefault(group.tokens, []).append(piece)
         if fits:
             self._progress.close()
         self._groups = dict(sorted(self._groups.items()))
@@ -146,7 +146,7 @@ class ExitSamples:
             views = exit_views(self._backbone, samples.inputs, samples.memory * self._remembers, self._exits)
         return views.to(device, torch.bfloat16 if uses_bf16(precision, device) else views.hidden.dtype)
 
-    def _views_of(self, group: Batch, size: int = 128) -> ExitViews:
+    def _views_of(self, group: Samples, size: int = 128) -> ExitViews:
         parts = []
         for rows in torch.split(torch.arange(len(group)), size):
             views = self._compute(group.rows(rows))
@@ -159,13 +159,16 @@ class ExitSamples:
 def planner_samples(
     backbone: Backbone, modules: ExitModules, samples: ExitSamples, executed: int
 ) -> tuple[Tensor, Tensor]:
-    """What the planner sees and what it should say: features ``[n, 3 H + P]`` and log damages ``[n, E]``, float32."""
+    """What the planner sees and what it should say: features ``[n, 3 H + P]`` and log damages ``[n, E]``.
+
+    Float32 on the CPU: at the published size a sample's features are 49 kB.
+    """
     features, damages = [], []
     for views, full in samples.batches():
         predicted = exit_actions(backbone, modules, views).float()
         found = [relative_damage(each, full, executed, backbone.spec.gripper_dim) for each in predicted]
         first = views.at(0)
         layout = QueryLayout.of(first, modules.sizes.chunk_length)
-        features.append(layout.features(first.hidden, views.memory).float())
-        damages.append((torch.stack(found, 1) + DAMAGE_FLOOR).log())
+        features.append(layout.features(first.hidden, views.memory).float().cpu())
+        damages.append((torch.stack(found, 1) + DAMAGE_FLOOR).log().cpu())
     return torch.cat(features), torch.cat(damages)

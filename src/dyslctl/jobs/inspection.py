@@ -119,15 +119,15 @@ def _bundle(path: Path) -> Facts:
         "stage": training.stage,
         "steps": training.steps,
         "parameters": sum(tensor.numel() for tensor in bundle.tensors.values()),
-        **_thresholds(bundle.settings),
+        **_calibrated(bundle.settings),
         "calibration": None if bundle.calibration is None else bundle.calibration.rule,
         "made_with": header.made_with.command,
     }
 
 
-def _thresholds(settings: Guidance | Exits) -> Facts:
+def _calibrated(settings: Guidance | Exits) -> Facts:
     if isinstance(settings, Exits):
-        return {"threshold": settings.threshold}
+        return {"tolerance": settings.tolerance}
     return {"eta_1": settings.eta_1, "eta_2": settings.eta_2, "tau": settings.tau}
 
 

@@ -181,7 +181,7 @@ def device_clock(device: torch.device) -> Clock:
 
 def demonstration_frames(suite: TaskSuite, episodes: int, split: Split = "tune") -> list[list[Observation]]:
     """What a policy is shown in the first ``episodes`` of ``split``: every ``execute_horizon``-th expert frame."""
-    demonstrations = (suite.demonstrate(spec) for spec in suite.episodes(split, episodes))
+    demonstrations = (suite.demonstrate(spec) for spec in suite.demonstrated_episodes(split, episodes))
     return [[seen.painted() for seen in each.observations[:: suite.execute_horizon]] for each in demonstrations]
 
 

@@ -119,13 +119,13 @@ def load_policy(
     run: str | None = None,
     method: str = "dysl",
     *,
-    device: str = "cpu",
-    dtype: str = "float32",
+    device: str | None = None,
+    dtype: str | None = None,
     options: Mapping[str, Any] | None = None,
     target_layers: float | None = None,
     dial: float | None = None,
 ) -> Policy:
-    """What a robot holds: the policy that a run has trained, on the backbone it was trained for.
+    """What a robot holds: the policy that a run has trained, on the backbone it was trained for, loaded alike.
 
     It executes as many actions an inference as its exits were trained for; a method without exits, as many as the run
     was told with ``--execute-horizon``, else as many as the run's suite does.
@@ -133,9 +133,9 @@ def load_policy(
     Args:
         run: Name or folder of the run; ``None``: the current one.
         method: Any name that ``dyslctl eval --method`` knows.
-        device: As torch names it.
-        dtype: As torch names it.
-        options: The backbone plugin's own settings, those of ``--set model.options.KEY=VALUE``.
+        device: As torch names it; ``None``: the one that the run was profiled on.
+        dtype: As torch names it; ``None``: the one that the run was profiled in.
+        options: The backbone plugin's own settings, those of ``--set model.options.KEY=VALUE``, over the run's.
         target_layers: Mean executed layers, for the methods that match another one's.
         dial: Where the method's dial stands (``methods.METHODS[method].dial``); ``None``: as it was calibrated.
 
@@ -144,14 +144,14 @@ def load_policy(
         ArtifactError: If an artifact is missing, damaged, or belongs to others.
     """
     directory = open_run(run)
-    manifest = directory.manifest()
+    manifest, told = directory.manifest(), directory.told("model")
     backbone = BackboneRecipe.of(
         manifest.backbone,
         manifest.checkpoint,
-        dict(options or {}),
+        {**told.get("options", {}), **(options or {})},
         revision=manifest.revision,
-        device=device,
-        dtype=dtype,
+        device=device or told.get("device", "cpu"),
+        dtype=dtype or told.get("dtype", "float32"),
     )
     recipe = PolicyRecipe(
         backbone,

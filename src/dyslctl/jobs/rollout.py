@@ -9,8 +9,10 @@ else.
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -18,16 +20,19 @@ from typing import Any
 
 from dyslctl.artifacts.files import append_jsonl, make_folder, read_json, read_jsonl, write_json, write_jsonl
 from dyslctl.artifacts.fingerprint import environment
-from dyslctl.errors import ArtifactError, ConfigError, PluginError
+from dyslctl.artifacts.manifest import check_same
+from dyslctl.errors import ConfigError, PluginError
 from dyslctl.jobs.episodes import RESTART, EpisodeRecord
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.statistics import wilson
 from dyslctl.jobs.summary import EvaluationResult, summarize
-from dyslctl.jobs.workers import Policies, play
+from dyslctl.jobs.video import Filming, Which
+from dyslctl.jobs.workers import Placement, Policies, play
 from dyslctl.suite import EpisodeSpec, TaskSuite
 
 SCHEMA = "dyslctl.episodes/1"
 MAX_EQUAL_ERRORS = 3
+VIDEOS = "videos"
 
 
 def evaluate(
@@ -40,6 +45,8 @@ def evaluate(
     resume: bool = False,
     workers: int = 1,
     batch: int = 1,
+    episode_timeout: float | None = None,
+    video: Which | None = None,
     progress: Progress = NO_PROGRESS,
     description: str = "episodes",
 ) -> EvaluationResult:
@@ -58,29 +65,42 @@ def evaluate(
         workers: Processes. More than one is faster, but their latencies do not compare.
         batch: Episodes that run side by side in each process, their inferences computed together. More than one is
             faster, but nothing is timed, and results may differ by rounding.
+        episode_timeout: Seconds after which an episode counts as crashed, the start of its simulator included. With
+            one, a single worker has a process of its own as well, whose crash is survived.
+        video: Episodes to film, of those that are played now; the videos go to ``<out>/videos``.
         progress: Listener; one piece is one episode of one method.
         description: What the listener calls this.
 
     Raises:
         ConfigError: If there is nothing to evaluate, or ``batch`` is more than 1 and a head has a memory.
         ArtifactError: If ``out`` holds an evaluation of something else, or a damaged one.
-        EnvironmentMismatch: If ``out`` cannot be written.
+        EnvironmentMismatch: If ``out`` cannot be written, worker processes die as they start, or videos cannot be made.
         PluginError: If a method crashes with the same error three times in a row.
     """
     if not policies or not episodes:
         raise ConfigError("nothing to evaluate: expected at least one method and one episode")
+    place = Placement(workers, batch, episode_timeout)
+    filming = None if video is None else Filming.of(video, episodes, out / VIDEOS)
     manifest = _manifest(suite, list(policies), episodes, {"workers": workers, "batch": batch}, about or {})
     log = _EpisodeLog(out, manifest, episodes, resume)
     tasks = [(spec, method) for spec in episodes for method in log.missing(list(policies), spec)]
     progress.start(len(episodes) * len(policies), description)
     progress.advance(len(log.records))
     try:
-        for record in play(suite, policies, tasks, workers, batch):
-            log.append(record)
-            progress.advance(1, **log.running_success(record.method))
+        with closing(play(suite, policies, tasks, place, filming)) as records:
+            for record in records:
+                log.append(record)
+                progress.advance(1, **log.running_success(record.method))
     finally:
         progress.close()
+        if filming is not None:
+            filming.sweep()
     return summarize(suite.name, episodes[0].split, len(episodes), list(policies), list(log.records.values()))
+
+
+def videos(out: Path) -> list[Path]:
+    """The videos of the evaluation in ``out``, also those made before it was resumed."""
+    return sorted((out / VIDEOS).glob("*/*.mp4"))
 
 
 class _EpisodeLog:
@@ -91,9 +111,12 @@ class _EpisodeLog:
         self.records: dict[tuple[str, int], EpisodeRecord] = {}
         self._errors: defaultdict[str, list[str | None]] = defaultdict(list)
         if resume and (out / "manifest.json").exists():
-            _check_same(_extended(read_json(out / "manifest.json"), episodes), manifest, out)
+            then = _extended(read_json(out / "manifest.json"), episodes)
+            check_same(then, manifest, f"cannot resume {out}: it evaluates something else", RESTART)
             records = (EpisodeRecord.of(row, self.path) for row in read_jsonl(self.path))
             self.records = {record.key: record for record in records if record.done}
+        else:
+            shutil.rmtree(out / VIDEOS, ignore_errors=True)
         # Episodes first: a kill between the two must not leave old episodes under a new manifest.
         write_jsonl(self.path, [record.as_dict() for record in self.records.values()])
         write_json(out / "manifest.json", manifest)
@@ -158,20 +181,3 @@ def _extended(then: Mapping[str, Any], episodes: Sequence[EpisodeSpec]) -> dict[
     """The manifest ``then``; as if of all ``episodes``, if its own are the first of them: more may be asked for."""
     first = _identity(episodes[: then.get("episodes")])
     return {**then, **_identity(episodes)} if first.items() <= then.items() else dict(then)
-
-
-def _check_same(then: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
-    """Resuming must not mix results of two different evaluations."""
-    old, new = _flat(then), _flat(now)
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    if keys:
-        listing = "\n".join(f"  {key}: then {old.get(key)!r}, now {new.get(key)!r}" for key in keys)
-        raise ArtifactError(f"cannot resume {out}: it evaluates something else\n{listing}", hint=RESTART)
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys as dotted paths."""
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, Mapping) else {f"{prefix}{key}": inner}
-    return flat

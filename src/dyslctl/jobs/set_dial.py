@@ -29,7 +29,7 @@ def save_dial(bundle: Path, found: Found, stage: Stage, trained_on: str) -> Cali
         EnvironmentMismatch: If it cannot be written.
     """
     saved = load_bundle(bundle)
-    # The threshold of exits is replaced; the thresholds that an offline calibration gave the guidance still stand.
+    # The tolerance of exits is replaced; the thresholds that an offline calibration gave the guidance still stand.
     offline = None if isinstance(saved.settings, Exits) else saved.calibration
     calibration = _provenance(found, stage, offline)
     save_settings(bundle, _turned(saved.settings, found.dial), calibration)
@@ -38,9 +38,9 @@ def save_dial(bundle: Path, found: Found, stage: Stage, trained_on: str) -> Cali
 
 
 def _turned(settings: Guidance | Exits, dial: float) -> Guidance | Exits:
-    """``settings`` with the dial built in: ``dysl``'s is the threshold itself, ``dysl-paper``'s moves every ``tau``."""
+    """``settings`` with the dial built in: ``dysl``'s is the tolerance itself, ``dysl-paper``'s moves every ``tau``."""
     if isinstance(settings, Exits):
-        return settings.model_copy(update={"threshold": dial})
+        return settings.model_copy(update={"tolerance": dial})
     return Guidance.of(settings.settings().shifted(dial))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dyslctl.artifacts.bundle import (
     Bundle,
@@ -28,6 +29,8 @@ from dyslctl.dysl.guidance import GuidanceSettings
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
 from dyslctl.errors import ArtifactError
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -107,14 +110,31 @@ def load_modules(folder: Path, profile: SkipProfile, backbone: Backbone) -> Trai
             hint="dyslctl distill --method dysl-paper makes them",
         )
     check_belongs(bundle.header, profile, folder)
-    modules = new_modules(profile, backbone.spec.hidden_size, seed=0)
-    check_tensors(bundle.tensors, modules.state_dict(), folder)
     _check_guidance(guidance, profile, backbone, folder)
+    modules = fill(new_modules(profile, backbone.spec.hidden_size, seed=0), bundle, folder, probe, backbone)
+    return TrainedModules(modules, bundle.header, guidance, bundle.calibration)
+
+
+def fill(
+    modules: M, bundle: Bundle, folder: Path, probe: Callable[[M, Tensor], Mapping[str, Tensor]], backbone: Backbone
+) -> M:
+    """``modules`` with the tensors of ``bundle``, in eval mode, beside ``backbone``; their self-test still holds.
+
+    Args:
+        modules: Built as they were when they were trained.
+        bundle: Read from ``folder``.
+        folder: Its folder, for error messages.
+        probe: What modules answer to ``[1, T, H]``, as it was when they were saved.
+        backbone: Whose device and dtype they take.
+
+    Raises:
+        ArtifactError: If a tensor is missing, unexpected or misshapen, or an answer differs.
+    """
+    check_tensors(bundle.tensors, modules.state_dict(), folder)
     modules.load_state_dict(dict(bundle.tensors))
     modules.eval()
     bundle.self_test.replay(lambda hidden: probe(modules, hidden), str(folder))
-    modules.to(backbone.device, backbone.dtype)
-    return TrainedModules(modules, bundle.header, guidance, bundle.calibration)
+    return modules.to(backbone.device, backbone.dtype)
 
 
 def _check_guidance(guidance: Guidance, profile: SkipProfile, backbone: Backbone, folder: Path) -> None:

@@ -15,7 +15,6 @@ from dyslctl.artifacts.bundle import (
     ExitModuleSizes,
     TrainingInfo,
     check_belongs,
-    check_tensors,
     load_bundle,
     save_bundle,
 )
@@ -30,7 +29,7 @@ from dyslctl.dysl.exits import ExitModules, ExitSizes
 from dyslctl.dysl.partition import tail
 from dyslctl.dysl.query_layout import POOLED
 from dyslctl.errors import ArtifactError
-from dyslctl.jobs.trained import partition_of
+from dyslctl.jobs.trained import fill, partition_of
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class TrainedExits:
         header: What they were trained for and how.
         execute_horizon: Actions executed before the next inference; they serve no other.
         document: The settings as they stand in the bundle's file.
-        calibration: Where the threshold comes from, ``None`` before calibration.
+        calibration: Where the tolerance comes from, ``None`` before calibration.
     """
 
     modules: ExitModules
@@ -56,7 +55,7 @@ class TrainedExits:
         """The settings as a run-time value.
 
         Raises:
-            ArtifactError: If the threshold is not calibrated yet.
+            ArtifactError: If the tolerance is not calibrated yet.
         """
         return self.document.settings()
 
@@ -123,12 +122,7 @@ def load_exits(folder: Path, profile: SkipProfile, backbone: Backbone) -> Traine
     check_belongs(header, profile, folder)
     found = header.modules
     sizes = ExitSizes.of(backbone.spec, found.adapter_width, found.planner_width, remembers=found.remembers)
-    modules = new_exits(profile, header.modules.exits, sizes, seed=0)
-    check_tensors(bundle.tensors, modules.state_dict(), folder)
-    modules.load_state_dict(dict(bundle.tensors))
-    modules.eval()
-    bundle.self_test.replay(lambda hidden: probe(modules, hidden), str(folder))
-    modules.to(backbone.device, backbone.dtype)
+    modules = fill(new_exits(profile, found.exits, sizes, seed=0), bundle, folder, probe, backbone)
     return TrainedExits(modules, header, found.execute_horizon, settings, bundle.calibration)
 
 

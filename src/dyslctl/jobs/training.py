@@ -102,18 +102,19 @@ class Optimization:
         first = self.accumulate * distributed.rank()
         return self.parts()[first : first + self.accumulate]
 
-    def require_equal_parts(self, samples: int) -> None:
-        """Means over parts are the mean over a step's ``samples`` only if the parts are equal.
+    def require_equal_parts(self, samples: int, setting: str = "batch_size") -> None:
+        """Means over parts are the mean over a step's ``samples``, set by ``setting``, only if the parts are equal.
 
         Raises:
             ConfigError: If they cannot be.
         """
-        processes = distributed.world_size()
-        if samples % (self.accumulate * processes):
+        processes, parts = distributed.world_size(), len(self.parts())
+        if samples % parts:
             raise ConfigError(
-                f"{samples} samples a step cannot be cut into equal parts: {self.accumulate} micro-batches in each of "
-                f"{processes} processes",
-                hint="change distill.accumulate or the batch size, or start another number of processes",
+                f"distill.{setting} is {samples}: as many samples cannot be cut into equal parts, {self.accumulate} "
+                f"micro-batches in each of {processes} processes",
+                hint=f"--set distill.{setting}={math.ceil(samples / parts) * parts}, or start another number of "
+                "processes",
             )
 
 

@@ -1,24 +1,21 @@
 """Where episodes run: in this process, one at a time or side by side, or spread over several processes.
 
-Worker processes only play; the caller alone writes, so a killed worker cannot damage a file.
+Worker processes only play; the caller alone writes results, so a killed worker cannot damage them.
 """
 
 from __future__ import annotations
 
-import math
-import os
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from functools import cache, partial
-from multiprocessing import get_context, parent_process
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from dyslctl.errors import EnvironmentMismatch
 from dyslctl.jobs.episodes import EpisodeRecord, episode
 from dyslctl.jobs.lockstep import Coroutine, run_together
+from dyslctl.jobs.processes import Died, play_in_processes
+from dyslctl.jobs.video import Filming, filmed_episode
 from dyslctl.policy import Policy
 from dyslctl.suite import Environment, EpisodeSpec, TaskSuite
 
@@ -28,96 +25,117 @@ Policies = Mapping[str, Callable[[], Policy]]
 Task = tuple[EpisodeSpec, str]
 """An episode and the method to run on it."""
 
-PIECE = 4
-"""Tasks that a worker process fetches at a time, for each of its lanes; the last of a piece run in a smaller batch."""
+ATTEMPTS = 2
+"""Of an episode that ends in an exception, the second in a fresh simulator."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where episodes run.
+
+    Attributes:
+        workers: Processes. With one and no ``timeout`` it is this process, and a simulator that takes its process with
+            it ends everything.
+        batch: Episodes side by side in each of them.
+        timeout: Seconds an episode may take, the start of its simulator included; then it counts as crashed.
+    """
+
+    workers: int = 1
+    batch: int = 1
+    timeout: float | None = None
+
+    @property
+    def here(self) -> bool:
+        """In this process; but to be stopped, an episode needs another one."""
+        return self.workers == 1 and self.timeout is None
+
+
+HERE = Placement()
+"""This process, one episode at a time."""
 
 
 def play(
-    suite: TaskSuite, policies: Policies, tasks: Sequence[Task], workers: int, batch: int
-) -> Iterator[EpisodeRecord]:
+    suite: TaskSuite, policies: Policies, tasks: Sequence[Task], place: Placement = HERE, filming: Filming | None = None
+) -> Generator[EpisodeRecord]:
     """The record of each of ``tasks``, as they finish.
 
     Raises:
         ConfigError: If ``batch`` is more than 1 and a head has a memory.
-        EnvironmentMismatch: If a worker process dies.
+        EnvironmentMismatch: If worker processes die as they start.
     """
     if not tasks:
         return
-    if workers == 1:
-        yield from Player(suite, policies, batch).play(tasks)
-    else:
-        size = 1 if batch == 1 else min(PIECE * batch, math.ceil(len(tasks) / workers))
-        pieces = [tasks[first : first + size] for first in range(0, len(tasks), size)]
-        yield from _play_in_processes(partial(Player, suite, policies, batch), pieces, workers)
+    if place.here:
+        with closing(Player(suite, policies, place.batch, filming)) as player:
+            for _, record in player(tasks):
+                yield record
+        return
+    make_player = partial(_player_of_a_worker, suite, policies, place, filming)
+    played = play_in_processes(make_player, tasks, place.workers, lanes=place.batch, timeout=place.timeout)
+    with closing(played):
+        for (spec, method), outcome in played:
+            if isinstance(outcome, Died):
+                yield EpisodeRecord.crash(spec, method, f"the worker process {outcome.how}")
+            else:
+                yield outcome
+
+
+def _player_of_a_worker(suite: TaskSuite, policies: Policies, place: Placement, filming: Filming | None) -> Player:
+    if place.workers > 1:
+        torch.set_num_threads(1)
+    return Player(suite, policies, place.batch, filming)
 
 
 class Player:
     """One process's episodes: ``batch`` of them side by side, or one at a time, timed."""
 
-    def __init__(self, suite: TaskSuite, policies: Policies, batch: int = 1) -> None:
+    def __init__(self, suite: TaskSuite, policies: Policies, batch: int = 1, filming: Filming | None = None) -> None:
         originals = {name: make() for name, make in policies.items()}
         twins = [{name: policy.twin() for name, policy in originals.items()} for _ in range(batch - 1)]
-        self._lanes = [_Lane(suite, own, alone=batch == 1) for own in (originals, *twins)]
+        self._lanes = [_Lane(suite, own, filming, alone=batch == 1) for own in (originals, *twins)]
 
-    def play(self, tasks: Sequence[Task]) -> Iterator[EpisodeRecord]:
-        """The record of each task, as they finish."""
+    def __call__(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, EpisodeRecord]]:
+        """Each task with its record, as they finish."""
         return run_together([lane.play for lane in self._lanes], tasks)
+
+    def close(self) -> None:
+        """Free the simulators."""
+        for lane in self._lanes:
+            lane.close()
 
 
 class _Lane:
     """A simulator, and a policy of each method."""
 
-    def __init__(self, suite: TaskSuite, policies: Mapping[str, Policy], *, alone: bool) -> None:
-        self._suite, self._policies, self._alone = suite, policies, alone
+    def __init__(
+        self, suite: TaskSuite, policies: Mapping[str, Policy], filming: Filming | None, *, alone: bool
+    ) -> None:
+        self._suite, self._policies, self._filming, self._alone = suite, policies, filming, alone
         self._environment: Environment | None = None
 
-    def play(self, task: Task) -> Coroutine[EpisodeRecord]:
+    def play(self, task: Task) -> Coroutine[tuple[Task, EpisodeRecord]]:
         """One episode with one method."""
-        spec, method = task
-        environment = self._environment = self._environment or self._suite.make()
-        record = yield from episode(environment, self._policies[method], method, spec, self._suite, alone=self._alone)
+        record = yield from self._attempt(*task)
+        for _ in range(ATTEMPTS - 1):
+            if not record.done:
+                record = yield from self._attempt(*task)
+        return task, record
+
+    def _attempt(self, spec: EpisodeSpec, method: str) -> Coroutine[EpisodeRecord]:
+        self._environment = self._environment or self._suite.make()
+        stage = self._environment, self._policies[method], method, spec, self._suite
+        if self._filming is not None and self._filming.wants(spec):
+            record = yield from filmed_episode(self._filming, *stage, alone=self._alone)
+        else:
+            record = yield from episode(*stage, alone=self._alone)
         if not record.done:
             # A simulator that crashed may be in any state.
-            environment.close()
-            self._environment = None
+            self.close()
         return record
 
-
-def _play_in_processes(
-    make_player: Callable[[], Player], pieces: Sequence[Sequence[Task]], workers: int
-) -> Iterator[EpisodeRecord]:
-    # spawn, not fork: torch and CUDA do not survive a fork.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (make_player,))
-    try:
-        for future in as_completed([pool.submit(_play_piece, piece) for piece in pieces]):
-            yield from future.result()
-    except BrokenProcessPool as error:
-        raise EnvironmentMismatch(
-            "a worker process died, usually for lack of memory", hint="use fewer --workers and --resume"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_player: Callable[[], Player]
-"""Set in each worker process as it starts; makes its player once."""
-
-
-def _start_worker(make_player: Callable[[], Player]) -> None:
-    global _player
-    # Made with the first task: an error here would only reach the caller as "a worker died".
-    _player = cache(make_player)
-    torch.set_num_threads(1)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    """A killed parent cannot stop its workers, and a pool's worker would wait for work for ever."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _play_piece(tasks: Sequence[Task]) -> list[EpisodeRecord]:
-    return list(_player().play(tasks))
+    def close(self) -> None:
+        """Free the simulator."""
+        if self._environment is not None:
+            with suppress(Exception):  # What crashed may do so again.
+                self._environment.close()
+        self._environment = None

@@ -34,13 +34,22 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Link:
+    """Another file, by its way from the report."""
+
+    way: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Section:
-    """One heading of the report with its tables and figures."""
+    """One heading of the report with its tables and figures, and the videos that it may be seen in."""
 
     title: str
     text: str
     tables: Sequence[Table] = ()
     figures: Sequence[Figure] = ()
+    videos: Sequence[Link] = ()
 
 
 def render(title: str, sections: Sequence[Section], commands: Sequence[str], environment: Mapping[str, str]) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dyslctl.artifacts.files import atomic_write, read_json
@@ -12,7 +13,7 @@ from dyslctl.artifacts.run_dir import RunDirectory
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.errors import ArtifactError
 from dyslctl.report.cells import interval, number, percent
-from dyslctl.report.html import Figure, Section, render
+from dyslctl.report.html import Figure, Link, Section, render
 from dyslctl.report.results import tables
 from dyslctl.report.tables import Column, Table
 
@@ -88,8 +89,8 @@ def summary(results: Results) -> Table:
     return Table("Summary", columns, rows, notes)
 
 
-def html(results: Results) -> str:
-    """The whole report as one HTML document.
+def html(results: Results, folder: Path) -> str:
+    """The whole report as one HTML document, to be put into ``folder``.
 
     Raises:
         ArtifactError: If a figure is missing.
@@ -100,7 +101,8 @@ def html(results: Results) -> str:
         if documents:
             shown = [table for document in documents for table in tables(document)]
             figures = [figure for document in documents for figure in _figures(results.run, document)]
-            sections.append(Section(TITLES[kind], TEXTS[kind], shown, figures))
+            videos = [link for document in documents for link in _videos(results.run, document, folder)]
+            sections.append(Section(TITLES[kind], TEXTS[kind], shown, figures, videos))
     environment = results.documents[-1]["environment"]
     commands = list(dict.fromkeys(document["command"] for document in results.documents))
     return render(
@@ -119,7 +121,7 @@ def write_report(results: Results, output: Path | None = None) -> Path:
         EnvironmentMismatch: If it cannot be written.
     """
     path = output or results.run.report / "report.html"
-    atomic_write(path, html(results))
+    atomic_write(path, html(results, path.parent))
     return path
 
 
@@ -130,6 +132,14 @@ def _kind(document: Document) -> str:
 def _figures(run: RunDirectory, document: Document) -> list[Figure]:
     # By name below the run: its stored paths are those of the machine and folder that made it.
     return [Figure(run.report / Path(path).name, caption) for caption, path in document["figures"].items()]
+
+
+def _videos(run: RunDirectory, document: Document, folder: Path) -> list[Link]:
+    paths = [PurePosixPath(video) for video in document.get("videos", ())]
+    return [
+        Link(os.path.relpath(run.path / path, folder), f"{document['suite']}, {path.parent.name}: {path.stem}")
+        for path in paths
+    ]
 
 
 def _success(document: Document, name: str) -> list[str]:

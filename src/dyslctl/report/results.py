@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from dyslctl.report import pareto
@@ -140,6 +141,8 @@ def _eval(document: Document) -> list[Table]:
     notes = [f"{document['episodes']} paired episodes; Wilson intervals in percent; layers run count re-predictions"]
     if document.get("batch", 1) > 1:
         notes.append(f"not timed: {document['batch']} episodes ran side by side (--batch 1 times them)")
+    if found := document.get("videos"):
+        notes.append(f"videos: {len(found)}, in {PurePosixPath(found[0]).parents[1]} below the run")
     return [Table(f"Success on {document['suite']}", columns, rows, notes), *_paired(document)]
 
 
@@ -223,6 +226,22 @@ def _inspect(document: Document) -> list[Table]:
     return [Table(f"{document['path']}: a valid {document['kind']}", columns, rows)]
 
 
+def _demos(document: Document) -> list[Table]:
+    columns = [Column("task", numeric=False), Column("demonstrations"), Column("not solved"), Column("steps")]
+    rows = [
+        (task, str(went["episodes"]), str(went["failed"]), str(went["frames"]))
+        for task, went in document["tasks"].items()
+    ]
+    notes = [
+        f"{document['episodes']} demonstrations of {document['frames']} steps, {document['dropped_frames']} no-ops "
+        f"dropped, {document['megabytes']:.1f} MB",
+        f"data set: {document['path']}",
+    ]
+    if document["skipped_tasks"]:
+        notes.insert(1, f"tasks that the expert has no skill for: {', '.join(document['skipped_tasks'])}")
+    return [Table(f"Demonstrations of {document['suite']} ({document['split']})", columns, rows, notes)]
+
+
 _BUILDERS: dict[str, Callable[[Document], list[Table]]] = {
     "dyslctl.profile/1": _profile,
     "dyslctl.distill/1": _distill,
@@ -230,6 +249,7 @@ _BUILDERS: dict[str, Callable[[Document], list[Table]]] = {
     "dyslctl.eval/1": _eval,
     "dyslctl.pareto/1": pareto.tables,
     "dyslctl.bench/1": _bench,
+    "dyslctl.demos/1": _demos,
     "dyslctl.doctor/1": _doctor,
     "dyslctl.plugins/1": _plugins,
     "dyslctl.inspect/1": _inspect,

@@ -178,7 +178,10 @@ def _ending(case: SuiteCase) -> Findings:
 def _expert(case: SuiteCase) -> Findings:
     """The expert's demonstrations solve the episode, and replay."""
     suite, solved = case.suite, 0
-    for spec in case.specs():
+    if unknown := set(suite.demonstrated_tasks) - set(suite.tasks):
+        yield f"demonstrated_tasks are no tasks: {sorted(unknown)}"
+        return
+    for spec in suite.demonstrated_episodes("train", case.episodes) if suite.demonstrated_tasks else ():
         try:
             demonstration = suite.demonstrate(spec)
         except PluginError:
@@ -189,8 +192,30 @@ def _expert(case: SuiteCase) -> Findings:
             yield f"{spec.task}: actions are {demonstration.actions.shape}, expected {shape}, finite"
             return
         yield from _replay(case, spec, demonstration.actions, demonstration.score)
-    if solved < EXPERT_SUCCESS * case.episodes:
+    if suite.demonstrated_tasks and solved < EXPERT_SUCCESS * case.episodes:
         yield f"the expert solves {solved} of {case.episodes} episodes, expected {EXPERT_SUCCESS:.0%} or more"
+
+
+def _disturbed(case: SuiteCase) -> Findings:
+    """A disturbed demonstration executes what it is told to, and holds what the expert meant."""
+    suite, executed = case.suite, list[np.ndarray]()
+
+    def hold_back(action: np.ndarray) -> np.ndarray:
+        pose = action[:-1] if len(executed) % 5 else np.zeros_like(action[:-1])
+        executed.append(np.append(pose, action[-1]))
+        return executed[-1]
+
+    for spec in suite.demonstrated_episodes("train", 1) if suite.demonstrated_tasks else ():
+        try:
+            shown = suite.demonstrate_disturbed(spec, hold_back)
+        except PluginError:
+            return  # The contract lets a suite have no such expert.
+        if len(executed) != len(shown.actions):
+            yield f"{spec.task}: {len(shown.actions)} actions, of which disturb was asked for {len(executed)}"
+            return
+        if np.array_equal(shown.actions, np.stack(executed)):
+            yield f"{spec.task}: the demonstration holds what was executed"
+        yield from _replay(case, spec, np.stack(executed), shown.score)
 
 
 def _replay(case: SuiteCase, spec: EpisodeSpec, actions: np.ndarray, score: int) -> Findings:
@@ -245,4 +270,5 @@ CHECKS: tuple[Check[SuiteCase], ...] = (
         _expert,
         "demonstrate() must drive the same simulator as make(), and record what it executes",
     ),
+    Check(_disturbed, "execute disturb(action) once for every action of the expert, and record action"),
 )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dyslctl.errors import ConfigError, PluginError
+from dyslctl.jobs.demo_disturbance import Disturbance
 from dyslctl.plugins import load_suite
 from dyslctl.suite import StepResult
 from dyslctl.suites.tabletop import TabletopChain, TabletopObject, TabletopSpatial
@@ -69,6 +70,25 @@ def test_a_demonstration_is_one_observation_an_action(suite: Suite) -> None:
     assert demonstration.score == suite.max_score
     assert demonstration.actions.shape == (len(demonstration.observations), 7)
     assert demonstration.actions[-1, 6] == -1.0, "it ends by letting go"
+
+
+def test_a_disturbed_demonstration_holds_what_the_expert_means_wherever_the_pushes_led(suite: Suite) -> None:
+    spec, executed = suite.episodes("train", 1)[0], list[np.ndarray]()
+    push = Disturbance(0.15).of(spec)
+
+    def disturb(action: np.ndarray) -> np.ndarray:
+        executed.append(push(action))
+        return executed[-1]
+
+    shown = suite.demonstrate_disturbed(spec, disturb)
+    assert shown.score == suite.max_score
+    assert 0 < np.mean([not np.array_equal(*pair) for pair in zip(executed, shown.actions, strict=True)]) < 0.4
+    environment = suite.make()
+    environment.reset(spec)
+    for seen, meant, action in zip(shown.observations, shown.actions, executed, strict=True):
+        np.testing.assert_array_equal(seen.proprio, environment.world.proprio()[0])
+        np.testing.assert_array_equal(meant, expert(environment.world)[0])
+        environment.step(action)
 
 
 def test_a_spec_of_another_task_is_refused(suite: Suite) -> None:

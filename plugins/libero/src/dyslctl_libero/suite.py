@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 import numpy as np
 
 from dyslctl.errors import PluginError
-from dyslctl.suite import Demonstration, Environment, EpisodeSpec, Split, StepResult, TaskSuite
+from dyslctl.suite import Demonstration, Disturb, Environment, EpisodeSpec, Split, StepResult, TaskSuite, undisturbed
 from dyslctl.types import Observation
 from dyslctl_libero import golden, tasks
+from dyslctl_libero.control import CONTROL_FREQUENCY
 from dyslctl_libero.expert import expert
 from dyslctl_libero.installation import Installation, prepare
 from dyslctl_libero.settings import Settings
@@ -135,6 +135,7 @@ class _Libero(TaskSuite):
     max_score = 1
     execute_horizon = EXECUTE_HORIZON
     action_dim = ACTION_DIM
+    control_frequency = CONTROL_FREQUENCY
 
     def __init__(self) -> None:
         self.name, self.max_steps = self.kind, tasks.MAX_STEPS[self.kind]
@@ -143,6 +144,11 @@ class _Libero(TaskSuite):
     def tasks(self) -> Sequence[str]:
         """Ten task ids, in the order episodes go through them."""
         return tasks.TASKS[self.kind]
+
+    @property
+    def demonstrated_tasks(self) -> Sequence[str]:
+        """Those that the scripted expert has a skill for."""
+        return [task for task in self.tasks if task not in tasks.WITHOUT_SKILL]
 
     def episodes(self, split: Split, count: int) -> list[EpisodeSpec]:
         """The first ``count`` episodes of ``split``; episode ``index`` has task ``index % 10``.
@@ -158,8 +164,7 @@ class _Libero(TaskSuite):
         Raises:
             NotInstalled: If the simulator is not complete; lists all that is missing.
         """
-        settings = Settings.of()
-        return LiberoEnvironment(self.kind, settings, prepare(settings))
+        return _environment(self.kind, Settings.of())
 
     def identity(self) -> Mapping[str, Any]:
         """Versions, renderer and scene files, after a look at the golden frame.
@@ -176,16 +181,40 @@ class _Libero(TaskSuite):
         Raises:
             PluginError: If the expert has no skill for the task.
         """
-        with closing(self.make()) as environment:
-            observations, actions, score = [environment.reset(spec)], [], 0
-            for action in expert(environment.scene):
-                result = environment.step(action)
-                actions.append(action)
-                score = result.score
-                if result.done:
-                    break
-                observations.append(result.observation)
-        return Demonstration(spec, observations[: len(actions)], np.stack(actions), score)
+        return self.demonstrate_disturbed(spec, undisturbed)
+
+    def demonstrate_disturbed(self, spec: EpisodeSpec, disturb: Disturb) -> Demonstration:
+        """The same, executing ``disturb(action)``: the expert looks at the scene before every action.
+
+        Raises:
+            PluginError: If the expert has no skill for the task.
+        """
+        environment = _stage(self.kind, Settings.of())
+        try:
+            return _show(environment, spec, disturb)
+        except BaseException:
+            _stage.cache_clear()  # whatever state it is in now
+            raise
+
+
+def _environment(suite: tasks.SuiteName, settings: Settings) -> LiberoEnvironment:
+    return LiberoEnvironment(suite, settings, prepare(settings))
+
+
+_stage = lru_cache(maxsize=1)(_environment)
+"""Where this process's expert acts. Kept for the next demonstration: loading a scene takes as long as acting in it."""
+
+
+def _show(environment: LiberoEnvironment, spec: EpisodeSpec, disturb: Disturb) -> Demonstration:
+    observations, actions, score = [environment.reset(spec)], [], 0
+    for action in expert(environment.scene):
+        result = environment.step(disturb(action))
+        actions.append(action)
+        score = result.score
+        if result.done:
+            break
+        observations.append(result.observation)
+    return Demonstration(spec, observations[: len(actions)], np.stack(actions), score)
 
 
 class LiberoSpatial(_Libero):

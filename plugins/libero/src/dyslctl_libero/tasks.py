@@ -61,6 +61,20 @@ TASKS: dict[SuiteName, tuple[str, ...]] = {
 }
 """In the benchmark's own order (its task order 0)."""
 
+WITHOUT_SKILL = frozenset(
+    {
+        "open_the_middle_drawer_of_the_cabinet",
+        "open_the_top_drawer_and_put_the_bowl_inside",
+        "push_the_plate_to_the_front_of_the_stove",
+        "turn_on_the_stove",
+        "KITCHEN_SCENE3_turn_on_the_stove_and_put_the_moka_pot_on_it",
+        "KITCHEN_SCENE4_put_the_black_bowl_in_the_bottom_drawer_of_the_cabinet_and_close_it",
+        "STUDY_SCENE1_pick_up_the_book_and_place_it_in_the_back_compartment_of_the_caddy",
+        "KITCHEN_SCENE6_put_the_yellow_and_white_mug_in_the_microwave_and_close_it",
+    }
+)
+"""Tasks that the scripted expert refuses. What it can do is in ``expert``; this says it without a simulator."""
+
 MAX_STEPS: dict[SuiteName, int] = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
 """Actions an episode may take in the released OpenVLA-OFT evaluation, the waiting at its beginning not counted."""
 

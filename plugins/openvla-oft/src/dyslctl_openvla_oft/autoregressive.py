@@ -57,12 +57,12 @@ class OpenVLAModel(PrismaticModel):
         words = self.language_model.embed_tokens(ids)
         patches = self.projector(self.vision_backbone(pixel_values))
         hidden = torch.cat([words[:, :1], patches, words[:, 1:]], dim=1)
-        positions = torch.arange(hidden.shape[1], device=hidden.device).expand(len(hidden), -1)
+        positions = self.positions(hidden)
         return LayerInputs(hidden, positions, kinds, None if bool(text.all()) else kinds != TokenKind.PAD)
 
     def context(self, hidden: Tensor, positions: Tensor, mask: Tensor | None) -> LayerContext:
         """Tables for tokens ``[B, T, H]``, each of which sees itself and those before it."""
-        rotary = self.language_model.rotary_emb(hidden, positions)
+        rotary = self.rotary(hidden, positions)
         if mask is None and self.language_model.config._attn_implementation == "sdpa":
             return LayerContext(rotary, None)  # the fused kernel has a causal mask of its own
         tokens = hidden.shape[1]

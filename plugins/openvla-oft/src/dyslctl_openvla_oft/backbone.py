@@ -62,7 +62,7 @@ class OpenVLAOFT(PrismaticBackbone):
         images = np.stack([views_of(observation, self.config.num_images, size, jpeg) for observation in observations])
         ids, lengths = self.checkpoint.tokenizer.encode_batch([observation.instruction for observation in observations])
         return self.model.embed(
-            pixels(images, self.checkpoint.preprocessor, self.config.center_crop).to(self.device, self.dtype),
+            pixels(images, self.checkpoint.preprocessor, self.config.center_crop, self.device).to(self.dtype),
             self._proprio(observations),
             ids.to(self.device),
             lengths,

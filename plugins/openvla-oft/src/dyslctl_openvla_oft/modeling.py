@@ -126,7 +126,7 @@ class OFTModel(PrismaticModel):
         state = [] if self.proprio_projector is None else [self.proprio_projector(proprio)[:, None]]
         hidden = torch.cat([bos, patches, *state, tail], dim=1)
         kinds = torch.cat([self._prefix_kinds(kinds), kinds], dim=1)
-        positions = torch.arange(hidden.shape[1], device=hidden.device).expand(len(hidden), -1)
+        positions = self.positions(hidden)
         padded = bool((lengths != lengths[0]).any())
         return LayerInputs(hidden, positions, kinds, kinds != TokenKind.PAD if padded else None)
 
@@ -143,7 +143,7 @@ class OFTModel(PrismaticModel):
 
     def context(self, hidden: Tensor, positions: Tensor, mask: Tensor | None) -> LayerContext:
         """Tables for tokens ``[B, T, H]`` at ``positions`` ``[B, T]``; ``mask`` ``[B, T]`` is true for real tokens."""
-        rotary = self.language_model.rotary_emb(hidden, positions)
+        rotary = self.rotary(hidden, positions)
         if mask is None:
             return LayerContext(rotary, None)
         lowest = torch.finfo(hidden.dtype).min

@@ -59,8 +59,8 @@ class OpenVLA(PrismaticBackbone):
         size, views = self.checkpoint.preprocessor.size, self.config.num_images
         images = np.stack([views_of(_first(o, views), views, size, self.config.jpeg) for o in observations])
         ids, lengths = self.checkpoint.tokenizer.encode_batch([observation.instruction for observation in observations])
-        seen = pixels(images, self.checkpoint.preprocessor, self.config.center_crop)
-        return self.model.embed(seen.to(self.device, self.dtype), ids.to(self.device), lengths)
+        seen = pixels(images, self.checkpoint.preprocessor, self.config.center_crop, self.device)
+        return self.model.embed(seen.to(self.dtype), ids.to(self.device), lengths)
 
     def run_layer(self, layer: int, state: LayerState) -> Tensor:
         """One LLaMA layer of the prefill; its keys and values are added to ``state.past``."""

@@ -38,16 +38,20 @@ class Projector(nn.Module):
         return projected
 
 
+RotaryTables = tuple[Tensor, Tensor]
+"""Cosines and sines, each ``[B, T, head_dim]``."""
+
+
 @dataclass(frozen=True)
 class LayerContext:
     """What every decoder layer derives from positions and padding, computed once.
 
     Attributes:
-        rotary: Cosines and sines at the original positions, each ``[B, T, head_dim]``.
+        rotary: At the original positions.
         attention_mask: ``[B, 1, T, T]`` added to the scores, or ``None`` without padding.
     """
 
-    rotary: tuple[Tensor, Tensor]
+    rotary: RotaryTables
     attention_mask: Tensor | None
 
 
@@ -84,6 +88,8 @@ class PrismaticModel(nn.Module, ABC):
         with torch.device("cpu"):
             rotary = LlamaRotaryEmbedding(self.language_model.config)
         self.language_model.rotary_emb = rotary.to(device)
+        self._positions: Tensor | None = None
+        self._tables: tuple[Tensor, RotaryTables] | None = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # ``model.to(bfloat16)`` would round the rotary frequencies too: angles are then off by up to 0.6 rad at
@@ -99,6 +105,28 @@ class PrismaticModel(nn.Module, ABC):
         proprio = int(self.config.oft.use_proprio)
         kinds = F.pad(F.pad(patches, (1, 0), value=TokenKind.BOS), (0, proprio), value=TokenKind.PROPRIO)
         return kinds.expand(len(like), -1)
+
+    def positions(self, hidden: Tensor) -> Tensor:
+        """``[B, T]`` int64, 0, 1, ... in each row of ``[B, T, H]``.
+
+        At inference the very tensor of the last time, as long as it fits: so :meth:`rotary` knows it again without
+        comparing numbers, for which a GPU would have to be waited for.
+        """
+        last, keep = self._positions, torch.is_inference_mode_enabled()
+        if keep and last is not None and last.shape == hidden.shape[:2] and last.device == hidden.device:
+            return last
+        positions = torch.arange(hidden.shape[1], device=hidden.device).expand(len(hidden), -1)
+        self._positions = positions if keep else None
+        return positions
+
+    def rotary(self, hidden: Tensor, positions: Tensor) -> RotaryTables:
+        """The tables for tokens ``[B, T, H]`` at ``positions``; at inference those of the last time, if they fit."""
+        last, keep = self._tables, torch.is_inference_mode_enabled()
+        if keep and last is not None and last[0] is positions and last[1][0].dtype == hidden.dtype:
+            return last[1]
+        tables: RotaryTables = self.language_model.rotary_emb(hidden, positions)
+        self._tables = (positions, tables) if keep else None
+        return tables
 
     def layers(self, index: int) -> nn.Module:
         """Decoder layer ``index``."""

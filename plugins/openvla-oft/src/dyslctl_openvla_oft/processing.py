@@ -17,6 +17,14 @@ from dyslctl.types import Observation
 from dyslctl_openvla_oft.config import OFTConfig
 
 CROP_AREA = 0.9
+VIEWS_HINT = (
+    "recorded episodes: --data-map FILE.yaml names those views that the model reads, in its order (docs/data.md); "
+    "--set model.options.num_images=N if the checkpoint reads another number than its files say"
+)
+PROPRIO_HINT = (
+    "recorded episodes: proprio in --data-map FILE.yaml names the columns (docs/data.md); "
+    "--set model.options.use_proprio=false if the checkpoint reads none"
+)
 
 Triple = tuple[float, float, float]
 
@@ -48,26 +56,34 @@ class PreprocessorConfig(BaseModel):
         return self.input_sizes[0][1]
 
 
-def pixels(images: np.ndarray, config: PreprocessorConfig, center_crop: bool) -> Tensor:
+def pixels(
+    images: np.ndarray, config: PreprocessorConfig, center_crop: bool, device: torch.device | str = "cpu"
+) -> Tensor:
     """Images of the right size to the towers' input.
 
     Args:
         images: ``[B, V, s, s, 3]`` uint8.
         config: Pixel statistics.
         center_crop: Zoom into the central 90 % of the area first.
+        device: Where: cropping costs a processor core several milliseconds an image.
 
     Returns:
         ``[B, 6 * V, s, s]`` float32: for each view three channels for DINOv2, then three for SigLIP.
     """
     batch, views, height, width, _ = images.shape
-    values = torch.from_numpy(images).reshape(-1, height, width, 3).permute(0, 3, 1, 2).float() / 255
+    values = torch.from_numpy(images).to(device).reshape(-1, height, width, 3).permute(0, 3, 1, 2).float() / 255
     if center_crop:
         values = crop_center(values)
+    return tower_inputs(values, config).reshape(batch, 6 * views, height, width)
+
+
+def tower_inputs(values: Tensor, config: PreprocessorConfig) -> Tensor:
+    """``[B, 3, s, s]`` in [0, 1], normalised with each tower's statistics: ``[B, 6, s, s]``."""
     towers = [
-        (values - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+        (values - values.new_tensor(mean).view(3, 1, 1)) / values.new_tensor(std).view(3, 1, 1)
         for mean, std in zip(config.means, config.stds, strict=True)
     ]
-    return torch.cat(towers, dim=1).reshape(batch, 6 * views, height, width)
+    return torch.cat(towers, dim=1)
 
 
 def crop_center(values: Tensor, area: float = CROP_AREA) -> Tensor:
@@ -78,7 +94,8 @@ def crop_center(values: Tensor, area: float = CROP_AREA) -> Tensor:
     """
     side = math.sqrt(area)
     # In float64: a rounding error before ``floor`` would be a whole level after it.
-    theta = torch.tensor([[[side, 0, 0], [0, side, 0]]], dtype=torch.float64).expand(len(values), -1, -1)
+    theta = torch.tensor([[[side, 0, 0], [0, side, 0]]], dtype=torch.float64, device=values.device)
+    theta = theta.expand(len(values), -1, -1)
     grid = F.affine_grid(theta, list(values.shape), align_corners=True)
     zoomed = F.grid_sample(values.double(), grid, mode="bilinear", align_corners=True)
     return ((zoomed.clamp(0, 1) * 255.5).floor().clamp(max=255) / 255).to(values.dtype)
@@ -111,7 +128,8 @@ def views_of(observation: Observation, num_images: int, size: int, jpeg: bool = 
     if len(images) != num_images:
         raise ConfigError(
             f"the model reads {num_images} camera views, the observation has {len(images)}: "
-            f"{', '.join(images) or 'none'}"
+            f"{', '.join(images) or 'none'}",
+            hint=VIEWS_HINT,
         )
     return np.stack([_fitted(_checked_image(name, image), size, jpeg) for name, image in images.items()])
 
@@ -124,9 +142,11 @@ def proprio_of(observation: Observation, proprio_dim: int) -> np.ndarray:
     """
     proprio = observation.proprio
     if proprio is None:
-        raise ConfigError(f"the model reads {proprio_dim} proprioceptive values, the observation has none")
+        raise ConfigError(
+            f"the model reads {proprio_dim} proprioceptive values, the observation has none", PROPRIO_HINT
+        )
     if proprio.shape != (proprio_dim,):
-        raise ConfigError(f"proprio: expected shape ({proprio_dim},), found {proprio.shape}")
+        raise ConfigError(f"proprio: expected shape ({proprio_dim},), found {proprio.shape}", PROPRIO_HINT)
     if not np.isfinite(proprio).all():
         raise ConfigError(f"proprio: not finite at index {np.flatnonzero(~np.isfinite(proprio)).tolist()}")
     return proprio

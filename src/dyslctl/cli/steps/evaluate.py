@@ -12,7 +12,7 @@ from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.cli.workspace import Workspace
 from dyslctl.jobs.progress import Progress
 from dyslctl.jobs.recipe import PolicyRecipe
-from dyslctl.jobs.rollout import evaluate
+from dyslctl.jobs.rollout import evaluate, videos
 from dyslctl.jobs.summary import EvaluationResult
 from dyslctl.policy import Policy
 from dyslctl.report import plots
@@ -34,6 +34,8 @@ def run_eval(workspace: Workspace, *, resume: bool, progress: Progress) -> dict[
         resume=resume,
         workers=settings.workers,
         batch=settings.batch,
+        episode_timeout=settings.episode_timeout,
+        video=settings.video,
         progress=progress,
     )
     more = {
@@ -41,6 +43,7 @@ def run_eval(workspace: Workspace, *, resume: bool, progress: Progress) -> dict[
         "batch": settings.batch,
         "target_layers": target,
         "figures": _draw(result, workspace),
+        "videos": [path.relative_to(workspace.run.path).as_posix() for path in videos(out)],
     }
     document = {**result.as_dict(), **more}
     workspace.keep(f"eval-{suite.name}", document, out)
@@ -78,6 +81,7 @@ def measure_target(workspace: Workspace, out: Path, *, resume: bool, progress: P
         resume=resume,
         workers=settings.workers,
         batch=settings.batch,
+        episode_timeout=settings.episode_timeout,
         progress=progress,
         description=f"{name}'s mean layers",
     )

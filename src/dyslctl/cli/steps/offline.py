@@ -1,4 +1,4 @@
-"""Set ``dysl``'s threshold on recorded episodes, where there is no simulator to try it in."""
+"""Set ``dysl``'s tolerance on recorded episodes, where there is no simulator to try it in."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def run_calibrate_offline(workspace: Workspace, progress: Progress) -> dict[str,
     budget = workspace.config.budget
     target = offline_target(budget, budget.method)
     if target is None:
-        raise ConfigError(f"'{budget.method}' has no threshold to set on recorded episodes", hint="--method dysl")
+        raise ConfigError(f"'{budget.method}' has no tolerance to set on recorded episodes", hint="--method dysl")
     document = set_offline(workspace, target, workspace.run.bundle("dysl"), progress)
     keep_calibration(workspace, document)
     return document
 
 
 def set_offline(workspace: Workspace, target: OfflineTarget, bundle: Path, progress: Progress) -> dict[str, Any]:
-    """Set the threshold of the bundle ``bundle`` of ``dysl`` on the run's recorded episodes: the result's document.
+    """Set the tolerance of the bundle ``bundle`` of ``dysl`` on the run's recorded episodes: the result's document.
 
     Raises:
         ArtifactError: If the bundle or a recorded row cannot be used.
@@ -86,7 +86,7 @@ def set_offline(workspace: Workspace, target: OfflineTarget, bundle: Path, progr
         "frames": found.frames,
         "target": str(target),
         "met": target.layers is None or abs(found.layers - target.layers) <= TOLERANCE,
-        "dial": found.threshold,
+        "dial": found.tolerance,
         "layers_per_inference": found.layers,
         "damage": found.damage,
         "meaning": DAMAGE.meaning,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dyslctl.artifacts.run_dir import RunDirectory
-from dyslctl.cli.steps.recorded import recorded_source
+from dyslctl.cli.steps.recorded import as_recorded, recorded_source
 from dyslctl.cli.workspace import Workspace, command_line
 from dyslctl.jobs.profile import ProfileResult, profile
 from dyslctl.jobs.progress import Progress
@@ -15,6 +15,7 @@ from dyslctl.report import plots
 def run_profile(workspace: Workspace, progress: Progress) -> dict[str, Any]:
     """Measure the layers; then start the run, save skip profile and figures, and return the result's document."""
     settings, recipe, run = workspace.config.profile, workspace.backbone, workspace.run
+    recorded = recorded_source(workspace)
     result = profile(
         recipe.load(),
         workspace.suite,
@@ -26,7 +27,7 @@ def run_profile(workspace: Workspace, progress: Progress) -> dict[str, Any]:
         n_static=settings.static_layers,
         criterion=settings.criterion,
         source=settings.data,
-        recorded=recorded_source(workspace),
+        recorded=recorded,
         seed=workspace.config.seed,
         batch_size=settings.batch_size,
         command=command_line(),
@@ -36,7 +37,7 @@ def run_profile(workspace: Workspace, progress: Progress) -> dict[str, Any]:
     result.profile.save(run.skip_profile)
     result.save_similarity(run.path / "similarity.json")
     document = _document(result, run)
-    workspace.keep("profile", document, run.path)
+    as_recorded(workspace, recorded).keep("profile", document, run.path)
     return document
 
 

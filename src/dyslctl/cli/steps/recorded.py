@@ -25,11 +25,13 @@ def recorded_source(workspace: Workspace) -> DemonstrationSource | None:
     settings, spec = workspace.config.data, workspace.backbone.load().spec
     if settings.path is None:
         return None
-    if settings.execute_horizon is not None and settings.execute_horizon > spec.chunk_length:
-        raise ConfigError(
-            f"data.execute_horizon is {settings.execute_horizon}, but the backbone predicts {spec.chunk_length} actions"
-        )
     source = open_source(settings.path, settings.map)
+    horizon = settings.execute_horizon or source.execute_horizon
+    if horizon is not None and horizon > spec.chunk_length:
+        raise ConfigError(
+            f"data.execute_horizon is {horizon}, but the backbone predicts {spec.chunk_length} actions",
+            hint=HORIZON_HINT,
+        )
     if source.action_dim != spec.action_dim:
         raise ConfigError(
             f"{source.name}: the backbone's actions have {spec.action_dim} dimensions, the recorded ones "
@@ -51,9 +53,10 @@ def recorded_suite(workspace: Workspace, trained_for: int | None = None) -> Reco
         ConfigError: Likewise, and if nobody said how many actions are executed before the next inference.
         EnvironmentMismatch: Likewise.
     """
-    source, horizon = recorded_source(workspace), workspace.config.data.execute_horizon or trained_for
+    source = recorded_source(workspace)
     if source is None:
         return None
+    horizon = workspace.config.data.execute_horizon or trained_for or source.execute_horizon
     if horizon is None:
         raise ConfigError(
             "recorded episodes do not say how many actions are executed before the next inference, and it is not "
@@ -73,6 +76,15 @@ def trained_suite(workspace: Workspace, trained_for: int | None) -> RecordedSuit
         ConfigError: Likewise.
         EnvironmentMismatch: Likewise.
     """
-    data = workspace.config.data
-    told = data.model_copy(update={"execute_horizon": trained_for or data.execute_horizon})
-    return recorded_suite(replace(workspace, config=workspace.config.model_copy(update={"data": told})))
+    return recorded_suite(_executing(workspace, trained_for or workspace.config.data.execute_horizon))
+
+
+def as_recorded(workspace: Workspace, source: DemonstrationSource | None) -> Workspace:
+    """``workspace``, executing as many actions as ``source`` says, if nobody else said it."""
+    horizon = None if source is None else source.execute_horizon
+    return _executing(workspace, workspace.config.data.execute_horizon or horizon)
+
+
+def _executing(workspace: Workspace, horizon: int | None) -> Workspace:
+    data = workspace.config.data.model_copy(update={"execute_horizon": horizon})
+    return replace(workspace, config=workspace.config.model_copy(update={"data": data}))

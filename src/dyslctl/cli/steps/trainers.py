@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from dyslctl import plugins
 from dyslctl.artifacts.skip_profile import SkipProfile
@@ -14,7 +14,7 @@ from dyslctl.cli.workspace import Workspace, command_line
 from dyslctl.errors import ConfigError
 from dyslctl.jobs import calibrate_offline, exit_data
 from dyslctl.jobs.calibrate import CalibrationSettings, calibrate
-from dyslctl.jobs.data import collect
+from dyslctl.jobs.data import collect, encoder
 from dyslctl.jobs.dataset import Dataset
 from dyslctl.jobs.distill import DistillResult, DistillSettings, Stage, distill
 from dyslctl.jobs.distill_exits import ExitTraining, distill_exits
@@ -46,6 +46,7 @@ class ExitTrainer:
     workspace: Workspace
     profile: SkipProfile
     progress: Progress
+    method: Literal["dysl", "static"]
 
     @cached_property
     def rounds(self) -> Rounds:
@@ -58,16 +59,15 @@ class ExitTrainer:
             episodes,
             work.config.seed,
             settings.data or "policy",
-            visit="episode" if settings.method == "static" else "ladder",
             lanes=exit_data.LANES if work.config.data.path is None else calibrate_offline.LANES,
             precision=settings.precision or "auto",
-            folder=work.run.distill(settings.method, 1),
+            folder=work.run.distill(self.method, 1),
             progress=self.progress,
         )
 
     def train(self, stage: Stage, bundle: Path, *, resume: bool) -> DistillResult:
         """See :func:`distill_exits`."""
-        backbone, run, method = self.workspace.backbone.load(), self.workspace.run, self.workspace.config.distill.method
+        backbone, run, method = self.workspace.backbone.load(), self.workspace.run, self.method
         return distill_exits(
             backbone,
             self.profile,
@@ -75,6 +75,7 @@ class ExitTrainer:
             ExitTraining.default(stage, backbone.spec.hidden_size).override(_changed(self.workspace)),
             out=run.distill(method, stage),
             bundle=bundle,
+            method=method,
             init=run.bundle(method, 1) if stage == 2 else None,
             resume=resume,
             command=command_line(),
@@ -82,7 +83,7 @@ class ExitTrainer:
         )
 
     def calibrate(self, bundle: Path) -> None:
-        """Nothing: the threshold belongs to a target, to which ``steps.distill`` sets the new bundle itself."""
+        """Nothing: the tolerance belongs to a target, to which ``steps.distill`` sets the new bundle itself."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ class PaperTrainer:
     @cached_property
     def states(self) -> Dataset:
         """The states to learn from."""
-        return shared(self._collect, self.workspace.run.distill("dysl-paper", 1))
+        path = self.workspace.run.distill("dysl-paper", 1) / "states.safetensors"
+        return shared(self._collect, path, encoder(self.workspace.backbone.load()))
 
     def _collect(self) -> Dataset:
         work, settings = self.workspace, self.workspace.config.distill
@@ -107,6 +109,7 @@ class PaperTrainer:
             episodes=settings.episodes or (recorded.available("train", PAPER_EPISODES) if recorded else PAPER_EPISODES),
             seed=work.config.seed,
             source=settings.data or "expert",
+            folder=work.run.distill("dysl-paper", 1),
             progress=self.progress,
         )
 
@@ -168,8 +171,10 @@ def trainer(workspace: Workspace, progress: Progress) -> Trainer:
     """
     profile = SkipProfile.load(workspace.run.skip_profile)
     profile.check_backbone(workspace.backbone.load().spec)
-    kind = PaperTrainer if workspace.config.distill.method == "dysl-paper" else ExitTrainer
-    return kind(workspace, profile, progress)
+    method = workspace.config.distill.method
+    if method == "dysl-paper":
+        return PaperTrainer(workspace, profile, progress)
+    return ExitTrainer(workspace, profile, progress, method)
 
 
 def _changed(workspace: Workspace) -> dict[str, Any]:

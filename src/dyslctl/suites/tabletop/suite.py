@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from dyslctl.errors import ConfigError, PluginError
-from dyslctl.suite import Demonstration, Environment, EpisodeSpec, Split, StepResult, TaskSuite
+from dyslctl.suite import Demonstration, Disturb, Environment, EpisodeSpec, Split, StepResult, TaskSuite, undisturbed
 from dyslctl.suites.tabletop.expert import expert
 from dyslctl.suites.tabletop.geometry import ACTION_DIM, STEPS_PER_INSTRUCTION
 from dyslctl.suites.tabletop.render import render, render_agent
@@ -132,12 +132,16 @@ class _Tabletop(TaskSuite):
 
     def demonstrate(self, spec: EpisodeSpec) -> Demonstration:
         """The scripted expert's episode from ``spec``."""
+        return self.demonstrate_disturbed(spec, undisturbed)
+
+    def demonstrate_disturbed(self, spec: EpisodeSpec, disturb: Disturb) -> Demonstration:
+        """The same, executing ``disturb(action)``: the expert is Markov, so its action is right wherever that leads."""
         environment = self.make()
         observations, actions = [environment.reset(spec)], []
         while True:
             action = expert(environment.world)[0]
             actions.append(action)
-            result = environment.step(action)
+            result = environment.step(disturb(action))
             if result.done:
                 return Demonstration(spec, observations, np.stack(actions), result.score)
             observations.append(result.observation)

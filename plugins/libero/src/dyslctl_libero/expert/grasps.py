@@ -1,4 +1,4 @@
-"""Where to grasp: from above, fingers along the narrow side of an object, or one finger inside the rim of a bowl."""
+"""Where to grasp from above: fingers along the narrow side of an object, one inside the rim of a bowl, or at a knob."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ RIM_DEPTH = 0.030
 """Of a grasp below the rim of a bowl, m: less slips."""
 RIM_INSET = 0.004
 """Of a grasp from the rim's radius inwards, m."""
+KNOB_DEPTH = 0.010
+"""Of a grasp below the top of a lid's knob, m: deeper, the fingers stand on the lid."""
 REACH = 0.66
 """From here on the arm is nearly straight when it lifts, m."""
 
@@ -64,6 +66,13 @@ def at_rim(scene: Scene, name: str, start_yaw: float) -> Grasp:
         _rim(scene, spot, nearest(a, start_yaw), start_yaw, obstacles) for spot, a in zip(spots, angles, strict=True)
     ]
     return max(grasps, key=lambda grasp: grasp.score)
+
+
+def at_knob(scene: Scene, name: str, start_yaw: float) -> Grasp:
+    """The knob of a lid, fingers as they are: nothing on the lid is in their way."""
+    knob = scene.knob(name)
+    low, high = knob.min(0), knob.max(0)
+    return Grasp(np.array([*(low + high)[:2] / 2, high[2] - KNOB_DEPTH]), start_yaw, 0.0)
 
 
 def nearest(yaw: float, start_yaw: float) -> float:

@@ -110,9 +110,11 @@ class Scene:
 
     def points(self, name: str) -> np.ndarray:
         """``[n, 3]`` corners of an object's collision shapes, m."""
-        bodies = self._object_bodies(name)
-        clouds = [self._corners(geom) for geom in self._collision_geoms() if self._model.geom_bodyid[geom] in bodies]
-        return np.concatenate(clouds)
+        return np.concatenate(self._shapes(name))
+
+    def knob(self, name: str) -> np.ndarray:
+        """``[n, 3]`` corners of an object's highest collision shape, m."""
+        return max(self._shapes(name), key=lambda corners: float(corners[:, 2].max(initial=-np.inf)))
 
     def obstacles(self, name: str) -> list[Box]:
         """Boxes around the collision shapes of everything but robot and object ``name``."""
@@ -132,6 +134,10 @@ class Scene:
 
     def _body(self, name: str) -> np.ndarray:
         return np.array(self.env.sim.data.get_body_xpos(name))
+
+    def _shapes(self, name: str) -> list[np.ndarray]:
+        bodies = self._object_bodies(name)
+        return [self._corners(geom) for geom in self._collision_geoms() if self._model.geom_bodyid[geom] in bodies]
 
     def _object_bodies(self, name: str) -> set[int]:
         return self._family(self.env.objects_dict[name].root_body)

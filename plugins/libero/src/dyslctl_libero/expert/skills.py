@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import numpy as np
 
-from dyslctl_libero.expert.grasps import Grasp, across, at_rim
+from dyslctl_libero.expert.grasps import Grasp, across, at_knob, at_rim
 from dyslctl_libero.expert.hand import CLOSED, OPEN, Actions, Hand
 from dyslctl_libero.expert.scene import raised
 
@@ -63,7 +63,7 @@ class PickAndPlace:
         yield from self.hand.go(raised(self.scene.hand, 0.10), self._yaw, within=0.02, steps=25)
 
     def _plan(self, name: str) -> Grasp:
-        plan = at_rim if "bowl" in name else across
+        plan = at_rim if "bowl" in name else at_knob if name.startswith("moka_pot") else across
         return plan(self.scene, name, self.hand.start_yaw)
 
     def _grasp(self, grasp: Grasp, travel: float) -> Actions:

@@ -1,0 +1,89 @@
+"""What is there of a data set while it is being recorded: how each initial state ended, and the solved episodes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dyslctl.artifacts.files import append_jsonl, make_folder, read_json, read_jsonl, write_json, write_jsonl
+from dyslctl.artifacts.manifest import check_same
+from dyslctl.data.episode_file import RecordedEpisode
+from dyslctl.errors import ArtifactError
+
+RESTART = "without --resume recording starts anew"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the expert did from one initial state.
+
+    Attributes:
+        steps: Of the episode, no-ops not counted; 0 if it was not solved.
+        dropped: No-ops.
+    """
+
+    index: int
+    task: str
+    solved: bool
+    steps: int = 0
+    dropped: int = 0
+
+
+class Outcomes:
+    """A folder: ``manifest.json``, ``outcomes.jsonl`` with a line for each initial state, ``episodes/`` of the solved.
+
+    Attributes:
+        folder: Where it is.
+        of: Index of the initial state -> how it ended.
+    """
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], resume: bool) -> None:
+        """Go on with the folder, or start it anew.
+
+        Raises:
+            ArtifactError: If it is damaged, or its manifest is another one.
+            EnvironmentMismatch: If it cannot be written.
+        """
+        self.folder, self._path = folder, folder / "outcomes.jsonl"
+        self.of: dict[int, Outcome] = {}
+        if resume and (folder / "manifest.json").exists():
+            then = read_json(folder / "manifest.json")
+            check_same(then, manifest, f"cannot resume {folder}: it is being recorded otherwise", RESTART)
+            self.of = {outcome.index: outcome for outcome in map(self._outcome, read_jsonl(self._path))}
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        make_folder(folder)
+        write_json(folder / "manifest.json", manifest)
+        write_jsonl(self._path, [asdict(outcome) for outcome in self.of.values()])
+
+    @property
+    def solved(self) -> Mapping[int, bool]:
+        """Index of each initial state that was tried -> was it solved?"""
+        return {index: outcome.solved for index, outcome in self.of.items()}
+
+    def add(self, outcome: Outcome) -> None:
+        """Keep ``outcome``; its episode, if there is one, has been written."""
+        append_jsonl(self._path, asdict(outcome))
+        self.of[outcome.index] = outcome
+
+    def episode(self, index: int) -> RecordedEpisode:
+        """The solved episode from initial state ``index``.
+
+        Raises:
+            ArtifactError: If its file is missing or damaged.
+        """
+        return RecordedEpisode.load(self.file(self.folder, index))
+
+    @staticmethod
+    def file(folder: Path, index: int) -> Path:
+        """Where that episode is."""
+        return folder / "episodes" / f"{index:08d}.parquet"
+
+    def _outcome(self, row: Mapping[str, Any]) -> Outcome:
+        try:
+            return Outcome(**row)
+        except TypeError as error:
+            raise ArtifactError(f"{self._path}: a line is not an outcome: {error}", hint=RESTART) from error
