@@ -117,7 +117,7 @@ def leaving(backbone: Backbone, chosen: int | None) -> PlannedExit:
     torch.nn.init.zeros_(modules.planner.out.weight)
     modules.planner.out.bias.data = torch.tensor([-1.0 if n == chosen else 1.0 for n in range(len(modules.exits))])
     modules.eval().requires_grad_(False).to(backbone.dtype)
-    schedule = PlannedExit(ExitLadder(modules), modules.planner.bind(), threshold=0.0)
+    schedule = PlannedExit(ExitLadder(modules), modules.planner.bind(), tolerance=0.0)
     schedule.memory = torch.zeros(1, modules.sizes.memory, dtype=backbone.dtype)
     return schedule
 

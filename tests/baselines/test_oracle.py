@@ -78,9 +78,9 @@ def test_true_damage_is_weighed_against_layers(
     """Only the layers of that exit count, and no planner is asked."""
     nothing, taken = torch.zeros(1, 13), set()
     for observation in observations:
-        found = np.array(damages(backbone, ladder, nothing, observation))
+        found = damages(backbone, ladder, nothing, observation)
         for tolerance in TOLERANCES[::5]:
-            expected = int(worthwhile(found, tolerance, EXITS, 8))
+            expected = worthwhile(found, tolerance, EXITS, 8)
             policy = alone(backbone, ladder, tolerance)
             policy.select_action(observation)
             assert (policy.last.layers, policy.last.consulted) == (tuple(range(expected)), ())
@@ -97,9 +97,7 @@ def test_it_judges_with_the_memory_that_the_exit_has(
     before.select_action(observations[1])
     assert before.last.predicted is not None
     memory = torch.from_numpy(remember(before.last.predicted.normalized, 13))[None]
-    without, with_ = (
-        np.array(damages(backbone, ladder, each, observations[0])) for each in (torch.zeros(1, 13), memory)
-    )
+    without, with_ = (damages(backbone, ladder, each, observations[0]) for each in (torch.zeros(1, 13), memory))
     tolerances = [t for t in TOLERANCES if worthwhile(without, t, EXITS, 8) != worthwhile(with_, t, EXITS, 8)]
     assert tolerances
     for begins_here, found in ((True, without), (False, with_)):
@@ -108,7 +106,7 @@ def test_it_judges_with_the_memory_that_the_exit_has(
             policy.select_action(observations[1])
         policy.tolerance = tolerances[0]
         policy.select_action(observations[0])
-        assert policy.last.layers == tuple(range(int(worthwhile(found, tolerances[0], EXITS, 8))))
+        assert policy.last.layers == tuple(range(worthwhile(found, tolerances[0], EXITS, 8)))
 
 
 @pytest.mark.parametrize("layer", EXITS)
@@ -118,7 +116,7 @@ def test_it_acts_through_the_exit_it_takes(
     """A resumed pass gives the bits of one that ran through."""
     fixed = ExitPolicy(backbone, FixedExit(ladder, layer), EXECUTED)
     fixed.reset()
-    found = np.array(damages(backbone, ladder, torch.zeros(1, 13), observations[0]))
+    found = damages(backbone, ladder, torch.zeros(1, 13), observations[0])
     policy = alone(backbone, ladder, next(t for t in TOLERANCES if worthwhile(found, t, EXITS, 8) == layer))
     chunk = policy.select_action(observations[0])
     assert policy.last.layers == tuple(range(layer))

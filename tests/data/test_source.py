@@ -44,7 +44,13 @@ def test_no_episode_is_both_learnt_from_and_held_out(count: int) -> None:
 
 def test_which_episodes_are_held_out() -> None:
     assert Numbered([3] * 4).numbers("tune") == [3]
-    assert Numbered([3] * 25).numbers("tune") == [9, 19]
+    assert Numbered([3] * 25).numbers("tune") == [9, 18]
+
+
+def test_where_ten_tasks_take_turns_all_are_in_both_parts() -> None:
+    source = Numbered([3] * 200)
+    assert sorted(number % 10 for number in source.numbers("tune")) == sorted(2 * list(range(10)))
+    assert {number % 10 for number in source.numbers("train")} == set(range(10))
 
 
 def test_one_episode_leaves_none_to_hold_out() -> None:

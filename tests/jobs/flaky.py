@@ -98,6 +98,17 @@ def unmakeable() -> Square:
     raise ValueError("no such player")
 
 
+class DemandingError(Exception):
+    """Pickled with its message alone, it cannot be made again."""
+
+    def __init__(self, message: str, response: int) -> None:
+        super().__init__(f"{message} ({response})")
+
+
+def demanding() -> Square:
+    raise DemandingError("no such file", 404)
+
+
 @dataclass
 class Waiting:
     """Ends its first number at once, and the others only when ``seen`` exists."""

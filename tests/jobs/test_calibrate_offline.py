@@ -55,7 +55,7 @@ def test_layers_and_damage_by_hand() -> None:
 
 @given(PREDICTED, st.floats(-5, 2))
 def test_layers_are_those_of_the_policy(predicted: np.ndarray, tolerance: float) -> None:
-    chosen = [int(worthwhile(row, tolerance, (2, 4, 6), 8)) for row in predicted]
+    chosen = [worthwhile(row, tolerance, (2, 4, 6), 8) for row in predicted.tolist()]
     assert answers(predicted).layers(tolerance) == pytest.approx(np.mean(chosen))
 
 

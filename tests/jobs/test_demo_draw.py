@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dyslctl.errors import PluginError
 from dyslctl.jobs.demo_draw import Draw
+from dyslctl.suite import EpisodeSpec, Split
 
 if TYPE_CHECKING:
     from tests.tiny import TinyReach
@@ -68,3 +69,15 @@ def test_an_expert_that_fails_too_often_ends_it(tiny_suite: type[TinyReach]) -> 
     assert [spec.index for spec in draw.missing(dict.fromkeys(range(0, 16, 2), False))] == [16, 18, 1]
     with pytest.raises(PluginError, match="tiny_reach: the expert solved 1 of 10 initial states of reach_red"):
         draw.missing({4: True, **dict.fromkeys((0, 2, *range(6, 20, 2)), False)})
+
+
+def test_the_states_of_a_task_may_run_out(tiny_suite: type[TinyReach]) -> None:
+    class Short(tiny_suite):  # type: ignore[misc, valid-type]
+        def episodes(self, split: Split, count: int) -> list[EpisodeSpec]:
+            known: list[EpisodeSpec] = super().episodes(split, 6)
+            return known[:count]
+
+    draw = Draw(Short(), "train", 4)
+    assert [spec.index for spec in draw.missing({0: False, 2: True})] == [4, 1, 3]
+    with pytest.raises(PluginError, match="the expert solved 1 of 3 initial states of reach_red"):
+        draw.missing({0: False, 2: True, 4: False})

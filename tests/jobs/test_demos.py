@@ -191,6 +191,18 @@ def test_a_folder_of_something_else_stays(suite: Callable[..., TaskSuite], tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_folder_that_happens_to_have_the_name_of_an_unfinished_one_stays(
+    suite: Callable[..., TaskSuite], tmp_path: Path
+) -> None:
+    thesis = tmp_path / "set.partial/thesis.tex"
+    thesis.parent.mkdir()
+    thesis.write_text("")
+    for resume in (False, True):
+        with pytest.raises(ConfigError, match="expected an unfinished recording, found other files"):
+            record(suite(), tmp_path / "set", 1, LEROBOT, resume=resume)
+    assert [path.name for path in thesis.parent.iterdir()] == ["thesis.tex"]
+
+
 def test_a_chain_of_instructions_is_for_lerobot(suite: Callable[..., TaskSuite], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected one instruction an episode, found 2"):
         record(suite(chain=2), tmp_path / "a", 1, HDF5)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dyslctl.errors import EnvironmentMismatch
+from dyslctl.errors import EnvironmentMismatch, PluginError
 from dyslctl.jobs.processes import DEATHS, Died, play_in_processes
 
 if TYPE_CHECKING:
@@ -123,6 +123,12 @@ def test_an_exception_is_raised_here_and_says_where_it_was(tmp_path: Path) -> No
     assert "in unmakeable" in caught.value.__notes__[0]
     with pytest.raises(EOFError, match="out of numbers"):
         squares(tmp_path, accidents={3: ("raise", 1)})
+
+
+def test_an_exception_that_cannot_be_sent_is_told_in_words() -> None:
+    with pytest.raises(PluginError, match=r"DemandingError: no such file \(404\)") as caught:
+        list(play_in_processes(flaky.demanding, [1], 1))
+    assert "in demanding" in caught.value.__notes__[0]
 
 
 def test_workers_that_die_as_they_start() -> None:

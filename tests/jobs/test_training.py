@@ -102,6 +102,20 @@ def test_the_gradient_of_micro_batches_by_hand(tmp_path: Path, accumulate: int) 
     assert seen == [1, 2, 3, 6]
 
 
+def test_what_another_training_left_is_no_part_of_the_norm(tmp_path: Path) -> None:
+    """A gradient of 3 is clipped to 1; with the 4 that lies beside it, it would become 3 / 5."""
+    learner, other = Weight(), Weight()
+    other.w.grad = torch.tensor([4.0])
+
+    def loss(step: int, part: Part) -> tuple[Tensor, dict[str, float]]:
+        return 3 * learner.w.sum(), {}
+
+    both = Trainee(nn.ModuleList([learner, other]), [(learner, 0.1)])
+    train(both, fp32(1, clip=1.0), loss, CPU, tmp_path / "c.safetensors")
+    assert learner.w.grad is not None and learner.w.grad.tolist() == pytest.approx([1.0], rel=1e-5)
+    assert other.w.grad is None
+
+
 @pytest.mark.parametrize("accumulate", [2, 8])
 def test_micro_batches_learn_what_the_whole_batch_learns(tmp_path: Path, accumulate: int) -> None:
     whole, cut = trainee(), trainee()

@@ -74,5 +74,41 @@ class AuxiliaryHeads(nn.Module):
         return 0.2 * grounding + (located - batch["scene_xy"]).abs().mean()
 
 
+class DestinationHeads(nn.Module):
+    """Where the hand will be when the fingers move next: on the object that is meant, then above its place.
+
+    Recorded demonstrations tell no object's pose, but they tell this. Probes on the patches of the first view in the
+    middle of the LLM (each says whether it shows the destination, and where that is) and on the read-out token.
+
+    Args:
+        hidden_size: ``H``.
+        patches: Of one view.
+    """
+
+    def __init__(self, hidden_size: int, patches: int) -> None:
+        super().__init__()
+        self.patches = patches
+        self.pointer = nn.Linear(hidden_size, 1)
+        self.place = nn.Linear(hidden_size, 3)
+        self.read_out = nn.ModuleList(nn.Linear(hidden_size, 6) for _ in range(2))
+
+    def forward(self, middle: Tensor, read_outs: tuple[Tensor, Tensor], here: Tensor, destination: Tensor) -> Tensor:
+        """Sum of the losses.
+
+        Args:
+            middle: ``[B, T, H]`` after a middle layer.
+            read_outs: ``[B, H]`` the first token that the action head reads, after that layer and after the last.
+            here: ``[B, 3]`` position of the hand, normalised.
+            destination: ``[B, 3]`` its position when the fingers move next, normalised.
+        """
+        view = _normed(middle[:, 1 : 1 + self.patches])
+        weights = self.pointer(view).float().softmax(1)
+        loss = ((weights * self.place(view).float()).sum(1) - destination).abs().mean()
+        wanted = torch.cat([destination, destination - here], -1)
+        for probe, hidden in zip(self.read_out, read_outs, strict=True):
+            loss = loss + (probe(_normed(hidden)).float() - wanted).abs().mean()
+        return loss
+
+
 def _normed(hidden: Tensor) -> Tensor:
     return F.rms_norm(hidden.float(), hidden.shape[-1:])

@@ -55,7 +55,7 @@ class Exits(Part):
 
 
 class BundleSettings(Document):
-    """The content of ``bundle.yaml``: the section of its method, and where they come from.
+    """The content of ``bundle.yaml``: the section of its method, and where its numbers come from.
 
     Attributes:
         exits: For ``dysl``.

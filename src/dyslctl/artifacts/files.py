@@ -25,11 +25,11 @@ WRITE_HINTS = {
     errno.ENOSPC: "free some disk space, then repeat the command with --resume",
     errno.EDQUOT: "your disk quota is used up: free some space, then repeat the command with --resume",
     errno.EFBIG: "the file-size limit is reached: raise it (ulimit -f), then repeat the command with --resume",
-    errno.EACCES: "choose a folder you may write to (--run)",
-    errno.EPERM: "choose a folder you may write to (--run)",
-    errno.EROFS: "the file system is read-only: choose another folder (--run)",
-    errno.ENOTDIR: "a file stands where a folder is needed: move it away or choose another folder (--run)",
-    errno.EEXIST: "a file stands where a folder is needed: move it away or choose another folder (--run)",
+    errno.EACCES: "choose a folder you may write to (--run or --out)",
+    errno.EPERM: "choose a folder you may write to (--run or --out)",
+    errno.EROFS: "the file system is read-only: choose another folder (--run or --out)",
+    errno.ENOTDIR: "a file stands where a folder is needed: move it away or choose another folder (--run or --out)",
+    errno.EEXIST: "a file stands where a folder is needed: move it away or choose another folder (--run or --out)",
 }
 
 

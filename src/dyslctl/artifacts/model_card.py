@@ -51,7 +51,7 @@ tags: [robotics, vision-language-action, layer-skipping]
 | modules | {_sizes(header.modules)} |
 | trained with | `{training.method}`, stage {training.stage}, {training.steps} steps, seed {training.seed} |
 | data | states of `{suite}`{_samples(training.samples)} |
-| thresholds | {_thresholds(bundle)} |
+| calibrated to | {_calibrated(bundle)} |
 | made by | dyslctl {header.made_with.dyslctl}: `{header.made_with.command}` |
 
 ## Results
@@ -60,7 +60,7 @@ tags: [robotics, vision-language-action, layer-skipping]
 
 
 def write_card(folder: Path, suite: str, metrics: Mapping[str, CardMetric] | None = None) -> None:
-    """Bring the card of the bundle ``folder`` up to date: its thresholds as they are now, and ``metrics``.
+    """Bring the card of the bundle ``folder`` up to date: its settings as they are now, and ``metrics``.
 
     Raises:
         ArtifactError: If the bundle is missing or damaged.
@@ -87,7 +87,7 @@ def _sizes(modules: ModuleSizes | ExitModuleSizes) -> str:
     return f"adapter / controller width {modules.adapter_width} / {modules.controller_width}"
 
 
-def _thresholds(bundle: Bundle) -> str:
+def _calibrated(bundle: Bundle) -> str:
     guidance = bundle.settings
     if isinstance(guidance, Exits):
         return _exits(guidance)

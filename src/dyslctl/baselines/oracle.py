@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import cast
 
-import numpy as np
 from torch import Tensor
 
 from dyslctl.backbone import Backbone
@@ -24,7 +23,7 @@ class OraclePolicy(ExitPolicy):
     """Leave as :class:`PlannedExit` does, with the true damage for the predicted one. For heads without memory.
 
     Attributes:
-        tolerance: Of damage to the actions that are executed.
+        tolerance: Log of the damage, to the actions that are executed, that is worth as much as all layers.
     """
 
     def __init__(self, backbone: Backbone, ladder: ExitLadder, tolerance: float, execute_horizon: int) -> None:
@@ -44,8 +43,8 @@ class OraclePolicy(ExitPolicy):
             tried[layer] = yield Predict(self.backbone, state, leave, first)
             # A fixed exit always jumps, so there is always a state before the jump.
             first, state = layer, cast(LayerState, tried[layer].trace.resume_state)
-        damages = np.array([self._log_damage(each.predicted, full.predicted) for each in tried.values()])
-        leave_at = int(worthwhile(damages, self.tolerance, ladder.exits, ladder.num_layers))
+        damages = [self._log_damage(each.predicted, full.predicted) for each in tried.values()]
+        leave_at = worthwhile(damages, self.tolerance, ladder.exits, ladder.num_layers)
         return self.conclude(tried.get(leave_at, full), range(leave_at))
 
     def _log_damage(self, predicted: Tensor, full: Tensor) -> float:

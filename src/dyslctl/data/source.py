@@ -21,7 +21,7 @@ from dyslctl.types import Observation
 Part = Literal["train", "tune"]
 """Episodes to learn from, and those held out to choose thresholds on. They never overlap."""
 HELD_OUT = 10
-"""Of so many episodes in a row the last is held out, so that all tasks are in both parts."""
+"""Of so many episodes in a row one is held out."""
 BUFFER = 256
 
 _T = TypeVar("_T")
@@ -68,15 +68,18 @@ class DemonstrationSource(ABC):
         """
 
     def numbers(self, part: Part) -> list[int]:
-        """The episodes of ``part``, ascending: every :data:`HELD_OUT` th is held out, or the last one of fewer.
+        """The episodes of ``part``, ascending: one of :data:`HELD_OUT` in a row is held out, or the last one of fewer.
+
+        Of the first such row it is the last, of the next the last but one, and so on: where ten tasks take turns, the
+        last of every row would be always the same task, held out altogether.
 
         Raises:
             ConfigError: If there is only one episode, so that none could be held out.
         """
         if len(self) < 2:
             raise ConfigError(f"{self.name}: expected at least 2 episodes, one to hold out, found {len(self)}")
-        last = [len(self) - 1] if len(self) < HELD_OUT else range(HELD_OUT - 1, len(self), HELD_OUT)
-        held_out = set(last)
+        rows = range(len(self) // HELD_OUT)
+        held_out = {row * HELD_OUT + HELD_OUT - 1 - row % HELD_OUT for row in rows} or {len(self) - 1}
         return [number for number in range(len(self)) if (number in held_out) == (part == "tune")]
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
@@ -95,7 +96,7 @@ class PlannedExit(ExitSchedule):
         features = self.ladder.layout.of(state).features(state.hidden, self.memory)
         predicted: list[float] = self._planner(features)[0].tolist()
         self.consulted.append(Consultation(self.ladder.exits[0], predicted[0]))
-        return int(worthwhile(np.array(predicted), self._tolerance, self.ladder.exits, self.ladder.num_layers))
+        return worthwhile(predicted, self._tolerance, self.ladder.exits, self.ladder.num_layers)
 
 
 class DrawnTolerance(PlannedExit):
@@ -114,23 +115,25 @@ class DrawnTolerance(PlannedExit):
         self._tolerance = float(np.random.default_rng([self._seed, seed]).choice(self._tolerances))
 
 
-def worthwhile(log_damages: np.ndarray, tolerance: float, exits: Sequence[int], num_layers: int) -> np.ndarray:
-    """Where to leave: ``[...]`` int64, one of ``exits``, or ``num_layers`` for the whole model.
+def worthwhile(log_damages: Sequence[float], tolerance: float, exits: Sequence[int], num_layers: int) -> int:
+    """Where to leave: one of ``exits``, or ``num_layers`` for the whole model.
 
         argmin_e  d_e^2 + t^2 e / L        d_L = 0,  t = exp(tolerance)
 
     Of all rules with the same mean layers this one has the least mean squared damage (``t^2`` is the Lagrange
-    multiplier of the layers). No damage of ``t`` or more is taken. Monotone in ``tolerance``; of two equal sums the
-    cheaper.
+    multiplier of the layers). No damage of ``t`` or more is taken, and none that is not a number. Monotone in
+    ``tolerance``; of two equal sums the cheaper.
 
     Args:
-        log_damages: ``[..., E]``, one an exit, ascending.
+        log_damages: One an exit. Plain numbers: once an inference, arrays would cost more than the planner.
         tolerance: Log of the damage that weighs as much as all layers.
         exits: Ascending.
         num_layers: ``L``.
     """
-    layers = np.array([*exits, num_layers])
-    harm = np.exp(2 * log_damages)
-    costs = np.concatenate([harm, np.zeros_like(harm[..., :1])], -1) + np.exp(2 * tolerance) * layers / num_layers
-    chosen: np.ndarray = layers[costs.argmin(-1)]
+    whole = math.exp(2 * tolerance)
+    chosen, least = num_layers, whole
+    for layer, damage in zip(reversed(exits), reversed(log_damages), strict=True):
+        if damage < tolerance:
+            cost = math.exp(2 * damage) + whole * layer / num_layers
+            chosen, least = (layer, cost) if cost <= least else (chosen, least)
     return chosen

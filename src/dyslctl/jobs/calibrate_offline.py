@@ -114,7 +114,8 @@ class Answers:
 
     def _left(self, tolerance: float) -> np.ndarray:
         """``[n]``, where each inference leaves."""
-        return worthwhile(self.predicted, tolerance, self.exits, self.num_layers)
+        rows = self.predicted.tolist()
+        return np.array([worthwhile(row, tolerance, self.exits, self.num_layers) for row in rows])
 
 
 def calibrate_offline(

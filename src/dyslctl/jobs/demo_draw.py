@@ -56,9 +56,9 @@ class Draw:
         """The states of ``task`` up to where its share would be full if all that are not known were solved."""
         share, found = self.shares[task], list[EpisodeSpec]()
         while (wanting := share - sum(solved.get(spec.index, True) for spec in found)) > 0:
-            if len(found) >= TRIES * share:
-                self._give_up(task, [solved[spec.index] for spec in found if spec.index in solved])
-            found = self._states(task, len(found) + wanting)
+            tried, found = found, self._states(task, len(found) + wanting)
+            if len(tried) >= TRIES * share or len(found) == len(tried):  # enough, or all there are
+                self._give_up(task, [solved[spec.index] for spec in tried if spec.index in solved])
         return found
 
     def _give_up(self, task: str, known: Sequence[bool]) -> NoReturn:

@@ -11,9 +11,10 @@ from typing import Any
 from dyslctl.artifacts.files import append_jsonl, make_folder, read_json, read_jsonl, write_json, write_jsonl
 from dyslctl.artifacts.manifest import check_same
 from dyslctl.data.episode_file import RecordedEpisode
-from dyslctl.errors import ArtifactError
+from dyslctl.errors import ArtifactError, ConfigError
 
 RESTART = "without --resume recording starts anew"
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,19 @@ class Outcomes:
 
         Raises:
             ArtifactError: If it is damaged, or its manifest is another one.
+            ConfigError: If it is no recording.
             EnvironmentMismatch: If it cannot be written.
         """
         self.folder, self._path = folder, folder / "outcomes.jsonl"
         self.of: dict[int, Outcome] = {}
-        if resume and (folder / "manifest.json").exists():
-            then = read_json(folder / "manifest.json")
+        if resume and (folder / MANIFEST).exists():
+            then = read_json(folder / MANIFEST)
             check_same(then, manifest, f"cannot resume {folder}: it is being recorded otherwise", RESTART)
             self.of = {outcome.index: outcome for outcome in map(self._outcome, read_jsonl(self._path))}
         else:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
         make_folder(folder)
-        write_json(folder / "manifest.json", manifest)
+        write_json(folder / MANIFEST, manifest)
         write_jsonl(self._path, [asdict(outcome) for outcome in self.of.values()])
 
     @property
@@ -87,3 +89,12 @@ class Outcomes:
             return Outcome(**row)
         except TypeError as error:
             raise ArtifactError(f"{self._path}: a line is not an outcome: {error}", hint=RESTART) from error
+
+
+def _remove(folder: Path) -> None:
+    """Remove a recording, but nothing else that happens to have its name."""
+    if folder.is_dir() and not (folder / MANIFEST).exists() and any(folder.glob("[!.]*")):
+        raise ConfigError(
+            f"{folder}: expected an unfinished recording, found other files", hint="choose another --out, or move them"
+        )
+    shutil.rmtree(folder, ignore_errors=True)

@@ -282,7 +282,7 @@ def _train_planner(
 ) -> Tensor:
     """Regress ``log(d + floor)`` of every exit, ``[n, E]``, which is returned.
 
-    The adapters are as round ``number`` left them. The output begins at its mean, so that only the rest is learnt.
+    The adapters are as round ``number`` left them. The output's bias begins at the mean: the rest is learnt.
     """
     settings, planner = work.settings, modules.planner
     with autocast(settings.precision, work.backbone.device):

@@ -6,9 +6,9 @@ the way, and where the planner takes it, the planner (DAgger, Ross et al. 2011).
 
 On recorded episodes (:class:`dyslctl.data.replay.RecordedSuite`) nobody goes anywhere: the scene follows the recorded
 actions. What is left of a policy's mistakes is its memory. In round 0 it is the chunk that the full model predicts at
-the inference before; in later rounds it is what the exits themselves predicted there, leaving at random and remembering
-their own chunks from one inference to the next. So exits learn to live with their mistakes in memory, but not in the
-world.
+the inference before; in later rounds it is what the exits themselves predicted there, leaving at random or as planned
+and remembering their own chunks from one inference to the next. So exits learn to live with their mistakes in memory,
+but not in the world.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ class Rounds:
         """Round 0, collected at the first look.
 
         Raises:
-            ConfigError: If the states would need too much memory.
+            ConfigError: If there is no state, or the backbone finds an observation unusable.
+            EnvironmentMismatch: If the disk is full.
             PluginError: If the suite has no expert and is asked for one.
         """
         full = full_policy(self.backbone, self.execute_horizon)
@@ -114,7 +115,8 @@ class Rounds:
         """Round ``number``, from 1 on: a policy acts that leaves as ``schedule`` says.
 
         Raises:
-            ConfigError: If the states would need too much memory.
+            ConfigError: If there is no state, or the backbone finds an observation unusable.
+            EnvironmentMismatch: If the disk is full.
         """
         policy = ExitPolicy(self.backbone, schedule, self.execute_horizon)
         return self._collect(number, Perturbed(policy, ASTRAY_ON_POLICY, self.seed), "policy")

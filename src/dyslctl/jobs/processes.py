@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from dyslctl.errors import EnvironmentMismatch
+from dyslctl.errors import EnvironmentMismatch, PluginError
 
 Task = TypeVar("Task", bound=Hashable)
 Result = TypeVar("Result")
@@ -72,7 +73,7 @@ def play_in_processes(
         timeout: Seconds a task may take; then its worker is killed. What a worker needs to start does not count.
 
     Raises:
-        Exception: What ``make_player`` or a player raises.
+        Exception: What ``make_player`` or a player raises; a :class:`PluginError` in its words if it cannot be sent.
         EnvironmentMismatch: If workers die as they start.
     """
     return _Crew(make_player, tasks, workers, lanes, timeout).run()
@@ -139,6 +140,7 @@ class _Crew(Generic[Task, Result]):
         for worker in [worker for worker in self._workers if worker.pipe in heard]:
             try:
                 yield from worker.hear()
+                self._failed_starts = 0
             except _Gone:
                 yield from self._bury(worker, worker.end())
         for worker in [worker for worker in self._workers if worker.overdue(self._timeout)]:
@@ -155,7 +157,7 @@ class _Crew(Generic[Task, Result]):
     def _bury(self, worker: _Worker[Task, Result], how: str) -> Iterator[tuple[Task, Died]]:
         """Give back what the dead ``worker`` had in hand; tasks that are beyond hope are done."""
         self._workers.remove(worker)
-        self._failed_starts = 0 if worker.ready else self._failed_starts + 1
+        self._failed_starts += not worker.ready
         if self._failed_starts == DEATHS:
             raise EnvironmentMismatch(
                 f"{DEATHS} worker processes in a row died as they started; the last one {how}",
@@ -234,9 +236,9 @@ class _Worker(Generic[Task, Result]):
 
     def dismiss(self) -> None:
         """It may go; what it still has in hand is of no interest."""
-        self.pipe.close()
         if self.in_hand or not self.ready:
-            self._process.kill()
+            self._process.kill()  # Before it could complain that nobody listens.
+        self.pipe.close()
 
     def end(self, grace: float = GRACE) -> str:
         """Wait until it is gone, for so many seconds, then kill it: how it ended."""
@@ -258,8 +260,17 @@ def _work(pipe: Connection[Any, Any], make_player: Callable[[], Player[Any, Any]
             for task, result in player(piece):
                 pipe.send((task, result))
     except Exception as error:
-        error.add_note(f"in a worker process:\n{traceback.format_exc()}")
-        pipe.send(error)
+        pipe.send(_portable(error, f"in a worker process:\n{traceback.format_exc()}"))
+
+
+def _portable(error: Exception, note: str) -> Exception:
+    """``error`` with ``note``; not every library's can be sent, and one that cannot is told in words."""
+    try:
+        ForkingPickler.loads(ForkingPickler.dumps(error))
+    except Exception:
+        error = PluginError(f"{type(error).__name__}: {error}")
+    error.add_note(note)
+    return error
 
 
 def _pieces(pipe: Connection[Any, Any]) -> Iterator[Sequence[Any]]:

@@ -181,6 +181,7 @@ def train(
     done, curve = load_checkpoint(checkpoint, modules, optimizer, identity) if resumes else (0, [])
     distributed.align(list(modules.state_dict().values()))
     log = open_log(how.log if distributed.leads() else "none", checkpoint.parent / how.log / checkpoint.stem, done)
+    modules.zero_grad()  # What another training left in a part that does not learn would count in the clipped norm.
     progress.start(how.steps, "training")
     progress.advance(done)
     for step in range(done, how.steps):

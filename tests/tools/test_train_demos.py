@@ -1,0 +1,144 @@
+"""The tool that trains a policy from recorded demonstrations: its cache, what a step draws, what a break costs."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dyslctl_openvla_oft import OpenVLAOFT
+from dyslctl_openvla_oft.processing import views_of
+
+from dyslctl.artifacts.files import read_jsonl
+from dyslctl.data.open import open_source
+from dyslctl.errors import ArtifactError
+from dyslctl.jobs import behaviour
+from dyslctl.jobs.demo_disturbance import Disturbance
+from dyslctl.jobs.demos import DemoSettings, record
+from dyslctl.suites.tabletop import TabletopObject
+
+TOOLS = Path(__file__).parents[2] / "tools/train_mini"
+SIDE = 28
+
+
+@pytest.fixture
+def tools(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The tool's modules, which find each other as they do when it is run."""
+    monkeypatch.syspath_prepend(TOOLS)
+    found: dict[str, ModuleType] = {name: importlib.import_module(name) for name in ("demo_cache", "train_demos")}
+    return SimpleNamespace(**found)
+
+
+@pytest.fixture(scope="module")
+def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demos") / "set"
+    record(TabletopObject(), folder, 3, DemoSettings(disturbance=Disturbance(0.15)))
+    return folder
+
+
+def cached(
+    tools: SimpleNamespace, demonstrations: Path, folder: Path, stride: int = 1, quality: int | None = None
+) -> Any:
+    tools.demo_cache.build([str(demonstrations)], folder, SIDE, stride, quality, workers=1)
+    return tools.demo_cache.DemoCache.open(folder)
+
+
+def test_the_cache_is_what_was_recorded(tools: SimpleNamespace, demonstrations: Path, tmp_path: Path) -> None:
+    cache = cached(tools, demonstrations, tmp_path / "cache")
+    source, step = open_source(str(demonstrations)), 0
+    for number in range(3):
+        shown = source.episode(number)
+        for offset, seen in enumerate(shown.observations):
+            assert cache.texts[cache.instruction[step]] == seen.instruction
+            np.testing.assert_array_equal(cache.proprio[step], seen.proprio)
+            np.testing.assert_array_equal(cache.chunks(np.array([step]), 8)[0], shown.chunk(offset, 8))
+            assert cache.held_out[step] == (number == 2)
+            step += 1
+        np.testing.assert_array_equal(cache.images[step - 1], views_of(shown.observations[-1], 2, SIDE))
+    assert (cache.episodes, len(cache.images), len(cache.frames)) == (2, step, step)
+
+
+def test_a_cache_for_a_journey_is_unpacked_when_it_arrives(
+    tools: SimpleNamespace, demonstrations: Path, tmp_path: Path
+) -> None:
+    whole = cached(tools, demonstrations, tmp_path / "whole")
+    tools.demo_cache.build([str(demonstrations)], tmp_path / "packed", SIDE, 4, 95, workers=1)
+    size = sum(file.stat().st_size for file in (tmp_path / "packed").iterdir())
+    assert size < whole.images.nbytes / 4
+    packed = tools.demo_cache.DemoCache.open(tmp_path / "packed")
+    starts = np.flatnonzero(np.diff(whole.last, prepend=-1))
+    expected = [np.arange(first + number % 4, whole.last[first] + 1, 4) for number, first in enumerate(starts)]
+    np.testing.assert_array_equal(packed.frames, np.concatenate(expected))
+    np.testing.assert_array_equal(packed.actions, whole.actions)
+    right, wrong = (np.abs(packed.images - whole.images[f].astype(float)) for f in (packed.frames, packed.frames[::-1]))
+    assert right.mean() < wrong.mean() / 2
+
+
+def test_what_is_no_cache_says_so(tools: SimpleNamespace, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"cache\.json") as found:
+        tools.demo_cache.DemoCache.open(tmp_path)
+    assert "demo_cache.py" in str(found.value.hint)
+
+
+def test_when_the_fingers_move_next(tools: SimpleNamespace) -> None:
+    fingers = np.array([-1, -1, 1, 1, -1, 1, 1.0])
+    cache = tools.demo_cache.DemoCache(
+        images=np.zeros(0), frames=np.arange(7), proprio=np.zeros((7, 3)), actions=fingers[:, None],
+        instruction=np.zeros(7, int), last=np.array([4, 4, 4, 4, 4, 6, 6]), held_out=np.zeros(7, bool),
+        texts=[""], sources=[], episodes=2,
+    )  # fmt: skip
+    assert cache.next_flip().tolist() == [2, 2, 4, 4, 4, 6, 6]
+
+
+def test_augmented_images_are_the_shifted_ones(tools: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools.train_demos, "COLOUR", 0.0)
+    images = torch.randint(0, 256, (4, SIDE, SIDE, 3), dtype=torch.uint8)
+    values = tools.train_demos.augmented(images, np.random.default_rng(0))
+    drawn = np.random.default_rng(0)
+    down, right = (drawn.integers(-6, 7, (4, 1))[:, 0] for _ in range(2))
+    for image, value, dy, dx in zip(images, values, down, right, strict=True):
+        inner = slice(6, SIDE - 6)
+        expected = image.roll((-int(dy), -int(dx)), (0, 1))[inner, inner].permute(2, 0, 1) / 255
+        torch.testing.assert_close(value[:, inner, inner], expected)
+
+
+def test_a_break_changes_nothing_and_the_checkpoint_acts(
+    tools: SimpleNamespace, demonstrations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(tools.train_demos.SIZES, "small", tools.train_demos._sizes(32, 64, 32, 2))
+    monkeypatch.setattr("learner.LOG_EVERY", 2)
+    cached(tools, demonstrations, tmp_path / "cache")
+
+    def run(out: str, *more: str) -> None:
+        options = [
+            "--size",
+            "small",
+            "--layers",
+            "3",
+            "--batch",
+            "4",
+            "--workers",
+            "1",
+            "--no-compile",
+            "--device",
+            "cpu",
+        ]
+        tools.train_demos.main([str(tmp_path / "cache"), "--out", str(tmp_path / out), *options, *more])
+
+    run("whole", "--steps", "4", "--decay-from", "2")
+    run("broken", "--steps", "2", "--decay-from", "2")
+    run("broken", "--steps", "4", "--decay-from", "2", "--resume", "--minutes", "0")
+    assert [row["step"] for row in read_jsonl(tmp_path / "broken/curve.jsonl")] == [2]
+    run("broken", "--steps", "4", "--decay-from", "2", "--resume")
+    weights = [OpenVLAOFT.load(tmp_path / out / "checkpoint").model.state_dict() for out in ("whole", "broken")]
+    for name, weight in weights[0].items():
+        assert torch.equal(weight, weights[1][name]), name
+    rows = read_jsonl(tmp_path / "whole/curve.jsonl")
+    assert [row["step"] for row in rows] == [2, 4] and {"action_loss", "held_out_loss"} < set(rows[0])
+    backbone = OpenVLAOFT.load(tmp_path / "whole/checkpoint")
+    assert behaviour.deviation(tmp_path / "whole/checkpoint", backbone) == 0
+    assert backbone.spec.num_layers == 3 and backbone.spec.chunk_length == 8
