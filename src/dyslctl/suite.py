@@ -6,8 +6,9 @@ Register the class under the entry-point group ``dyslctl.suites``. ``dyslctl.tes
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,32 @@ Disturb = Callable[[np.ndarray], np.ndarray]
 def undisturbed(action: np.ndarray) -> np.ndarray:
     """The :data:`Disturb` that executes what is meant."""
     return action
+
+
+class PaintedViews(Mapping[str, np.ndarray]):
+    """Camera images that are painted together when one of them is first looked at.
+
+    A policy looks once a chunk: painting after every action may cost more than everything else in a simulator.
+    """
+
+    def __init__(self, names: Sequence[str], paint: Callable[[], Sequence[np.ndarray]]) -> None:
+        """``paint`` gives one image ``[height, width, 3]`` uint8 for each of ``names``; it is called once, then dropped."""
+        self._names, self._paint = names, paint
+
+    @cached_property
+    def _images(self) -> dict[str, np.ndarray]:
+        images = dict(zip(self._names, self._paint(), strict=True))
+        del self._paint  # it may hold a whole scene
+        return images
+
+    def __getitem__(self, view: str) -> np.ndarray:
+        return self._images[view]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 @dataclass(frozen=True)

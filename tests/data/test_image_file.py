@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dyslctl.data.image_file import LEVEL, ImageFile
-from dyslctl.errors import EnvironmentMismatch, PluginError
+from dyslctl.errors import ArtifactError, EnvironmentMismatch, PluginError
 from dyslctl.types import Observation
 
 
@@ -76,3 +76,14 @@ def test_a_full_disk_is_the_machines_fault() -> None:
     with pytest.raises(EnvironmentMismatch, match="cannot write somewhere: No space left") as caught:
         ImageFile(Full(), Path("somewhere")).keep(Observation({"agent": picture(2, 2, 0)}, ""))
     assert "free some disk space" in str(caught.value.hint)
+
+
+def test_an_image_that_was_cut_off_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "images"
+    with path.open("w+b") as stream:
+        file = ImageFile(stream, path)
+        place = file.write(picture(8, 8, 0))
+        stream.flush()
+        stream.truncate(place[1] // 2)
+        with pytest.raises(ArtifactError, match=r"images: expected \d+ bytes of an image at 0, found \d+ damaged ones"):
+            file.read(place)

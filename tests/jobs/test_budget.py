@@ -58,7 +58,7 @@ class Curve:
 
 def test_a_smooth_curve_is_found_in_a_few_trials() -> None:
     found = find_dial(Curve(), RANGE, TargetLayers(6.0))
-    assert found.met and abs(found.outcome.layers - 6.0) <= budget.TOLERANCE
+    assert found.met and abs(found.outcome.layers - 6.0) <= budget.LAYER_TOLERANCE
     assert len(found.tried) <= 8 and found.tried[found.dial] == found.outcome
     assert str(found.target) == "6 layers"
 
@@ -111,7 +111,7 @@ def test_it_is_never_worse_than_the_ends_and_keeps_to_its_trials(
     off = abs(found.outcome.layers - layers)
     assert off <= min(abs(Curve(middle, slope, noise).at(end).layers - layers) for end in RANGE)
     assert off == min(abs(outcome.layers - layers) for outcome in found.tried.values())
-    assert found.met == (off <= budget.TOLERANCE)
+    assert found.met == (off <= budget.LAYER_TOLERANCE)
 
 
 @given(middle=st.floats(-6, 2), slope=st.floats(0.5, 4), layers=st.floats(3.6, 11))

@@ -17,7 +17,7 @@ import numpy as np
 
 from dyslctl.artifacts.files import make_folder, reading, writing
 from dyslctl.data.rows import LazyImages
-from dyslctl.errors import PluginError
+from dyslctl.errors import ArtifactError, PluginError
 from dyslctl.types import Observation
 
 LEVEL = 1
@@ -96,10 +96,18 @@ class ImageFile:
         return begin, len(record)
 
     def read(self, place: Place) -> np.ndarray:
-        """The image at ``place``."""
+        """The image at ``place``.
+
+        Raises:
+            ArtifactError: If the file was damaged meanwhile.
+        """
         begin, size = place
         with reading(self._name):
             record = os.pread(self._file.fileno(), size, begin)
-        differences = np.load(io.BytesIO(zlib.decompress(record)), allow_pickle=False)
+        try:
+            differences = np.load(io.BytesIO(zlib.decompress(record)), allow_pickle=False)
+        except zlib.error as error:
+            found = f"{self._name}: expected {size} bytes of an image at {begin}, found {len(record)} damaged ones"
+            raise ArtifactError(found, hint="--resume collects them again") from error
         image: np.ndarray = np.cumsum(differences, axis=1, dtype=np.uint8)
         return image

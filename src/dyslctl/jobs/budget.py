@@ -13,7 +13,7 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Protocol
 
-TOLERANCE = 0.1
+LAYER_TOLERANCE = 0.1
 """Layers. A dial whose mean is this near to the target is good enough: other episodes differ by as much."""
 MS_TOLERANCE = 0.03
 """Of the asked milliseconds, likewise."""
@@ -154,7 +154,7 @@ def find_layers(
 
     Both ends are tried, then dials between the two neighbours that ``layers`` lies between: half-way at first, then in
     turn where a straight line puts it and half-way, so that neither a bend nor a jump of the curve holds the search up.
-    It ends within :data:`TOLERANCE`, or after ``evaluations``.
+    It ends within :data:`LAYER_TOLERANCE`, or after ``evaluations``.
 
     Args:
         runner: Runs the trials.
@@ -171,7 +171,7 @@ def find_layers(
             break
         tried[dial] = runner.at(dial)
     best = min(tried, key=lambda dial: abs(tried[dial].layers - layers))
-    met = abs(tried[best].layers - layers) <= TOLERANCE
+    met = abs(tried[best].layers - layers) <= LAYER_TOLERANCE
     return Found(TargetLayers(layers), best, tried[best], met, tried)
 
 
@@ -222,7 +222,7 @@ def find_ms(runner: Runner, dials: DialRange, ms: float) -> Found:
 
 def _next_dial(tried: Trials, layers: float) -> float | None:
     """Between the two neighbours that ``layers`` lies between; ``None`` if there is nothing to gain."""
-    if min(abs(outcome.layers - layers) for outcome in tried.values()) <= TOLERANCE:
+    if min(abs(outcome.layers - layers) for outcome in tried.values()) <= LAYER_TOLERANCE:
         return None
     pairs = pairwise(sorted(tried))
     brackets = [(a, b) for a, b in pairs if tried[a].layers > layers > tried[b].layers]

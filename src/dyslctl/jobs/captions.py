@@ -75,15 +75,16 @@ def captioned(frame: np.ndarray, caption: Caption) -> np.ndarray:
     height, width = picture.shape[:2]
     canvas = image.new("RGB", (width + width % 2, height + height % 2 + ROWS * ROW + 2 * MARGIN), BACKGROUND)
     canvas.paste(image.fromarray(picture), (0, 0))
-    _Band(draw.Draw(canvas), font.load_default, height + MARGIN, width - 2 * MARGIN).write(caption)
+    fonts = [font.load_default(size) for size in FONT_SIZES]
+    _Band(draw.Draw(canvas), fonts, height + MARGIN, width - 2 * MARGIN).write(caption)
     return np.asarray(canvas)
 
 
 class _Band:
     """The rows below the picture."""
 
-    def __init__(self, draw: Any, font: Any, top: int, width: int) -> None:
-        self._draw, self._font, self._top, self._width = draw, font, top, width
+    def __init__(self, draw: Any, fonts: Sequence[Any], top: int, width: int) -> None:
+        self._draw, self._fonts, self._top, self._width = draw, fonts, top, width
 
     def write(self, caption: Caption) -> None:
         """All rows."""
@@ -99,8 +100,8 @@ class _Band:
 
     def _text(self, row: int, text: str, colour: Colour, indent: int = 0) -> None:
         """In the largest letters that fit."""
-        fonts = [self._font(size) for size in FONT_SIZES]
-        font = next((font for font in fonts if font.getlength(text) <= self._width - indent), fonts[-1])
+        fits = (font for font in self._fonts if font.getlength(text) <= self._width - indent)
+        font = next(fits, self._fonts[-1])
         place = MARGIN + indent, self._top + row * ROW + ROW // 2
         self._draw.text(place, text, fill=colour, font=font, anchor="lm")
 

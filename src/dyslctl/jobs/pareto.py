@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dyslctl.errors import ConfigError
-from dyslctl.jobs.budget import TOLERANCE
+from dyslctl.jobs.budget import LAYER_TOLERANCE
 from dyslctl.jobs.curves import Point
 from dyslctl.jobs.episodes import EpisodeRecord
 from dyslctl.jobs.statistics import crossed_bootstrap, mcnemar, percentile_interval, wilson
@@ -214,7 +214,7 @@ def _interpolated(curves: _Curves, place: int, rival: str) -> Interpolated | Non
     """The difference at equal layers; every resample has layers of its own, and so its own place on the curve."""
     places = curves.of(rival)
     (at, at_drawn), (layers, layers_drawn) = curves.layers(place), curves.layers(places)
-    if len(places) < 2 or not layers.min() - TOLERANCE <= at <= layers.max() + TOLERANCE:
+    if len(places) < 2 or not layers.min() - LAYER_TOLERANCE <= at <= layers.max() + LAYER_TOLERANCE:
         return None
     (success, success_drawn), (other, other_drawn) = curves.means(place), curves.means(places)
     rival_success = float(interpolate(at[None], layers[None], other[None])[0])

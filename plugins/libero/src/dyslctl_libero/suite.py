@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 import numpy as np
 
 from dyslctl.errors import PluginError
-from dyslctl.suite import Demonstration, Disturb, Environment, EpisodeSpec, Split, StepResult, TaskSuite, undisturbed
+from dyslctl.suite import (
+    Demonstration,
+    Disturb,
+    Environment,
+    EpisodeSpec,
+    PaintedViews,
+    Split,
+    StepResult,
+    TaskSuite,
+    undisturbed,
+)
 from dyslctl.types import Observation
 from dyslctl_libero import golden, tasks
 from dyslctl_libero.control import CONTROL_FREQUENCY
@@ -23,28 +33,6 @@ from dyslctl_libero.snapshot import Painter
 VIEWS = ("agent", "wrist")
 EXECUTE_HORIZON = 8
 """The released evaluation executes whole chunks of 8."""
-
-
-class _Pictures(Mapping[str, np.ndarray]):
-    """Both views of a snapshot, painted when first looked at: physics alone is ten times faster."""
-
-    def __init__(self, painter: Painter, snapshot: np.ndarray) -> None:
-        self._painter, self._snapshot = painter, snapshot
-
-    @cached_property
-    def _views(self) -> dict[str, np.ndarray]:
-        views = dict(zip(VIEWS, self._painter.paint(self._snapshot), strict=True))
-        del self._painter, self._snapshot  # a painter holds a whole scene, and nobody needs it any more
-        return views
-
-    def __getitem__(self, view: str) -> np.ndarray:
-        return self._views[view]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(VIEWS)
-
-    def __len__(self) -> int:
-        return len(VIEWS)
 
 
 _painters: WeakValueDictionary[tuple[str, str, Settings], Painter] = WeakValueDictionary()
@@ -115,7 +103,7 @@ class LiberoEnvironment(Environment):
 
     def _observe(self) -> Observation:
         return Observation(
-            images=_Pictures(self._paint(), self.scene.observed[SNAPSHOT]),
+            images=PaintedViews(VIEWS, partial(self._paint().paint, self.scene.observed[SNAPSHOT])),
             instruction=tasks.instruction(self.scene.task),
             proprio=self.scene.proprio(),
         )

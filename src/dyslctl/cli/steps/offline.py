@@ -11,7 +11,7 @@ from dyslctl.cli.steps.calibrate import keep_calibration
 from dyslctl.cli.steps.recorded import recorded_suite
 from dyslctl.cli.workspace import Workspace
 from dyslctl.errors import ConfigError
-from dyslctl.jobs.budget import TOLERANCE
+from dyslctl.jobs.budget import LAYER_TOLERANCE
 from dyslctl.jobs.calibrate_offline import OfflineTarget, calibrate_offline
 from dyslctl.jobs.progress import Progress
 from dyslctl.jobs.trained_exits import load_exits
@@ -85,7 +85,7 @@ def set_offline(workspace: Workspace, target: OfflineTarget, bundle: Path, progr
         "episodes": found.calibration.episodes,
         "frames": found.frames,
         "target": str(target),
-        "met": target.layers is None or abs(found.layers - target.layers) <= TOLERANCE,
+        "met": target.layers is None or abs(found.layers - target.layers) <= LAYER_TOLERANCE,
         "dial": found.tolerance,
         "layers_per_inference": found.layers,
         "damage": found.damage,

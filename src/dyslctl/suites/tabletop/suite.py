@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from dyslctl.errors import ConfigError, PluginError
-from dyslctl.suite import Demonstration, Disturb, Environment, EpisodeSpec, Split, StepResult, TaskSuite, undisturbed
+from dyslctl.suite import (
+    Demonstration,
+    Disturb,
+    Environment,
+    EpisodeSpec,
+    PaintedViews,
+    Split,
+    StepResult,
+    TaskSuite,
+    undisturbed,
+)
 from dyslctl.suites.tabletop.expert import expert
 from dyslctl.suites.tabletop.geometry import ACTION_DIM, STEPS_PER_INSTRUCTION
 from dyslctl.suites.tabletop.render import render, render_agent
@@ -23,28 +32,10 @@ RENDER_SIZE = 256
 """Side of the picture for people, in pixels."""
 
 
-class _Pictures(Mapping[str, np.ndarray]):
-    """Both views of a scene as it is now, painted when first looked at.
-
-    A policy looks once a chunk; painting after every action would cost more than everything else here.
-    """
-
-    def __init__(self, world: World) -> None:
-        self._world = world.clone()
-
-    @cached_property
-    def _views(self) -> dict[str, np.ndarray]:
-        agent, wrist = render(self._world)
-        return dict(zip(VIEWS, (agent[0], wrist[0]), strict=True))
-
-    def __getitem__(self, view: str) -> np.ndarray:
-        return self._views[view]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(VIEWS)
-
-    def __len__(self) -> int:
-        return len(VIEWS)
+def _pictures(world: World) -> PaintedViews:
+    """Both views of ``world`` as it is now."""
+    now = world.clone()
+    return PaintedViews(VIEWS, lambda: [view[0] for view in render(now)])
 
 
 class TabletopEnvironment(Environment):
@@ -99,7 +90,7 @@ class TabletopEnvironment(Environment):
 
     def _observe(self) -> Observation:
         return Observation(
-            images=_Pictures(self.world),
+            images=_pictures(self.world),
             instruction=self.world.instructions()[0],
             proprio=self.world.proprio()[0],
         )
