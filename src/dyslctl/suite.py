@@ -34,7 +34,7 @@ class PaintedViews(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, names: Sequence[str], paint: Callable[[], Sequence[np.ndarray]]) -> None:
-        """``paint`` gives one image ``[height, width, 3]`` uint8 for each of ``names``; it is called once, then dropped."""
+        """``paint`` gives one image ``[height, width, 3]`` uint8 for each of ``names``; it is called at most once."""
         self._names, self._paint = names, paint
 
     @cached_property
