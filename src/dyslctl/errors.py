@@ -51,6 +51,6 @@ class ArtifactError(DyslctlError):
 
 
 class ThresholdNotMet(DyslctlError):
-    """A ``--fail-if`` condition holds: the command worked, the result is not good enough."""
+    """``--fail-if`` or ``--max-regress``: the command worked, the result is not good enough."""
 
     exit_code = 5

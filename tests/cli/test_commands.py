@@ -282,6 +282,35 @@ def test_bench_thresholds_name_methods_and_headlines(distilled: dict[str, Any], 
     assert "full.layers_run == 8" in result.stderr and "controller_overhead" not in result.stderr
 
 
+def test_bench_against_a_baseline(distilled: dict[str, Any], document: Documents, run: Run, tmp_path: Path) -> None:
+    """What it left in the run serves as one; a baseline that was a thousand times faster fails, and is told why."""
+    arguments = ("bench", "--method", "full,dysl", "--baseline")
+    measured = document("bench", "--method", "full,dysl")
+    kept = Path("runs") / Path("runs/current").read_text(encoding="utf-8").strip() / "bench" / "cpu" / "result.json"
+    found = document(*arguments, str(kept), "--max-regress", "100000%")
+    assert {(c["method"], c["figure"]) for c in found["changes"]} >= {("full", "llm_ms_p50"), ("dysl", "llm_ms_mean")}
+    for row in measured["rows"]:
+        row |= {key: row[key] / 1000 for key in ("llm_ms_p50", "llm_ms_mean", "end_to_end_ms_p50")}
+    fast, summary = tmp_path / "fast.json", tmp_path / "summary.md"
+    fast.write_text(json.dumps(measured), encoding="utf-8")
+    result = run(
+        *arguments, str(fast), "--max-regress", "5%", "--fail-if", "full.layers_run > 0", "--summary", str(summary)
+    )
+    assert result.exit_code == 5
+    for said in (result.stderr, summary.read_text(encoding="utf-8")):
+        assert "slower than the baseline by more than 5%" in said and "full.layers_run > 0" in said
+    assert "Against the baseline" in result.stdout
+    fast.write_text(json.dumps({**measured, "machine": "another chip"}), encoding="utf-8")
+    refused = run(*arguments, str(fast))
+    assert refused.exit_code == 4 and "machine: then 'another chip', now" in refused.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--max-regress", "5%"], ["--baseline", "x.json", "--max-regress", "5"]])
+def test_bench_says_what_a_comparison_needs(distilled: dict[str, Any], run: Run, arguments: list[str]) -> None:
+    result = run("bench", *arguments)
+    assert result.exit_code == 2 and "--max-regress: expected" in result.stderr
+
+
 @pytest.mark.parametrize(
     "arguments", [["--device", "orinn"], ["--device", "orin", "--as", "huge"], ["--as", "tiny-1b"]]
 )

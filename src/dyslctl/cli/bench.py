@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -32,6 +34,16 @@ def bench(
     ] = None,
     method: Methods = None,
     fail_if: FailIf = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option("--baseline", metavar="FILE", help="An earlier result of bench on this machine, to compare with."),
+    ] = None,
+    max_regress: Annotated[
+        str | None,
+        typer.Option(
+            "--max-regress", metavar="PERCENT", help="Exit 5 if any time of --baseline grew by more, e.g. 5%."
+        ),
+    ] = None,
     summary: Summary = None,
     suite: Suite = None,
     run: RunName = None,
@@ -50,14 +62,25 @@ def bench(
     from dyslctl.cli.progress import progress
     from dyslctl.cli.steps.bench import run_bench
     from dyslctl.cli.workspace import enter, layers_of
-    from dyslctl.jobs.thresholds import parse_condition
+    from dyslctl.errors import ConfigError
+    from dyslctl.jobs.regression import changes, check_regression, parse_percent, read_baseline
+    from dyslctl.jobs.thresholds import check_thresholds, parse_condition
 
     for condition in fail_if or ():
         parse_condition(condition)
+    if max_regress is not None and baseline is None:
+        raise ConfigError("--max-regress: expected a --baseline to compare with", hint="dyslctl bench --json > FILE")
+    limit = None if max_regress is None else parse_percent(max_regress)
+    before = None if baseline is None else read_baseline(baseline)
     workspace = enter(run, layers_of(config, set_, flags(suite=suite, bench__methods=split_names(method))))
     with progress(quiet=quiet) as listener:
         document = run_bench(workspace, device, size, listener)
-    conclude(document, _numbers(document), fail_if or (), summary, as_json=as_json)
+    verdicts = [partial(check_thresholds, fail_if or (), _numbers(document))]
+    if before is not None:
+        compared = changes(before, document)
+        document["changes"] = [change.as_dict() for change in compared]
+        verdicts += [] if limit is None else [partial(check_regression, compared, limit)]
+    conclude(document, verdicts, summary, as_json=as_json)
 
 
 def _numbers(document: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -76,7 +77,7 @@ def evaluate(
     from dyslctl.cli.progress import progress
     from dyslctl.cli.steps.evaluate import run_eval
     from dyslctl.cli.workspace import enter, layers_of
-    from dyslctl.jobs.thresholds import check_names
+    from dyslctl.jobs.thresholds import check_names, check_thresholds
 
     given = flags(
         suite=suite,
@@ -93,4 +94,5 @@ def evaluate(
     check_names(fail_if or (), workspace.config.eval.methods)
     with progress(quiet=quiet) as listener:
         document = run_eval(workspace, resume=resume, progress=listener)
-    conclude(document, document["methods"], fail_if or (), summary, as_json=as_json)
+    good_enough = partial(check_thresholds, fail_if or (), document["methods"])
+    conclude(document, [good_enough], summary, as_json=as_json)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from dyslctl.errors import ThresholdNotMet
-from dyslctl.jobs.thresholds import check_thresholds
 from dyslctl.report.markdown import append_summary
 from dyslctl.report.results import tables
 from dyslctl.report.tables import Table, to_rich
@@ -41,36 +40,35 @@ def show(document: dict[str, Any], shown: Sequence[Table] | None = None, *, as_j
 
 def conclude(
     document: dict[str, Any],
-    numbers: Mapping[str, Any],
-    conditions: Sequence[str],
+    verdicts: Sequence[Callable[[], None]],
     summary: Path | None,
     *,
     as_json: bool,
 ) -> None:
-    """Show ``document`` and write the summary, whether or not a ``--fail-if`` condition then fails the command.
+    """Show ``document`` and write the summary, whether or not a threshold then fails the command.
 
     Args:
         document: The command's result.
-        numbers: The part of it that the conditions' paths start from.
-        conditions: As given to ``--fail-if``.
+        verdicts: Each raises ``ThresholdNotMet`` if the result is not good enough; all are heard.
         summary: Markdown file to append to.
         as_json: Print JSON instead of tables.
 
     Raises:
         ConfigError: If a condition names no number of the result.
-        ThresholdNotMet: If any condition holds.
+        ThresholdNotMet: If any threshold is not met; says all that are not.
         EnvironmentMismatch: If the summary cannot be written.
     """
     show(document, as_json=as_json)
-    broken: ThresholdNotMet | None = None
-    try:
-        check_thresholds(conditions, numbers)
-    except ThresholdNotMet as error:
-        broken = error
+    broken = list[str]()
+    for verdict in verdicts:
+        try:
+            verdict()
+        except ThresholdNotMet as error:
+            broken.append(error.message)
     if summary is not None:
-        append_summary(summary, tables(document), None if broken is None else broken.message)
-    if broken is not None:
-        raise broken
+        append_summary(summary, tables(document), "\n".join(broken) or None)
+    if broken:
+        raise ThresholdNotMet("\n".join(broken))
 
 
 def note(message: str, *, quiet: bool = False) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from dyslctl import methods
+from dyslctl.artifacts.fingerprint import environment
 from dyslctl.backbone import Backbone, Workload
 from dyslctl.devices.host import usable_cpus
 from dyslctl.devices.presets import DEFAULT_STACK, LOCAL, DevicePreset, find_device, live_device
@@ -151,7 +152,14 @@ def bench(
         else:
             document = _predicted_document(subject, plan, elsewhere, workload, stack, progress)
     rows = [*document["rows"], *map(_published_row, published_latency(device, subject.plugin))]
-    return {"schema": SCHEMA, "device": device, "backbone": subject.plugin, **document, "rows": rows}
+    about = {"schema": SCHEMA, "device": device, "machine": _machine(), "backbone": subject.plugin}
+    return {**about, **document, "rows": rows}
+
+
+def _machine() -> str:
+    """The processors that measured: milliseconds of others do not compare."""
+    here = environment()
+    return here.cpu if here.gpu is None else f"{here.cpu}, {here.gpu}"
 
 
 @contextmanager

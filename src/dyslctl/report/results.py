@@ -187,7 +187,16 @@ def _bench(document: Document) -> list[Table]:
         )
         for row in document["rows"]
     ]
-    return [Table(_bench_title(document), columns, rows, _bench_notes(document))]
+    return [Table(_bench_title(document), columns, rows, _bench_notes(document)), *_changes(document)]
+
+
+def _changes(document: Document) -> list[Table]:
+    columns = [Column("method", numeric=False), Column("ms", numeric=False), *map(Column, ("then", "now", "change"))]
+    rows = [
+        (row["method"], row["figure"], number(row["then"], 2), number(row["now"], 2), f"{row['change']:+.1%}")
+        for row in document.get("changes", [])
+    ]
+    return [Table("Against the baseline", columns, rows)] if rows else []
 
 
 def _bench_title(document: Document) -> str:
