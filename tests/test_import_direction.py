@@ -17,7 +17,7 @@ LAYERS = (
     ("plugins", "engine"),
     ("policy", "suites", "testing"),
     ("dysl",),
-    ("baselines", "artifacts"),
+    ("baselines", "pruning", "artifacts"),
     ("methods", "reference"),
     ("devices", "data"),
     ("jobs",),

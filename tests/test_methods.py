@@ -82,6 +82,7 @@ def test_names_are_in_table_order() -> None:
         "random-skip-adapters",
         "static",
         "oracle",
+        "divprune",
     ]
 
 
@@ -96,6 +97,7 @@ def test_what_each_method_needs() -> None:
         "random-skip-adapters": "dysl",
         "static": "static",
         "oracle": "dysl",
+        "divprune": None,
     }
     assert methods.bundles(["dysl-paper", "full", "random-skip-adapters", "dysl"]) == ["dysl-paper", "dysl"]
     assert methods.bundles(["oracle", "static", "dysl"]) == ["dysl", "static"]
@@ -162,6 +164,9 @@ def test_methods_do_what_they_say(
     assert 3 <= min(layers["random-skip"]) < max(layers["random-skip"]) <= 8
     assert layers["random-skip-adapters"] == {1, 2, 4, 8}
     assert layers["static"] == {6}, "of its own exits the one nearest to five layers"
+    assert layers["divprune"] == {8}
+    assert {sum(report.tokens) for report in ran["full"]} == {8 * 13}
+    assert {report.tokens for report in ran["divprune"]} == {(11,) * 8}, "two of four visual tokens"
     assert layers["oracle"] == {1} and all(report.consulted == () for report in ran["oracle"])
 
 

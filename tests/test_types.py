@@ -75,3 +75,11 @@ def test_a_layers_rows_and_back() -> None:
     assert (first.layer, first.kept[0].tolist(), second.kept[0].tolist()) == (3, [[0, 1]], [[2, 3]])
     again = Ran.join([first, second])
     assert again.layer == 3 and all(map(torch.equal, again.kept, ran.kept))
+
+
+def test_padding_is_counted_of_the_sample_that_has_most() -> None:
+    places = torch.arange(4).expand(2, -1)
+    state = LayerState(torch.zeros(2, 4, 1), places, places)
+    assert state.padding == 0
+    state.mask = torch.tensor([[True, True, False, False], [True, True, True, False]])
+    assert state.padding == 2

@@ -20,6 +20,7 @@ from dyslctl.dysl.skip_modules import SkipModules
 from dyslctl.errors import ConfigError
 from dyslctl.plugins import did_you_mean
 from dyslctl.policy import Policy, SchedulePolicy, full_policy
+from dyslctl.pruning.divprune import DivPruneSchedule
 
 Trained = Literal["dysl", "dysl-paper", "static"]
 """The methods that ``dyslctl distill`` trains; each has a bundle of its own, named after it."""
@@ -86,6 +87,8 @@ class Assets:
 
 
 NO_ASSETS = Assets()
+KEEP_TOKENS = 0.5
+"""Of the visual tokens, unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class Setup:
         assets: What the run has trained.
         target_layers: Mean executed layers to match, for methods that need it.
         dial: Where the method's dial stands; ``None``: as it was calibrated.
+        keep_tokens: Share of each view's tokens that token pruning keeps.
     """
 
     backbone: Backbone
@@ -107,6 +111,7 @@ class Setup:
     assets: Assets = NO_ASSETS
     target_layers: float | None = None
     dial: float | None = None
+    keep_tokens: float = KEEP_TOKENS
 
     def partition(self) -> LayerPartition:
         """The skip profile's partition.
@@ -198,6 +203,7 @@ class Method:
         in_steps: It runs equally many layers each time, so it can only come near to a target.
         dial: How it trades success for layers, if it can.
         privileged: It knows what no robot knows: a bound, whose time means nothing.
+        prunes: Its layers see fewer tokens, which no prediction for another device knows of.
     """
 
     summary: str
@@ -208,6 +214,7 @@ class Method:
     in_steps: bool = False
     dial: Dial | None = None
     privileged: bool = False
+    prunes: bool = False
 
 
 def names() -> list[str]:
@@ -261,13 +268,14 @@ def build(
     seed: int = 0,
     target_layers: float | None = None,
     dial: float | None = None,
+    keep_tokens: float = KEEP_TOKENS,
 ) -> Policy:
     """A policy for ``name``, ready for ``reset``.
 
     Raises:
         ConfigError: If the name is unknown, or the method lacks its bundle or its target.
     """
-    return method(name).build(Setup(backbone, execute_horizon, seed, assets, target_layers, dial))
+    return method(name).build(Setup(backbone, execute_horizon, seed, assets, target_layers, dial, keep_tokens))
 
 
 def _full(setup: Setup) -> Policy:
@@ -320,6 +328,10 @@ def _oracle(setup: Setup) -> Policy:
     return OraclePolicy(setup.backbone, ExitLadder(assets.modules), tolerance, horizon)
 
 
+def _divprune(setup: Setup) -> Policy:
+    return SchedulePolicy(setup.backbone, DivPruneSchedule(setup.keep_tokens), setup.execute_horizon)
+
+
 DAMAGE = Dial(-7.0, 3.0, "log of the relative damage that is worth as much as all layers")
 """From less than the floor below which damage is not told apart, to many times the motion itself."""
 LENIENCE = Dial(-16.0, 16.0, "logits that every controller is more willing to skip by")
@@ -340,4 +352,5 @@ METHODS: Mapping[str, Method] = {
     "oracle": Method(
         "a planner that knows the damage: a bound, not for use", _oracle, "dysl", dial=DAMAGE, privileged=True
     ),
+    "divprune": Method("every layer, on the visual tokens that differ most from each other", _divprune, prunes=True),
 }

@@ -46,6 +46,7 @@ class StepReport:
         continuity: ``C`` after the chunk (Eq. 1), ``None`` while undefined.
         delta_continuity: The lowest ``delta C`` the guidance saw in the chunk, ``None`` while undefined.
         predicted: The whole chunk, of which the first actions are executed.
+        tokens: How many tokens, padding apart, each of ``layers`` saw; empty if that is not known.
     """
 
     layers: tuple[int, ...]
@@ -57,6 +58,7 @@ class StepReport:
     continuity: float | None = None
     delta_continuity: float | None = None
     predicted: ActionChunk | None = None
+    tokens: tuple[int, ...] = ()
 
     @property
     def layers_run(self) -> int:
@@ -214,9 +216,11 @@ class SchedulePolicy(Policy):
     def plan(self, observation: Observation) -> Plan:
         """Encode, run the layers as the schedule says, decode."""
         state: LayerState = yield Encode(self.backbone, observation)
+        padding = state.padding
         prediction: Prediction = yield Predict(self.backbone, state, self.schedule)
         self.last = StepReport(
             layers=tuple(prediction.trace.layers_run),
+            tokens=tuple(seen - padding for seen in prediction.trace.tokens),
             jumps=tuple(prediction.trace.jumps),
             predicted=prediction.chunk,
         )

@@ -144,6 +144,11 @@ class LayerState:
         """The state before layer 0."""
         return cls(inputs.hidden, inputs.positions, inputs.kinds, inputs.mask, inputs.conditioning)
 
+    @property
+    def padding(self) -> int:
+        """Tokens of one sample that stand for nothing; of several samples, of the one that has most."""
+        return 0 if self.mask is None else int((~self.mask).sum(1).max())
+
     def fork(self) -> LayerState:
         """A second state at the same point. Cheap: layers never write into the tensors they are given."""
         return replace(self)

@@ -282,6 +282,19 @@ def test_bench_thresholds_name_methods_and_headlines(distilled: dict[str, Any], 
     assert "full.layers_run == 8" in result.stderr and "controller_overhead" not in result.stderr
 
 
+def test_pruned_tokens_are_counted(distilled: dict[str, Any], document: Documents, run: Run) -> None:
+    found = document("eval", "--method", "full,divprune,dysl", "--set", "pruning.keep=0.25")["methods"]
+    assert [found[name]["mean_tokens"] for name in ("full", "divprune", "dysl")] == [13, 10, 13]
+    assert found["divprune"]["mean_layers_run"] == 8
+    rows = document("bench", "--method", "divprune", "--set", "pruning.keep=0.25")["rows"]
+    assert [(row["method"], row["layers_run"], row["mean_tokens"]) for row in rows] == [
+        ("full", 8, 13), ("divprune", 8, 10),
+    ]  # fmt: skip
+    refused = run("bench", "--device", "orin", "--as", "tiny-1b", "--method", "divprune")
+    assert refused.exit_code == 2 and "no prediction for that yet" in refused.stderr
+    assert run("eval", "--method", "divprune", "--set", "pruning.keep=0").exit_code == 2
+
+
 def test_bench_against_a_baseline(distilled: dict[str, Any], document: Documents, run: Run, tmp_path: Path) -> None:
     """What it left in the run serves as one; a baseline that was a thousand times faster fails, and is told why."""
     arguments = ("bench", "--method", "full,dysl", "--baseline")

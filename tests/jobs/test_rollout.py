@@ -99,6 +99,7 @@ def test_one_line_by_hand(tmp_path: Path) -> None:
         "inferences": 3,
         "layers_run": 9,
         "mean_layers_run": 3.0,
+        "layer_tokens": 0,
         "controllers": 3,
         "verifications": 3,
         "parts_ms": {"encode": 3.0, "guidance": 0.0, "head": 0.75, "llm": 4.5},

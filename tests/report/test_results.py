@@ -12,6 +12,7 @@ METHOD = {
     "success_ci95": [0.787, 0.957],
     "errors": 1,
     "mean_layers_run": 12.345,
+    "mean_tokens": 108.4,
     "llm_ms_mean": 5.0,
     "llm_ms_p50": 4.5,
     "verifications_per_episode": 0.25,
@@ -65,7 +66,7 @@ def test_formatting() -> None:
 
 def test_an_evaluation_has_its_methods_and_its_pairs() -> None:
     success, paired = tables(EVAL)
-    assert success.rows[0] == ("full", "90.0 %", "78.7–95.7", "1", "12.35", "5.00", "4.50", "0.25")
+    assert success.rows[0] == ("full", "90.0 %", "78.7–95.7", "1", "12.35", "108", "5.00", "4.50", "0.25")
     assert success.rows[1][1] == "–"
     assert "50 paired episodes" in success.notes[0]
     assert paired.rows == [("dysl", "full", "2", "5", "0.453")]
@@ -74,7 +75,7 @@ def test_an_evaluation_has_its_methods_and_its_pairs() -> None:
 def test_an_evaluation_side_by_side_says_that_it_was_not_timed() -> None:
     untimed = {**METHOD, "llm_ms_mean": None, "llm_ms_p50": None}
     success, _ = tables({**EVAL, "batch": 32, "methods": {"full": untimed}})
-    assert success.rows[0][5:7] == ("–", "–")
+    assert success.rows[0][6:8] == ("–", "–")
     assert success.notes[-1] == "not timed: 32 episodes ran side by side (--batch 1 times them)"
     assert len(tables({**EVAL, "batch": 1})[0].notes) == 1
 

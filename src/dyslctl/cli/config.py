@@ -165,6 +165,12 @@ class ParetoConfig(Part):
     batch: Positive | None = None
 
 
+class PruningConfig(Part):
+    """Methods that prune tokens: the share of each view's visual tokens that they keep."""
+
+    keep: float = Field(default=0.5, gt=0, le=1)
+
+
 class Config(Part):
     """Everything a command can be told. Unknown keys are errors."""
 
@@ -178,6 +184,7 @@ class Config(Part):
     eval: EvalConfig = EvalConfig()
     budget: BudgetConfig = BudgetConfig()
     bench: BenchConfig = BenchConfig()
+    pruning: PruningConfig = PruningConfig()
     pareto: ParetoConfig = ParetoConfig()
 
 

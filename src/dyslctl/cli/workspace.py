@@ -47,6 +47,7 @@ class Workspace:
             execute_horizon=self.suite.execute_horizon,
             seed=self.config.seed,
             target_layers=target_layers,
+            keep_tokens=self.config.pruning.keep,
         )
         recipe.assets()
         return recipe

@@ -62,21 +62,23 @@ class ExitPolicy(Policy):
     def plan(self, observation: Observation) -> Plan:
         """Predict through the chosen exit."""
         state: LayerState = yield Encode(self.backbone, observation)
-        self.schedule.memory = self.recall(state)
+        self.schedule.memory, padding = self.recall(state), state.padding
         prediction: Prediction = yield Predict(self.backbone, state, self.schedule)
-        return self.conclude(prediction, prediction.trace.layers_run)
+        tokens = [seen - padding for seen in prediction.trace.tokens]
+        return self.conclude(prediction, prediction.trace.layers_run, tokens)
 
     def recall(self, state: LayerState) -> Tensor:
         """``[1, P]``, the last chunk in the dtype and on the device of ``state``; zeros where an episode begins."""
         self._memory = self._memory or PlanMemory(self.schedule.ladder.sizes.memory, state.hidden)
         return self._memory.value
 
-    def conclude(self, prediction: Prediction, layers: Iterable[int]) -> ActionChunk:
-        """Remember the chunk, report the executed ``layers``, and return the actions to execute."""
+    def conclude(self, prediction: Prediction, layers: Iterable[int], tokens: Iterable[int] = ()) -> ActionChunk:
+        """Remember the chunk, report the executed ``layers`` and their tokens, and return the actions to execute."""
         if self._memory is not None and self.schedule.ladder.sizes.remembers:
             self._memory.commit(prediction.chunk.normalized)
         self.last = StepReport(
             layers=tuple(layers),
+            tokens=tuple(tokens),
             jumps=tuple(prediction.trace.jumps),
             consulted=tuple(self.schedule.consulted),
             predicted=prediction.chunk,

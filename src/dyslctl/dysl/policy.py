@@ -51,23 +51,24 @@ class DySLPolicy(Policy):
     def plan(self, observation: Observation) -> Plan:
         """Predict with skipping; verify at a first fall of continuity; let the points move for the next inference."""
         state: LayerState = yield Encode(self.backbone, observation)
-        memory = self.backbone.snapshot()
+        memory, padding = self.backbone.snapshot(), state.padding
         prediction: Prediction = yield Predict(self.backbone, state, self.schedule)
         predicted, trace = prediction.chunk, prediction.trace
         chunk = predicted.head(self._execute_horizon)
         drop = self._post_skip and self.guidance.preview(chunk.normalized).first_drop
 
-        layers = trace.layers_run
+        layers, tokens = trace.layers_run, trace.tokens
         resume = trace.resume_state if drop else None
         if resume is not None:
             self.backbone.restore(memory)
             again: Prediction = yield Predict(self.backbone, resume, FullSchedule(), trace.resume_layer or 0)
-            predicted, layers = again.chunk, layers + again.trace.layers_run
+            predicted, layers, tokens = again.chunk, layers + again.trace.layers_run, tokens + again.trace.tokens
             chunk = predicted.head(self._execute_horizon)
 
         verdict = self.guidance.commit(chunk.normalized)
         self.last = StepReport(
             layers=tuple(layers),
+            tokens=tuple(seen - padding for seen in tokens),
             jumps=tuple(trace.jumps),
             consulted=tuple(self.schedule.consulted),
             verified=resume is not None,

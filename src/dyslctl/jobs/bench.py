@@ -43,7 +43,7 @@ from dyslctl.jobs.prediction import (
     scaled,
 )
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
-from dyslctl.methods import NO_ASSETS, Assets
+from dyslctl.methods import KEEP_TOKENS, NO_ASSETS, Assets
 from dyslctl.policy import Policy
 from dyslctl.reference.published import PublishedLatency, published_latency
 from dyslctl.suite import TaskSuite
@@ -77,12 +77,14 @@ class BenchPlan:
         series: How long.
         episodes: Recorded episodes to take frames from.
         target_layers: What random skipping matches; ``None``: the mean of ``methods.reference``, measured first.
+        keep_tokens: Share of each view's tokens that token pruning keeps.
     """
 
     methods: tuple[str, ...] = ("full", "dysl")
     series: Series = DEFAULT_SERIES
     episodes: int = 4
     target_layers: float | None = None
+    keep_tokens: float = KEEP_TOKENS
 
 
 DEFAULT_PLAN = BenchPlan()
@@ -181,7 +183,7 @@ def _measure(subject: Subject, plan: BenchPlan, progress: Progress) -> Measured:
     target = plan.target_layers
     if needs_target and target is None:
         target = _mean_layers(subject, methods.reference(names), frames)
-    policies = {name: _policy(subject, name, target) for name in names}
+    policies = {name: _policy(subject, name, target, keep_tokens=plan.keep_tokens) for name in names}
     beside = _never_skip(subject, names)
     latency = measure(subject.backbone, {**policies, **beside}, frames, plan.series, progress=progress)
     never_skip = latency.pop(NEVER_SKIP, None)
@@ -189,7 +191,13 @@ def _measure(subject: Subject, plan: BenchPlan, progress: Progress) -> Measured:
     return Measured(latency, shares, never_skip)
 
 
-def _policy(subject: Subject, name: str, target_layers: float | None = None, dial: float | None = None) -> Policy:
+def _policy(
+    subject: Subject,
+    name: str,
+    target_layers: float | None = None,
+    dial: float | None = None,
+    keep_tokens: float = KEEP_TOKENS,
+) -> Policy:
     return methods.build(
         name,
         subject.backbone,
@@ -197,6 +205,7 @@ def _policy(subject: Subject, name: str, target_layers: float | None = None, dia
         execute_horizon=subject.suite.execute_horizon,
         target_layers=target_layers,
         dial=dial,
+        keep_tokens=keep_tokens,
     )
 
 
@@ -245,6 +254,7 @@ def _measured_document(subject: Subject, measured: Measured) -> Row:
 def _predicted_document(
     subject: Subject, plan: BenchPlan, device: DevicePreset, workload: str | None, stack: str, progress: Progress
 ) -> Row:
+    _refuse_pruned(plan.methods)
     name, size = choose_workload(subject.backbone, workload)
     measured = _measure(subject, plan, progress)
     ratio = size.num_layers / subject.backbone.spec.num_layers
@@ -265,6 +275,15 @@ def _refuse_privileged(names: Sequence[str]) -> None:
         raise ConfigError(
             f"'{privileged[0]}' runs the whole model to know what it may skip: there is nothing to time",
             hint="eval and analyze pareto take it",
+        )
+
+
+def _refuse_pruned(names: Sequence[str]) -> None:
+    pruned = [name for name in names if methods.method(name).prunes]
+    if pruned:
+        raise ConfigError(
+            f"'{pruned[0]}' runs its layers on fewer tokens: there is no prediction for that yet",
+            hint=f"dyslctl bench --device cpu --method {pruned[0]} measures it here",
         )
 
 

@@ -33,6 +33,7 @@ class EpisodeRecord:
         inferences: Model queries.
         layers_run: Executed decoder layers over all inferences, re-predictions included.
         mean_layers_run: Of one inference.
+        layer_tokens: Tokens that executed layers saw, summed over layers and inferences; 0 if not known.
         controllers: Skipping controllers asked, over all inferences.
         verifications: Inferences that post-skip verification predicted again.
         parts_ms: Latency of each part of an inference, milliseconds summed over all inferences. Empty, as ``llm_ms``,
@@ -54,6 +55,7 @@ class EpisodeRecord:
     inferences: int = 0
     layers_run: int = 0
     mean_layers_run: float = 0.0
+    layer_tokens: int = 0
     controllers: int = 0
     verifications: int = 0
     parts_ms: Mapping[str, float] = field(default_factory=dict)
@@ -163,6 +165,7 @@ def _totals(reports: Sequence[StepReport]) -> dict[str, Any]:
         "inferences": len(reports),
         "layers_run": layers,
         "mean_layers_run": round(layers / len(reports), 6) if reports else 0.0,
+        "layer_tokens": sum(sum(report.tokens) for report in reports),
         "controllers": sum(len(report.consulted) for report in reports),
         "verifications": sum(report.verified for report in reports),
         "parts_ms": {part: round(sum(report.timings_ms.get(part, 0.0) for report in reports), 3) for part in parts},

@@ -95,6 +95,12 @@ class Latency:
         return np.array([timing.report.layers_run for timing in self.timings])
 
     @property
+    def mean_tokens(self) -> float:
+        """Tokens that an executed layer saw; 0 if not known."""
+        seen = [count for timing in self.timings for count in timing.report.tokens]
+        return float(np.mean(seen)) if seen else 0.0
+
+    @property
     def usage(self) -> Usage:
         """Layers, controllers and jumps of the average inference."""
         reports = [timing.report for timing in self.timings]
@@ -116,6 +122,7 @@ class Latency:
             **result,
             "inferences": len(self.timings),
             "layers_run": usage.layers,
+            "mean_tokens": self.mean_tokens,
             "controllers_per_inference": usage.controllers,
             "jumps_per_inference": usage.jumps,
             "verifications_per_inference": float(np.mean([timing.report.verified for timing in self.timings])),

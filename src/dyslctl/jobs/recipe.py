@@ -73,6 +73,7 @@ class PolicyRecipe:
         execute_horizon: Actions executed before the next inference.
         target_layers: Mean executed layers that random skipping aims at.
         dial: Where the method's dial stands; ``None``: as it was calibrated.
+        keep_tokens: Share of each view's tokens that token pruning keeps.
     """
 
     backbone: BackboneRecipe
@@ -82,6 +83,7 @@ class PolicyRecipe:
     seed: int = 0
     target_layers: float | None = None
     dial: float | None = None
+    keep_tokens: float = methods.KEEP_TOKENS
 
     def factory(self, method: str) -> partial[Policy]:
         """What makes ``method``'s policy, in whatever process it is called."""
@@ -124,6 +126,7 @@ def load_policy(
     options: Mapping[str, Any] | None = None,
     target_layers: float | None = None,
     dial: float | None = None,
+    keep_tokens: float = methods.KEEP_TOKENS,
 ) -> Policy:
     """What a robot holds: the policy that a run has trained, on the backbone it was trained for, loaded alike.
 
@@ -138,6 +141,7 @@ def load_policy(
         options: The backbone plugin's own settings, those of ``--set model.options.KEY=VALUE``, over the run's.
         target_layers: Mean executed layers, for the methods that match another one's.
         dial: Where the method's dial stands (``methods.METHODS[method].dial``); ``None``: as it was calibrated.
+        keep_tokens: Share of each view's tokens that token pruning keeps.
 
     Raises:
         ConfigError: If there is no such run or method.
@@ -160,6 +164,7 @@ def load_policy(
         directory.execute_horizon() or plugins.load_suite(manifest.suite).execute_horizon,
         target_layers=target_layers,
         dial=dial,
+        keep_tokens=keep_tokens,
     )
     trained_for = recipe.assets().execute_horizon
     return make_policy(method, replace(recipe, execute_horizon=trained_for or recipe.execute_horizon))
@@ -185,6 +190,7 @@ def make_policy(method: str, recipe: PolicyRecipe, backbone: Backbone | None = N
         seed=recipe.seed,
         target_layers=recipe.target_layers,
         dial=recipe.dial,
+        keep_tokens=recipe.keep_tokens,
     )
 
 

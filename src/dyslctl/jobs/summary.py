@@ -25,6 +25,7 @@ class MethodSummary:
         success_ci95: Wilson interval.
         avg_len: Mean number of subtasks solved, with its bootstrap interval: CALVIN's average successful length.
         mean_layers_run: Executed layers an inference, re-predictions counted.
+        mean_tokens: Tokens that an executed layer saw; ``None`` if not known.
         llm_ms_mean, llm_ms_p50: Latency of the decoder layers of one inference, milliseconds.
     """
 
@@ -36,6 +37,7 @@ class MethodSummary:
     avg_len: float | None
     avg_len_ci95: tuple[float, float] | None
     mean_layers_run: float | None
+    mean_tokens: float | None
     layers_per_episode: float | None
     inferences_per_episode: float | None
     controllers_per_inference: float | None
@@ -131,6 +133,7 @@ def summarize_method(records: Sequence[EpisodeRecord]) -> MethodSummary:
         avg_len=_ratio(sum(scores), len(done)),
         avg_len_ci95=bootstrap_mean(scores) if scores else None,
         mean_layers_run=_ratio(layers, inferences),
+        mean_tokens=_ratio(sum(record.layer_tokens for record in done), layers) or None,
         layers_per_episode=_ratio(layers, len(done)),
         inferences_per_episode=_ratio(inferences, len(done)),
         controllers_per_inference=_ratio(sum(record.controllers for record in done), inferences),

@@ -28,7 +28,7 @@ def run_bench(workspace: Workspace, device: str, size: str | None, progress: Pro
     series = Series(settings.warmup, settings.iterations, settings.min_seconds)
     document = bench(
         subject,
-        BenchPlan(settings.methods, series, settings.episodes),
+        BenchPlan(settings.methods, series, settings.episodes, keep_tokens=workspace.config.pruning.keep),
         device=device,
         workload=size,
         stack=settings.stack,

@@ -104,6 +104,7 @@ def _about(workspace: Workspace, recipe: PolicyRecipe) -> dict[str, Any]:
         "dtype": workspace.backbone.dtype,
         "seed": recipe.seed,
         "target_layers": recipe.target_layers,
+        "keep_tokens": recipe.keep_tokens,
         **recipe.identity(),
     }
 
