@@ -79,6 +79,7 @@ def test_names_are_in_table_order() -> None:
         "dysl-paper-no-pre",
         "dysl-paper-no-post",
         "random-skip",
+        "random-skip-layers",
         "random-skip-adapters",
         "static",
         "oracle",
@@ -94,6 +95,7 @@ def test_what_each_method_needs() -> None:
         "dysl-paper-no-pre": "dysl-paper",
         "dysl-paper-no-post": "dysl-paper",
         "random-skip": None,
+        "random-skip-layers": None,
         "random-skip-adapters": "dysl",
         "static": "static",
         "oracle": "dysl",
@@ -102,7 +104,7 @@ def test_what_each_method_needs() -> None:
     assert methods.bundles(["dysl-paper", "full", "random-skip-adapters", "dysl"]) == ["dysl-paper", "dysl"]
     assert methods.bundles(["oracle", "static", "dysl"]) == ["dysl", "static"]
     matching = [name for name in methods.names() if methods.needs_target(name)]
-    assert matching == ["random-skip", "random-skip-adapters", "static"]
+    assert matching == ["random-skip", "random-skip-layers", "random-skip-adapters", "static"]
 
 
 def test_which_bundles_are_at_hand(assets: methods.Assets) -> None:
@@ -162,6 +164,7 @@ def test_methods_do_what_they_say(
     assert max(layers["dysl-paper-no-post"]) == 8 and min(layers["dysl-paper-no-post"]) == 3
     assert layers["dysl-paper-no-pre"] == {3, 10}
     assert 3 <= min(layers["random-skip"]) < max(layers["random-skip"]) <= 8
+    assert 3 <= min(layers["random-skip-layers"]) < max(layers["random-skip-layers"]) <= 8
     assert layers["random-skip-adapters"] == {1, 2, 4, 8}
     assert layers["static"] == {6}, "of its own exits the one nearest to five layers"
     assert layers["divprune"] == {8}

@@ -8,7 +8,13 @@ from typing import Literal, Protocol, TypeVar
 
 from dyslctl.backbone import Backbone
 from dyslctl.baselines.oracle import OraclePolicy
-from dyslctl.baselines.random_skip import RandomExits, RandomSkipSchedule, exit_probability, skip_probability
+from dyslctl.baselines.random_skip import (
+    RandomExits,
+    RandomSkipSchedule,
+    Reach,
+    exit_probability,
+    skip_probability,
+)
 from dyslctl.baselines.static_exit import nearest_exit
 from dyslctl.dysl.exit_policy import ExitPolicy, ExitSettings
 from dyslctl.dysl.exit_schedule import ExitLadder, FixedExit, PlannedExit
@@ -304,10 +310,14 @@ def _paper(*, pre_skip: bool = True, post_skip: bool = True) -> Callable[[Setup]
     return make
 
 
-def _random_skip(setup: Setup) -> Policy:
-    partition = setup.partition()
-    schedule = RandomSkipSchedule(partition, skip_probability(partition, setup.target()), seed=setup.seed)
-    return SchedulePolicy(setup.backbone, schedule, setup.execute_horizon)
+def _random_skip(reach: Reach) -> Callable[[Setup], Policy]:
+    def make(setup: Setup) -> Policy:
+        partition = setup.partition()
+        probability = skip_probability(partition, setup.target(), reach)
+        schedule = RandomSkipSchedule(partition, probability, seed=setup.seed, reach=reach)
+        return SchedulePolicy(setup.backbone, schedule, setup.execute_horizon)
+
+    return make
 
 
 def _random_exits(setup: Setup) -> Policy:
@@ -346,7 +356,18 @@ METHODS: Mapping[str, Method] = {
     "dysl-paper-no-post": Method(
         "without post-skip verification: no second prediction", _paper(post_skip=False), "dysl-paper", dial=LENIENCE
     ),
-    "random-skip": Method("random jumps without adapters", _random_skip, needs_partition=True, needs_target=True),
+    "random-skip": Method(
+        "random jumps to the next static layer, without adapters",
+        _random_skip("segment"),
+        needs_partition=True,
+        needs_target=True,
+    ),
+    "random-skip-layers": Method(
+        "each dynamic layer left out by a coin of its own",
+        _random_skip("layer"),
+        needs_partition=True,
+        needs_target=True,
+    ),
     "random-skip-adapters": Method("random exits through dysl's adapters", _random_exits, "dysl", needs_target=True),
     "static": Method("always the same exit, trained for that", _static, "static", needs_target=True, in_steps=True),
     "oracle": Method(

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from dyslctl.baselines.random_skip import (
     RandomExits,
     RandomSkipSchedule,
+    Reach,
     exit_probability,
     expected_exit,
     expected_layers,
@@ -35,11 +36,19 @@ def test_expected_layers_by_hand() -> None:
     assert (expected_layers(PARTITION, 0.0), expected_layers(PARTITION, 1.0)) == (8, 3)
 
 
-@given(st.sets(st.integers(0, 23), min_size=1, max_size=20), st.floats(0, 1))
-def test_the_probability_meets_the_target(static: set[int], where: float) -> None:
+def test_expected_layers_one_by_one_by_hand() -> None:
+    """Five dynamic layers at p = 1/4: 3 + 5 * 3/4 = 6.75."""
+    assert expected_layers(PARTITION, 0.25, "layer") == 6.75
+    assert (expected_layers(PARTITION, 0.0, "layer"), expected_layers(PARTITION, 1.0, "layer")) == (8, 3)
+    assert skip_probability(PARTITION, 6.75, "layer") == pytest.approx(0.25)
+
+
+@given(st.sets(st.integers(0, 23), min_size=1, max_size=20), st.floats(0, 1), st.sampled_from(get_args(Reach)))
+def test_the_probability_meets_the_target(static: set[int], where: float, reach: Reach) -> None:
     partition = LayerPartition(24, tuple(sorted(static)))
     target = len(static) + where * (24 - len(static))
-    assert expected_layers(partition, skip_probability(partition, target)) == pytest.approx(target, abs=1e-6)
+    probability = skip_probability(partition, target, reach)
+    assert expected_layers(partition, probability, reach) == pytest.approx(target, abs=1e-6)
 
 
 def test_targets_out_of_reach() -> None:
@@ -49,9 +58,11 @@ def test_targets_out_of_reach() -> None:
         skip_probability(PARTITION, 2.9)
 
 
-def plans(backbone: TinyBackbone, suite: TinyReach, seed: int, episode: int, count: int = 6) -> list[list[int]]:
+def plans(
+    backbone: TinyBackbone, suite: TinyReach, seed: int, episode: int, count: int = 6, reach: Reach = "segment"
+) -> list[list[int]]:
     observation = suite.make().reset(suite.episodes("test", 1)[0])
-    inputs, schedule = backbone.encode([observation]), RandomSkipSchedule(PARTITION, 0.5, seed=seed)
+    inputs, schedule = backbone.encode([observation]), RandomSkipSchedule(PARTITION, 0.5, seed=seed, reach=reach)
     schedule.begin_episode(episode)
     with torch.inference_mode():
         return [forward(backbone, LayerState.of(inputs), schedule).layers_run for _ in range(count)]
@@ -69,6 +80,23 @@ def test_the_realised_mean_is_the_target(tiny_backbone: type[TinyBackbone], tiny
     assert np.mean([len(layers) for layers in ran]) == pytest.approx(4.625, abs=0.2)
     assert all({0, 3, 7} <= set(layers) for layers in ran)
     assert [0, 2, 3, 7] not in ran, "a skip jumps to the next static layer, never over a single one"
+
+
+def test_layers_are_left_out_one_by_one(tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach]) -> None:
+    """3 + 5 / 2 = 5.5 executed layers, and every one of the 2^5 sets of dynamic layers occurs."""
+    ran = plans(tiny_backbone(), tiny_suite(), 0, 0, count=600, reach="layer")
+    assert np.mean([len(layers) for layers in ran]) == pytest.approx(5.5, abs=0.2)
+    assert all({0, 3, 7} <= set(layers) for layers in ran)
+    assert len(set(map(tuple, ran))) == 32
+
+
+def test_a_layer_left_out_is_not_executed(tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach]) -> None:
+    backbone, suite = tiny_backbone(), tiny_suite()
+    inputs = backbone.encode([suite.make().reset(suite.episodes("test", 1)[0])])
+    with torch.inference_mode():
+        trace = forward(backbone, LayerState.of(inputs), RandomSkipSchedule(PARTITION, 1.0, reach="layer"))
+    assert trace.layers_run == [0, 3, 7]
+    assert trace.jumps == [(1, 2), (2, 3), (4, 5), (5, 6), (6, 7)]
 
 
 EXITS = (2, 3, 5)

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from dyslctl.artifacts.bundle import load_bundle
+
 TESTS = Path(__file__).parents[1]
 ENTRY_POINTS = "[dyslctl.backbones]\ntiny = tiny:TinyBackbone\n[dyslctl.suites]\ntiny_reach = mortal:MortalReach\n"
 EVAL = ("eval", "--method", "full", "--episodes", "4")
@@ -71,3 +73,11 @@ def test_a_simulator_that_dies_costs_no_more_than_its_episode(
 def test_a_wrong_value_is_refused(run: Callable[..., Any], profiled: dict[str, Any], option: str, value: str) -> None:
     result = run("eval", option, value)
     assert result.exit_code == 2 and f"eval.{option[2:].replace('-', '_')}" in result.stderr
+
+
+def test_layers_left_out_one_by_one(paper: dict[str, Any], document: Callable[..., dict[str, Any]]) -> None:
+    found = document("eval", "--method", "full,random-skip-layers,dysl-paper", "--episodes", "2")["methods"]
+    ran = found["random-skip-layers"]
+    assert ran["errors"] == 0
+    static = load_bundle(Path(paper["bundle_path"])).header.static_layers
+    assert len(static) <= ran["mean_layers_run"] <= found["full"]["mean_layers_run"] == 8

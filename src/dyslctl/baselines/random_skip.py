@@ -1,14 +1,16 @@
 """Random skipping: a coin in place of every learned decision, at the same mean number of executed layers.
 
-* :class:`RandomSkipSchedule`: the paper's partition, plain jumps to the next static layer.
+* :class:`RandomSkipSchedule`: the paper's partition, plain jumps over one layer or to the next static one.
 * :class:`RandomExits`: the trained exits. What any learned decision must beat.
 
-One probability ``p`` for every coin, solved so that the mean equals a target.
+One probability ``p`` for every coin, solved so that the mean equals a target. The DySL-VLA paper names "Random Skip" in
+its tables and defines neither the draw nor the rate, so both readings are here (:data:`Reach`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -18,13 +20,21 @@ from dyslctl.engine import RUN, Jump, LayerSchedule, Step
 from dyslctl.errors import ConfigError
 from dyslctl.types import LayerState
 
+Reach = Literal["segment", "layer"]
+"""What one coin skips: the rest of its segment, up to the next static layer, or its own layer alone."""
 
-def expected_layers(partition: LayerPartition, probability: float) -> float:
-    """Mean executed layers of random skips: ``|S| + sum_g sum_{j=1..m_g} (1 - p)^j``.
 
-    The ``j``-th layer of a segment runs iff none of the first ``j`` coins said skip.
+def expected_layers(partition: LayerPartition, probability: float, reach: Reach = "segment") -> float:
+    """Mean executed layers of random skips.
+
+        segment:  |S| + sum_g sum_{j=1..m_g} (1 - p)^j
+        layer:    |S| + (L - |S|) (1 - p)
+
+    With segments the ``j``-th layer of one runs iff none of its first ``j`` coins said skip.
     """
     keep = 1 - probability
+    if reach == "layer":
+        return len(partition.static_layers) + keep * len(partition.dynamic_layers)
     dynamic = sum(keep**j for segment in partition.segments for j in range(1, len(segment) + 1))
     return len(partition.static_layers) + dynamic
 
@@ -36,13 +46,13 @@ def expected_exit(exits: Sequence[int], num_layers: int, probability: float) -> 
     return left + keep ** len(exits) * num_layers
 
 
-def skip_probability(partition: LayerPartition, target_layers: float) -> float:
+def skip_probability(partition: LayerPartition, target_layers: float, reach: Reach = "segment") -> float:
     """The ``p`` at which random skips run ``target_layers`` on average; a target above ``L`` gives 0.
 
     Raises:
         ConfigError: If the target is below the number of static layers.
     """
-    return _solve(lambda p: expected_layers(partition, p), target_layers, "the static layers")
+    return _solve(lambda p: expected_layers(partition, p, reach), target_layers, "the static layers")
 
 
 def exit_probability(exits: Sequence[int], num_layers: int, target_layers: float) -> float:
@@ -72,11 +82,14 @@ def _solve(mean: Callable[[float], float], target: float, always: str) -> float:
 class RandomSkipSchedule(LayerSchedule):
     """Plain skips. Fresh coins an inference; the ``n``-th of an episode depends on both seeds and ``n`` alone."""
 
-    def __init__(self, partition: LayerPartition, probability: float, *, seed: int = 0) -> None:
+    def __init__(
+        self, partition: LayerPartition, probability: float, *, seed: int = 0, reach: Reach = "segment"
+    ) -> None:
         self._probability = probability
         self._seed = seed
         self._column = {layer: column for column, layer in enumerate(partition.dynamic_layers)}
-        self._jumps = {layer: Jump(partition.next_static(layer)) for layer in partition.dynamic_layers}
+        land = partition.next_static if reach == "segment" else _next_layer
+        self._jumps = {layer: Jump(land(layer)) for layer in partition.dynamic_layers}
         self.begin_episode(0)
 
     def begin_episode(self, seed: int) -> None:
@@ -88,9 +101,13 @@ class RandomSkipSchedule(LayerSchedule):
         self._skips = self._coins.random(len(self._jumps)) < self._probability
 
     def before(self, layer: int, state: LayerState) -> Step:
-        """Jump to the next static layer if this layer's coin says so."""
+        """Jump over this layer, or to the next static one, if this layer's coin says so."""
         jump = self._jumps.get(layer)
         return jump if jump is not None and self._skips[self._column[layer]] else RUN
+
+
+def _next_layer(layer: int) -> int:
+    return layer + 1
 
 
 class RandomExits(ExitSchedule):
