@@ -9,7 +9,7 @@ PLUGINS := plugins/openvla-oft plugins/libero
 PYPROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 TORCH := torch==2.13.0
 # The oldest version that plugins/openvla-oft allows, and the newest it was tried with.
-TRANSFORMERS := 4.57.6 5.23.0
+TRANSFORMERS := 4.57.6 5.24.0
 # Every pytest worker is one process: with more threads than cores they would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 

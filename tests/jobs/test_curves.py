@@ -54,6 +54,7 @@ class Recipe:
     seed: int = 0
     dial: float | None = None
     target_layers: float | None = None
+    keep_tokens: float = 0.5
     bundles: dict[str, Path] = field(default_factory=dict)
     backbone: Backbones = Backbones()
     weights: str = "cafe"

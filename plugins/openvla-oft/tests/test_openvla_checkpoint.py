@@ -114,7 +114,7 @@ def without_causal_mask(self: OpenVLAModel, hidden: Tensor, positions: Tensor, m
     return LayerContext(self.language_model.rotary_emb(hidden, positions), everything)
 
 
-def forgetful(self: _Extended, key: Tensor, value: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+def forgetful(self: _Extended, key: Tensor, value: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
     self.kept = (key, value)
     return key, value
 

@@ -10,15 +10,22 @@ it attends to the keys and values that the layers kept of all tokens before it.
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from dyslctl.errors import ConfigError
 from dyslctl.types import LayerInputs, LayerState, Past, Ran, Through, TokenKind
 from dyslctl_openvla_oft.action_tokens import ActionTokens
 from dyslctl_openvla_oft.config import AttentionImplementation, OFTConfig
 from dyslctl_openvla_oft.prismatic import LayerContext, PrismaticModel
+
+_PARAMETERS = inspect.signature(LlamaDecoderLayer.forward).parameters
+CACHE = "cache" if "cache" in _PARAMETERS else "past_key_values"
+"""What a decoder layer calls its keys and values: ``transformers`` renamed it in 5.24."""
 
 
 class _Extended:
@@ -27,7 +34,7 @@ class _Extended:
     def __init__(self, before: tuple[Tensor, ...]) -> None:
         self.kept = before
 
-    def update(self, key: Tensor, value: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    def update(self, key: Tensor, value: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Those of the tokens before, then the new ones. New tensors: others may hold the old ones."""
         new = (key, value)
         self.kept = new if not self.kept else tuple(torch.cat(pair, 2) for pair in zip(self.kept, new, strict=True))
@@ -86,7 +93,7 @@ class OpenVLAModel(PrismaticModel):
             hidden,
             attention_mask=context.attention_mask,
             position_embeddings=context.rotary,
-            past_key_values=cache,
+            **{CACHE: cache},
             is_causal=not before and context.attention_mask is None,
         )
         return output, cache.kept
