@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dyslctl import methods
 from dyslctl.cli.config import Config, flags, merge, parse_set, read_config
 from dyslctl.errors import ConfigError
 
@@ -25,6 +26,10 @@ def test_later_layers_win_and_leave_the_rest() -> None:
 
 def test_no_layers_are_the_defaults() -> None:
     assert merge([]) == Config()
+
+
+def test_the_share_of_tokens_is_that_of_the_library() -> None:
+    assert Config().pruning.keep == methods.KEEP_TOKENS, "the command line loads no torch, so it says it again"
 
 
 def test_an_unknown_key_names_the_layer_and_the_nearest_key() -> None:

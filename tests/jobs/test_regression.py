@@ -86,6 +86,13 @@ def test_what_is_no_result_of_bench_is_refused(tmp_path: Path, content: str) -> 
         read_baseline(tmp_path / "it.json")
 
 
+@pytest.mark.parametrize("broken", [None, {"source": "measured"}, row("full", 0.0), row("full", float("nan"))])
+def test_a_damaged_row_is_named(tmp_path: Path, broken: Any) -> None:
+    (tmp_path / "it.json").write_text(json.dumps(document(row("full", 1.0), broken)))
+    with pytest.raises(ArtifactError, match=r"it\.json: rows\[1\]: expected method, source and positive milliseconds"):
+        read_baseline(tmp_path / "it.json")
+
+
 def test_a_result_is_read_back(tmp_path: Path) -> None:
     (tmp_path / "it.json").write_text(json.dumps(document(row("full", 1.0))))
     assert read_baseline(tmp_path / "it.json") == document(row("full", 1.0))

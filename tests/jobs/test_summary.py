@@ -101,3 +101,10 @@ def test_dysl_is_compared_with_chance_too() -> None:
     assert list(paired) == ["dysl", "random-skip-adapters", "dysl vs random-skip-adapters"]
     chance = paired["dysl vs random-skip-adapters"]
     assert (chance.versus, chance.wins, chance.losses, chance.ties) == ("random-skip-adapters", 3, 0, 0)
+
+
+def test_tokens_are_a_mean_over_the_layers_whose_tokens_are_known() -> None:
+    """Episodes recorded before tokens were counted, and those of the oracle, say nothing about them."""
+    known, unknown = record("dysl", 0, 2, layer_tokens=900), record("dysl", 1, 2)
+    assert summarize_method([known, unknown]).mean_tokens == 90
+    assert summarize_method([unknown]).mean_tokens is None

@@ -133,6 +133,6 @@ def _about(method: str, recipe: PolicyRecipe) -> dict[str, Any]:
         "seed": recipe.seed,
         "dial": recipe.dial,
         "target_layers": recipe.target_layers,
-        "keep_tokens": recipe.keep_tokens,
+        "keep_tokens": recipe.keep_tokens if methods.method(method).prunes else None,
         **replace(recipe, bundles=bundles).identity(),
     }

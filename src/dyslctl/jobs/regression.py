@@ -66,6 +66,9 @@ def read_baseline(path: Path) -> dict[str, Any]:
     if document.get("schema") != "dyslctl.bench/1" or not isinstance(document.get("rows"), list):
         found = document.get("schema")
         raise ArtifactError(f"{path}: expected a document of dyslctl.bench/1 with rows, found {found!r}", hint)
+    for number, row in enumerate(document["rows"]):
+        if not _is_row(row):
+            raise ArtifactError(f"{path}: rows[{number}]: expected method, source and positive milliseconds", hint)
     return document
 
 
@@ -96,11 +99,18 @@ def check_regression(found: Sequence[Change], limit: float) -> None:
         raise ThresholdNotMet("\n".join([f"slower than the baseline by more than {100 * limit:g}%:", *slower]))
 
 
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, Mapping) or not all(isinstance(row.get(key), str) for key in ("method", "source")):
+        return False
+    figures = [row[key] for key in FIGURES if row.get(key) is not None]
+    return all(isinstance(ms, int | float) and 0 < ms < math.inf for ms in figures)
+
+
 def _own_rows(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {row["method"]: row for row in document["rows"] if row["source"] != "published"}
 
 
 def _of(method: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Change]:
     for figure in FIGURES:
-        if then.get(figure) and now.get(figure):
+        if then.get(figure) is not None and now.get(figure) is not None:
             yield Change(method, figure, then[figure], now[figure])

@@ -124,6 +124,7 @@ def summarize_method(records: Sequence[EpisodeRecord]) -> MethodSummary:
     llm_ms = [value for record in done for value in record.llm_ms]
     scores = [float(record.score) for record in done]
     layers = sum(record.layers_run for record in done)
+    counted = [record for record in done if record.layer_tokens]
     return MethodSummary(
         episodes=len(done),
         successes=successes,
@@ -133,7 +134,7 @@ def summarize_method(records: Sequence[EpisodeRecord]) -> MethodSummary:
         avg_len=_ratio(sum(scores), len(done)),
         avg_len_ci95=bootstrap_mean(scores) if scores else None,
         mean_layers_run=_ratio(layers, inferences),
-        mean_tokens=_ratio(sum(record.layer_tokens for record in done), layers) or None,
+        mean_tokens=_ratio(sum(record.layer_tokens for record in counted), sum(r.layers_run for r in counted)),
         layers_per_episode=_ratio(layers, len(done)),
         inferences_per_episode=_ratio(inferences, len(done)),
         controllers_per_inference=_ratio(sum(record.controllers for record in done), inferences),

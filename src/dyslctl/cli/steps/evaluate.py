@@ -30,7 +30,7 @@ def run_eval(workspace: Workspace, *, resume: bool, progress: Progress) -> dict[
         _factories(recipe, settings.methods),
         suite.episodes(settings.split, settings.episodes),
         out,
-        about=_about(workspace, recipe),
+        about=_about(workspace, recipe, settings.methods),
         resume=resume,
         workers=settings.workers,
         batch=settings.batch,
@@ -77,7 +77,7 @@ def measure_target(workspace: Workspace, out: Path, *, resume: bool, progress: P
         _factories(recipe, [name]),
         workspace.suite.episodes("tune", settings.target_episodes),
         out,
-        about=_about(workspace, recipe),
+        about=_about(workspace, recipe, [name]),
         resume=resume,
         workers=settings.workers,
         batch=settings.batch,
@@ -97,14 +97,14 @@ def _factories(recipe: PolicyRecipe, names: Sequence[str]) -> dict[str, Callable
     return factories
 
 
-def _about(workspace: Workspace, recipe: PolicyRecipe) -> dict[str, Any]:
+def _about(workspace: Workspace, recipe: PolicyRecipe, names: Sequence[str]) -> dict[str, Any]:
     """What the episodes depend on beside suite and methods; resuming compares it."""
     return {
         "backbone": workspace.backbone.load().spec.fingerprint,
         "dtype": workspace.backbone.dtype,
         "seed": recipe.seed,
         "target_layers": recipe.target_layers,
-        "keep_tokens": recipe.keep_tokens,
+        "keep_tokens": recipe.keep_tokens if any(methods.method(name).prunes for name in names) else None,
         **recipe.identity(),
     }
 
