@@ -14,6 +14,7 @@ from dyslctl.dysl.guidance import GuidanceSettings
 from dyslctl.dysl.partition import LayerPartition, tail
 from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
 from dyslctl.errors import ConfigError
+from dyslctl.method_assets import NO_ASSETS, Assets
 from dyslctl.policy import StepReport
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Exits:
 
 
 @pytest.fixture
-def assets() -> methods.Assets:
+def assets() -> Assets:
     """Modules that always skip; exits before 1, 2 and 4, those of static before 2 and 6. Adapters change something."""
     torch.manual_seed(0)
     modules = SkipModules(PARTITION, SkipSizes.mini(16))
@@ -47,14 +48,14 @@ def assets() -> methods.Assets:
         torch.nn.init.normal_(adapter.get_parameter("up.weight"))
     paper = Paper(modules.eval(), GuidanceSettings(-1e-4, 0.0, k=1, tau=0.0))
     made, alone = (Exits(each.eval(), ExitSettings(99.0)) for each in (exits, static))
-    return methods.Assets(PARTITION, made, paper, alone)
+    return Assets(PARTITION, made, paper, alone)
 
 
 def reports(
     name: str,
     backbone: TinyBackbone,
     suite: TinyReach,
-    assets: methods.Assets,
+    assets: Assets,
     dial: float | None = None,
     steps: int = 20,
 ) -> tuple[list[StepReport], np.ndarray]:
@@ -107,10 +108,10 @@ def test_what_each_method_needs() -> None:
     assert matching == ["random-skip", "random-skip-layers", "random-skip-adapters", "static"]
 
 
-def test_which_bundles_are_at_hand(assets: methods.Assets) -> None:
+def test_which_bundles_are_at_hand(assets: Assets) -> None:
     assert assets.bundles() == {"dysl", "dysl-paper", "static"}
-    assert methods.Assets(static=assets.static).bundles() == {"static"}
-    assert methods.NO_ASSETS.bundles() == set()
+    assert Assets(static=assets.static).bundles() == {"static"}
+    assert NO_ASSETS.bundles() == set()
 
 
 def test_whom_random_skipping_matches() -> None:
@@ -127,7 +128,7 @@ def test_an_unknown_name_gets_a_suggestion(tiny_backbone: type[TinyBackbone]) ->
         methods.build("dysl-papr", tiny_backbone(), execute_horizon=2)
 
 
-def test_a_missing_bundle_or_target_is_named(tiny_backbone: type[TinyBackbone], assets: methods.Assets) -> None:
+def test_a_missing_bundle_or_target_is_named(tiny_backbone: type[TinyBackbone], assets: Assets) -> None:
     missing = {"dysl": "trained exits", "dysl-paper": "trained skip modules", "random-skip": "a skip profile"}
     missing |= {"static": "exits trained one by one", "oracle": "trained exits"}
     for name, said in missing.items():
@@ -141,7 +142,7 @@ def test_a_missing_bundle_or_target_is_named(tiny_backbone: type[TinyBackbone], 
 
 @pytest.mark.parametrize("name", ["dysl", "oracle", "random-skip-adapters", "static"])
 def test_exits_refuse_another_number_of_executed_actions(
-    tiny_backbone: type[TinyBackbone], assets: methods.Assets, name: str
+    tiny_backbone: type[TinyBackbone], assets: Assets, name: str
 ) -> None:
     """What they remember would lie elsewhere in time."""
     message = rf"'{methods.method(name).bundle}' were trained for 2 executed actions an inference, found 3"
@@ -152,7 +153,7 @@ def test_exits_refuse_another_number_of_executed_actions(
 
 
 def test_methods_do_what_they_say(
-    tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach], assets: methods.Assets
+    tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach], assets: Assets
 ) -> None:
     backbone, suite = tiny_backbone(), tiny_suite()
     ran = {name: reports(name, backbone, suite, assets)[0] for name in methods.names()}
@@ -175,12 +176,12 @@ def test_methods_do_what_they_say(
 
 @pytest.mark.parametrize("name", [name for name, method in methods.METHODS.items() if method.dial is not None])
 def test_a_dial_goes_from_all_layers_to_few_and_never_back(
-    tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach], assets: methods.Assets, name: str
+    tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach], assets: Assets, name: str
 ) -> None:
     """Each method as at its default dial, on the first inference: later ones begin in other states."""
     assert assets.paper is not None
     controllers = Paper(assets.paper.modules, GuidanceSettings(-1.0, 0.0, tau=0.5))
-    assets, dial = methods.Assets(PARTITION, assets.exits, controllers), methods.method(name).dial
+    assets, dial = Assets(PARTITION, assets.exits, controllers), methods.method(name).dial
     assert dial is not None
     layers = [
         reports(name, tiny_backbone(), tiny_suite(), assets, place, steps=1)[0][0].layers_run

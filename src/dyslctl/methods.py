@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
 
 from dyslctl.backbone import Backbone
 from dyslctl.baselines.oracle import OraclePolicy
@@ -16,184 +15,14 @@ from dyslctl.baselines.random_skip import (
     skip_probability,
 )
 from dyslctl.baselines.static_exit import nearest_exit
-from dyslctl.dysl.exit_policy import ExitPolicy, ExitSettings
+from dyslctl.dysl.exit_policy import ExitPolicy
 from dyslctl.dysl.exit_schedule import ExitLadder, FixedExit, PlannedExit
-from dyslctl.dysl.exits import ExitModules
-from dyslctl.dysl.guidance import GuidanceSettings
-from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.policy import DySLPolicy
-from dyslctl.dysl.skip_modules import SkipModules
 from dyslctl.errors import ConfigError
+from dyslctl.method_assets import KEEP_TOKENS, NO_ASSETS, Assets, Dial, Setup, Trained
 from dyslctl.plugins import did_you_mean
 from dyslctl.policy import Policy, SchedulePolicy, full_policy
 from dyslctl.pruning.divprune import DivPruneSchedule
-
-Trained = Literal["dysl", "dysl-paper", "static"]
-"""The methods that ``dyslctl distill`` trains; each has a bundle of its own, named after it."""
-Asset = TypeVar("Asset")
-
-
-class ExitAssets(Protocol):
-    """What the methods need of a bundle with exits."""
-
-    @property
-    def modules(self) -> ExitModules:
-        """Exits and planner, with their partition."""
-
-    @property
-    def settings(self) -> ExitSettings:
-        """The calibrated tolerance."""
-
-    @property
-    def execute_horizon(self) -> int:
-        """Actions executed before the next inference in training."""
-
-
-class SkipAssets(Protocol):
-    """What the methods need of a ``dysl-paper`` bundle."""
-
-    @property
-    def modules(self) -> SkipModules:
-        """Adapters and controllers, with their partition."""
-
-    @property
-    def guidance(self) -> GuidanceSettings:
-        """Calibrated thresholds."""
-
-
-@dataclass(frozen=True)
-class Assets:
-    """What a run has to offer; ``None`` for what was not asked for.
-
-    Attributes:
-        partition: The skip profile's.
-        exits: The bundle of ``dysl``.
-        paper: The bundle of ``dysl-paper``.
-        static: The bundle of ``static``.
-    """
-
-    partition: LayerPartition | None = None
-    exits: ExitAssets | None = None
-    paper: SkipAssets | None = None
-    static: ExitAssets | None = None
-
-    def bundles(self) -> set[Trained]:
-        """Which bundles are at hand."""
-        found: dict[Trained, object] = {"dysl": self.exits, "dysl-paper": self.paper, "static": self.static}
-        return {name for name, bundle in found.items() if bundle is not None}
-
-    @property
-    def execute_horizon(self) -> int | None:
-        """Actions executed before the next inference in the training of the exits at hand; ``None`` if there are none.
-
-        Exits remember the last chunk and serve no other horizon. ``dysl-paper`` remembers nothing.
-        """
-        trained = [bundle.execute_horizon for bundle in (self.exits, self.static) if bundle is not None]
-        return trained[0] if trained else None
-
-
-NO_ASSETS = Assets()
-KEEP_TOKENS = 0.5
-"""Of the visual tokens, unless told otherwise."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Everything a method may be built from.
-
-    Attributes:
-        backbone: The frozen model.
-        execute_horizon: Actions of a chunk executed before the next inference.
-        seed: Of the method's own randomness; an episode's seed comes with ``Policy.reset``.
-        assets: What the run has trained.
-        target_layers: Mean executed layers to match, for methods that need it.
-        dial: Where the method's dial stands; ``None``: as it was calibrated.
-        keep_tokens: Share of each view's tokens that token pruning keeps.
-    """
-
-    backbone: Backbone
-    execute_horizon: int
-    seed: int = 0
-    assets: Assets = NO_ASSETS
-    target_layers: float | None = None
-    dial: float | None = None
-    keep_tokens: float = KEEP_TOKENS
-
-    def partition(self) -> LayerPartition:
-        """The skip profile's partition.
-
-        Raises:
-            ConfigError: If there is none.
-        """
-        return _required(self.assets.partition, "a skip profile", "dyslctl profile makes it")
-
-    def exits(self) -> ExitAssets:
-        """The bundle of ``dysl``.
-
-        Raises:
-            ConfigError: If there is none, or it was trained for another number of executed actions.
-        """
-        assets = _required(self.assets.exits, "trained exits", "dyslctl distill makes the bundle")
-        return self._executing(assets, "dysl")
-
-    def paper(self) -> SkipAssets:
-        """The bundle of ``dysl-paper``.
-
-        Raises:
-            ConfigError: If there is none.
-        """
-        hint = "dyslctl distill --method dysl-paper makes the bundle"
-        return _required(self.assets.paper, "trained skip modules", hint)
-
-    def static(self) -> ExitAssets:
-        """The bundle of ``static``.
-
-        Raises:
-            ConfigError: If there is none, or it was trained for another number of executed actions.
-        """
-        hint = "dyslctl distill --method static makes the bundle"
-        return self._executing(_required(self.assets.static, "exits trained one by one", hint), "static")
-
-    def target(self) -> float:
-        """The number of layers to match.
-
-        Raises:
-            ConfigError: If there is none.
-        """
-        hint = "evaluate it together with dysl, whose mean it takes"
-        return _required(self.target_layers, "a mean number of layers to match", hint)
-
-    def _executing(self, assets: ExitAssets, bundle: Trained) -> ExitAssets:
-        """``assets``, if what they remember lies in time where they learnt to find it."""
-        if assets.execute_horizon != self.execute_horizon:
-            raise ConfigError(
-                f"the exits of '{bundle}' were trained for {assets.execute_horizon} executed actions an inference, "
-                f"found {self.execute_horizon} to execute",
-                hint=f"run them on a suite that executes {assets.execute_horizon} actions an inference (--suite), or "
-                f"dyslctl distill --method {bundle} --suite SUITE trains exits for this one",
-            )
-        return assets
-
-
-def _required(value: Asset | None, what: str, hint: str) -> Asset:
-    if value is None:
-        raise ConfigError(f"this method needs {what}", hint)
-    return value
-
-
-@dataclass(frozen=True)
-class Dial:
-    """The one number by which a method trades success for layers: the larger, the fewer layers, monotonically.
-
-    Attributes:
-        low: Every layer runs.
-        high: As few layers run as the method can.
-        meaning: In words.
-    """
-
-    low: float
-    high: float
-    meaning: str
 
 
 @dataclass(frozen=True)

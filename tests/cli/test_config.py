@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dyslctl import methods
 from dyslctl.cli.config import Config, flags, merge, parse_set, read_config
 from dyslctl.errors import ConfigError
+from dyslctl.method_assets import KEEP_TOKENS
 
 
 def test_later_layers_win_and_leave_the_rest() -> None:
@@ -29,7 +29,7 @@ def test_no_layers_are_the_defaults() -> None:
 
 
 def test_the_share_of_tokens_is_that_of_the_library() -> None:
-    assert Config().pruning.keep == methods.KEEP_TOKENS, "the command line loads no torch, so it says it again"
+    assert Config().pruning.keep == KEEP_TOKENS, "the command line loads no torch, so it says it again"
 
 
 def test_an_unknown_key_names_the_layer_and_the_nearest_key() -> None:

@@ -20,7 +20,7 @@ from dyslctl.jobs import bench as bench_module
 from dyslctl.jobs.bench import BenchPlan, Subject, bench, torch_device
 from dyslctl.jobs.latency import Series
 from dyslctl.jobs.prediction import choose_workload, exit_params, headline, module_params, scaled
-from dyslctl.methods import Assets
+from dyslctl.method_assets import Assets
 
 if TYPE_CHECKING:
     from tests.tiny import TinyBackbone, TinyReach

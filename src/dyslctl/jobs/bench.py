@@ -43,7 +43,7 @@ from dyslctl.jobs.prediction import (
     scaled,
 )
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
-from dyslctl.methods import KEEP_TOKENS, NO_ASSETS, Assets
+from dyslctl.method_assets import KEEP_TOKENS, NO_ASSETS, Assets
 from dyslctl.policy import Policy
 from dyslctl.reference.published import PublishedLatency, published_latency
 from dyslctl.suite import TaskSuite

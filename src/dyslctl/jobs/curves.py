@@ -12,6 +12,7 @@ from dyslctl.jobs.closed_loop import ClosedLoop, Stage
 from dyslctl.jobs.episodes import EpisodeRecord
 from dyslctl.jobs.recipe import PolicyRecipe
 from dyslctl.jobs.summary import BASELINE
+from dyslctl.method_assets import Dial
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,7 @@ def full_model(recipe: PolicyRecipe, stage: Stage) -> Point:
     return measure_point(Setting(BASELINE), recipe, stage, None)
 
 
-def _search(
-    name: str, dial: methods.Dial, recipe: PolicyRecipe, budgets: Sequence[float], tune: Stage
-) -> list[Setting]:
+def _search(name: str, dial: Dial, recipe: PolicyRecipe, budgets: Sequence[float], tune: Stage) -> list[Setting]:
     """A setting for each budget; each search begins with what the earlier ones have tried."""
     loop, known, settings = ClosedLoop(name, recipe, tune), NONE, list[Setting]()
     for budget in budgets:

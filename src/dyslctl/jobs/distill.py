@@ -33,7 +33,7 @@ from dyslctl.jobs.dataset import Dataset, Part
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.trained import load_modules, new_modules, save_modules
 from dyslctl.jobs.training import Optimization, StepLoss, Trainee, require_float32, train
-from dyslctl.methods import Trained
+from dyslctl.method_assets import Trained
 
 Stage = Literal[1, 2]
 CHECKPOINT, CURVE = "checkpoint.safetensors", "curve.json"

@@ -20,7 +20,7 @@ from dyslctl.backbone import Backbone
 from dyslctl.errors import ArtifactError, ConfigError, EnvironmentMismatch
 from dyslctl.jobs.trained import load_modules, partition_of
 from dyslctl.jobs.trained_exits import load_exits
-from dyslctl.methods import Assets
+from dyslctl.method_assets import KEEP_TOKENS, NO_ASSETS, Assets
 from dyslctl.policy import Policy
 
 
@@ -83,7 +83,7 @@ class PolicyRecipe:
     seed: int = 0
     target_layers: float | None = None
     dial: float | None = None
-    keep_tokens: float = methods.KEEP_TOKENS
+    keep_tokens: float = KEEP_TOKENS
 
     def factory(self, method: str) -> partial[Policy]:
         """What makes ``method``'s policy, in whatever process it is called."""
@@ -112,7 +112,7 @@ class PolicyRecipe:
             ArtifactError: If they are missing, damaged, or belong to another profile or backbone.
         """
         if not self.skip_profile.exists() and not self.bundles:
-            return methods.NO_ASSETS
+            return NO_ASSETS
         digests = tuple(self.identity().values())
         return _load_assets(self.backbone, self.skip_profile, tuple(self.bundles.items()), digests)
 
@@ -126,7 +126,7 @@ def load_policy(
     options: Mapping[str, Any] | None = None,
     target_layers: float | None = None,
     dial: float | None = None,
-    keep_tokens: float = methods.KEEP_TOKENS,
+    keep_tokens: float = KEEP_TOKENS,
 ) -> Policy:
     """What a robot holds: the policy that a run has trained, on the backbone it was trained for, loaded alike.
 
