@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dyslctl import methods
+from dyslctl.baselines.flexidepth import flexidepth_modules
 from dyslctl.dysl.exit_policy import ExitSettings
 from dyslctl.dysl.exits import ExitModules, ExitSizes
 from dyslctl.dysl.guidance import GuidanceSettings
@@ -31,6 +32,12 @@ class Paper:
 
 
 @dataclass(frozen=True)
+class Routers:
+    modules: SkipModules
+    tau: float = 0.5
+
+
+@dataclass(frozen=True)
 class Exits:
     modules: ExitModules
     settings: ExitSettings
@@ -44,11 +51,17 @@ def assets() -> Assets:
     modules = SkipModules(PARTITION, SkipSizes.mini(16))
     sizes = ExitSizes(16, 4, 3, adapter_rank=4)
     exits, static = (ExitModules(tail(PARTITION), layers, sizes) for layers in ((1, 2, 4), (2, 6)))
-    for adapter in [*modules.adapters.values(), *exits.adapters.values(), *static.adapters.values()]:
+    routers = flexidepth_modules(8, SkipSizes(16, 4, 16))
+    for adapter in [
+        *modules.adapters.values(),
+        *routers.adapters.values(),
+        *exits.adapters.values(),
+        *static.adapters.values(),
+    ]:
         torch.nn.init.normal_(adapter.get_parameter("up.weight"))
     paper = Paper(modules.eval(), GuidanceSettings(-1e-4, 0.0, k=1, tau=0.0))
     made, alone = (Exits(each.eval(), ExitSettings(99.0)) for each in (exits, static))
-    return Assets(PARTITION, made, paper, alone)
+    return Assets(PARTITION, made, paper, alone, Routers(routers.eval(), tau=0.0))
 
 
 def reports(
@@ -83,6 +96,7 @@ def test_names_are_in_table_order() -> None:
         "random-skip-layers",
         "random-skip-adapters",
         "static",
+        "flexidepth",
         "oracle",
         "divprune",
     ]
@@ -99,6 +113,7 @@ def test_what_each_method_needs() -> None:
         "random-skip-layers": None,
         "random-skip-adapters": "dysl",
         "static": "static",
+        "flexidepth": "flexidepth",
         "oracle": "dysl",
         "divprune": None,
     }
@@ -109,7 +124,7 @@ def test_what_each_method_needs() -> None:
 
 
 def test_which_bundles_are_at_hand(assets: Assets) -> None:
-    assert assets.bundles() == {"dysl", "dysl-paper", "static"}
+    assert assets.bundles() == {"dysl", "dysl-paper", "static", "flexidepth"}
     assert Assets(static=assets.static).bundles() == {"static"}
     assert NO_ASSETS.bundles() == set()
 
@@ -130,7 +145,7 @@ def test_an_unknown_name_gets_a_suggestion(tiny_backbone: type[TinyBackbone]) ->
 
 def test_a_missing_bundle_or_target_is_named(tiny_backbone: type[TinyBackbone], assets: Assets) -> None:
     missing = {"dysl": "trained exits", "dysl-paper": "trained skip modules", "random-skip": "a skip profile"}
-    missing |= {"static": "exits trained one by one", "oracle": "trained exits"}
+    missing |= {"static": "exits trained one by one", "oracle": "trained exits", "flexidepth": "trained routers"}
     for name, said in missing.items():
         with pytest.raises(ConfigError, match=said) as caught:
             methods.build(name, tiny_backbone(), execute_horizon=2, target_layers=5.0)
@@ -168,6 +183,7 @@ def test_methods_do_what_they_say(
     assert 3 <= min(layers["random-skip-layers"]) < max(layers["random-skip-layers"]) <= 8
     assert layers["random-skip-adapters"] == {1, 2, 4, 8}
     assert layers["static"] == {6}, "of its own exits the one nearest to five layers"
+    assert layers["flexidepth"] == {0}, "no layer is static"
     assert layers["divprune"] == {8}
     assert {sum(report.tokens) for report in ran["full"]} == {8 * 13}
     assert {report.tokens for report in ran["divprune"]} == {(11,) * 8}, "two of four visual tokens"
@@ -181,11 +197,15 @@ def test_a_dial_goes_from_all_layers_to_few_and_never_back(
     """Each method as at its default dial, on the first inference: later ones begin in other states."""
     assert assets.paper is not None
     controllers = Paper(assets.paper.modules, GuidanceSettings(-1.0, 0.0, tau=0.5))
-    assets, dial = Assets(PARTITION, assets.exits, controllers), methods.method(name).dial
+    assert assets.flexidepth is not None
+    routers = Routers(assets.flexidepth.modules)
+    assets = Assets(PARTITION, assets.exits, controllers, flexidepth=routers)
+    dial = methods.method(name).dial
     assert dial is not None
     layers = [
         reports(name, tiny_backbone(), tiny_suite(), assets, place, steps=1)[0][0].layers_run
         for place in np.linspace(dial.low, dial.high, 25)
     ]
-    assert layers[0] == 8 and layers[-1] == (1 if name in ("dysl", "oracle") else 3)
+    fewest = {"dysl": 1, "oracle": 1, "flexidepth": 0}
+    assert layers[0] == 8 and layers[-1] == fewest.get(name, 3)
     assert layers == sorted(layers, reverse=True)

@@ -13,7 +13,7 @@ from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.skip_modules import SkipModules
 from dyslctl.errors import ConfigError
 
-Trained = Literal["dysl", "dysl-paper", "static"]
+Trained = Literal["dysl", "dysl-paper", "static", "flexidepth"]
 """The methods that ``dyslctl distill`` trains; each has a bundle of its own, named after it."""
 Asset = TypeVar("Asset")
 
@@ -46,6 +46,18 @@ class SkipAssets(Protocol):
         """Calibrated thresholds."""
 
 
+class RouterAssets(Protocol):
+    """What the methods need of a ``flexidepth`` bundle."""
+
+    @property
+    def modules(self) -> SkipModules:
+        """Adapters and routers, one of each before every layer."""
+
+    @property
+    def tau(self) -> float:
+        """The calibrated threshold."""
+
+
 @dataclass(frozen=True)
 class Assets:
     """What a run has to offer; ``None`` for what was not asked for.
@@ -55,23 +67,30 @@ class Assets:
         exits: The bundle of ``dysl``.
         paper: The bundle of ``dysl-paper``.
         static: The bundle of ``static``.
+        flexidepth: The bundle of ``flexidepth``.
     """
 
     partition: LayerPartition | None = None
     exits: ExitAssets | None = None
     paper: SkipAssets | None = None
     static: ExitAssets | None = None
+    flexidepth: RouterAssets | None = None
 
     def bundles(self) -> set[Trained]:
         """Which bundles are at hand."""
-        found: dict[Trained, object] = {"dysl": self.exits, "dysl-paper": self.paper, "static": self.static}
+        found: dict[Trained, object] = {
+            "dysl": self.exits,
+            "dysl-paper": self.paper,
+            "static": self.static,
+            "flexidepth": self.flexidepth,
+        }
         return {name for name, bundle in found.items() if bundle is not None}
 
     @property
     def execute_horizon(self) -> int | None:
         """Actions executed before the next inference in the training of the exits at hand; ``None`` if there are none.
 
-        Exits remember the last chunk and serve no other horizon. ``dysl-paper`` remembers nothing.
+        Exits remember the last chunk and serve no other horizon. The others remember nothing.
         """
         trained = [bundle.execute_horizon for bundle in (self.exits, self.static) if bundle is not None]
         return trained[0] if trained else None
@@ -138,6 +157,15 @@ class Setup:
         """
         hint = "dyslctl distill --method static makes the bundle"
         return self._executing(_required(self.assets.static, "exits trained one by one", hint), "static")
+
+    def flexidepth(self) -> RouterAssets:
+        """The bundle of ``flexidepth``.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        hint = "dyslctl distill --method flexidepth makes the bundle"
+        return _required(self.assets.flexidepth, "trained routers", hint)
 
     def target(self) -> float:
         """The number of layers to match.

@@ -6,17 +6,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dyslctl.backbone import Backbone
+from dyslctl.baselines.flexidepth import FlexiDepthPolicy
 from dyslctl.baselines.oracle import OraclePolicy
 from dyslctl.baselines.random_skip import (
     RandomExits,
     RandomSkipSchedule,
-    Reach,
     exit_probability,
     skip_probability,
 )
 from dyslctl.baselines.static_exit import nearest_exit
 from dyslctl.dysl.exit_policy import ExitPolicy
 from dyslctl.dysl.exit_schedule import ExitLadder, FixedExit, PlannedExit
+from dyslctl.dysl.guidance import shift_threshold
+from dyslctl.dysl.partition import Reach
 from dyslctl.dysl.policy import DySLPolicy
 from dyslctl.errors import ConfigError
 from dyslctl.method_assets import KEEP_TOKENS, NO_ASSETS, Assets, Dial, Setup, Trained
@@ -161,6 +163,12 @@ def _static(setup: Setup) -> Policy:
     return ExitPolicy(setup.backbone, schedule, setup.execute_horizon)
 
 
+def _flexidepth(setup: Setup) -> Policy:
+    assets = setup.flexidepth()
+    tau = shift_threshold(assets.tau, setup.dial or 0.0)
+    return FlexiDepthPolicy(setup.backbone, assets.modules, tau, setup.execute_horizon)
+
+
 def _oracle(setup: Setup) -> Policy:
     assets, horizon = setup.exits(), setup.execute_horizon
     tolerance = assets.settings.tolerance if setup.dial is None else setup.dial
@@ -173,7 +181,7 @@ def _divprune(setup: Setup) -> Policy:
 
 DAMAGE = Dial(-7.0, 3.0, "log of the relative damage that is worth as much as all layers")
 """From less than the floor below which damage is not told apart, to many times the motion itself."""
-LENIENCE = Dial(-16.0, 16.0, "logits that every controller is more willing to skip by")
+LENIENCE = Dial(-16.0, 16.0, "logits that every controller or router is more willing to skip by")
 
 METHODS: Mapping[str, Method] = {
     "full": Method("every layer, the upstream model", _full),
@@ -199,6 +207,9 @@ METHODS: Mapping[str, Method] = {
     ),
     "random-skip-adapters": Method("random exits through dysl's adapters", _random_exits, "dysl", needs_target=True),
     "static": Method("always the same exit, trained for that", _static, "static", needs_target=True, in_steps=True),
+    "flexidepth": Method(
+        "routers skip layers one at a time, each through an adapter", _flexidepth, "flexidepth", dial=LENIENCE
+    ),
     "oracle": Method(
         "a planner that knows the damage: a bound, not for use", _oracle, "dysl", dial=DAMAGE, privileged=True
     ),

@@ -17,12 +17,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dyslctl.artifacts.bundle_settings import BundleSettings, Calibration, Exits
+from dyslctl.artifacts.bundle_settings import BundleSettings, Calibration, Section
 from dyslctl.artifacts.document import Document, Part
 from dyslctl.artifacts.files import atomic_folder, atomic_write, reading, sha256
 from dyslctl.artifacts.self_test import SelfTest
-from dyslctl.artifacts.skip_profile import Guidance, Layer, MadeWith, ModuleSizes, Positive, SkipProfile
+from dyslctl.artifacts.skip_profile import Layer, MadeWith, ModuleSizes, Positive, SkipProfile
 from dyslctl.artifacts.tensors import save_tensors
+from dyslctl.dysl.skip_modules import Pool
 from dyslctl.errors import ArtifactError
 
 WEIGHTS, SETTINGS, CARD = "bundle.safetensors", "bundle.yaml", "README.md"
@@ -34,7 +35,7 @@ class TrainingInfo(Part):
 
     Attributes:
         stage: 1 = adapters alone, 2 = with what decides.
-        method: What was trained: ``dysl``, ``dysl-paper`` or ``static``.
+        method: What was trained: a name of ``distill --method``.
         samples: Training observations.
         loss_first, loss_last: Mean loss over the first and last steps.
     """
@@ -67,6 +68,20 @@ class ExitModuleSizes(Part):
     execute_horizon: Positive
 
 
+class RouterSizes(Part):
+    """Sizes of the modules of ``flexidepth``, one adapter and one router a layer.
+
+    Attributes:
+        adapter_width: Hidden width ``r`` of an adapter.
+        router_width: Hidden width of a router.
+        pool: Over which tokens a router's input is pooled, and how.
+    """
+
+    adapter_width: Positive
+    router_width: Positive
+    pool: Pool
+
+
 class BundleHeader(Document):
     """Identity of the weights; stored inside the safetensors file, so it cannot be separated from them."""
 
@@ -77,7 +92,7 @@ class BundleHeader(Document):
     backbone_fingerprint: str
     profile_hash: str
     static_layers: tuple[int, ...]
-    modules: ModuleSizes | ExitModuleSizes
+    modules: ModuleSizes | ExitModuleSizes | RouterSizes
     training: TrainingInfo
     made_with: MadeWith
 
@@ -87,7 +102,7 @@ class BundleHeader(Document):
         profile: SkipProfile,
         training: TrainingInfo,
         made_with: MadeWith,
-        modules: ModuleSizes | ExitModuleSizes | None = None,
+        modules: ModuleSizes | ExitModuleSizes | RouterSizes | None = None,
     ) -> BundleHeader:
         """The header of modules trained for ``profile``, of the sizes it asks for unless ``modules`` says otherwise."""
         return cls(
@@ -114,7 +129,7 @@ class Bundle:
     header: BundleHeader
     tensors: Mapping[str, Tensor] = field(repr=False)
     self_test: SelfTest
-    settings: Guidance | Exits
+    settings: Section
     calibration: Calibration | None = None
 
 
@@ -135,7 +150,7 @@ def save_bundle(folder: Path, bundle: Bundle, card: str) -> Path:
     return folder / WEIGHTS
 
 
-def save_settings(folder: Path, settings: Guidance | Exits, calibration: Calibration | None) -> None:
+def save_settings(folder: Path, settings: Section, calibration: Calibration | None) -> None:
     """Replace the settings of a saved bundle; its weights stay as they are.
 
     Raises:
@@ -239,9 +254,16 @@ def _header_json(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
     return header if isinstance(header, dict) else {}
 
 
-def _section(settings: BundleSettings, header: BundleHeader, folder: Path) -> Guidance | Exits:
+def _section(settings: BundleSettings, header: BundleHeader, folder: Path) -> Section:
     """The section that the header's modules run with."""
-    section = settings.exits if isinstance(header.modules, ExitModuleSizes) else settings.guidance
+    section: Section | None
+    match header.modules:
+        case ExitModuleSizes():
+            section = settings.exits
+        case RouterSizes():
+            section = settings.routing
+        case ModuleSizes():
+            section = settings.guidance
     if section is None:
         raise ArtifactError(
             f"{folder / SETTINGS} holds settings of another method than {header.training.method}, whose modules are "

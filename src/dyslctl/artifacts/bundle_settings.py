@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 from pydantic import Field, model_validator
 
 from dyslctl.artifacts.document import Document, Part
-from dyslctl.artifacts.skip_profile import Guidance
+from dyslctl.artifacts.skip_profile import Fraction, Guidance
 from dyslctl.artifacts.strict_yaml import dump_yaml, read_yaml
 from dyslctl.dysl.exit_policy import ExitSettings
 from dyslctl.errors import ArtifactError
@@ -54,12 +54,27 @@ class Exits(Part):
         return ExitSettings(self.tolerance)
 
 
+class Routing(Part):
+    """Settings of ``flexidepth``.
+
+    Attributes:
+        tau: A router above this probability skips its layer.
+    """
+
+    tau: Fraction = 0.5
+
+
+Section = Guidance | Exits | Routing
+"""What one method runs with."""
+
+
 class BundleSettings(Document):
     """The content of ``bundle.yaml``: the section of its method, and where its numbers come from.
 
     Attributes:
         exits: For ``dysl``.
         guidance: For ``dysl-paper``.
+        routing: For ``flexidepth``.
     """
 
     SCHEMA: ClassVar[str] = "dyslctl.bundle-settings/3"
@@ -67,20 +82,25 @@ class BundleSettings(Document):
     weights_sha256: str
     exits: Exits | None = None
     guidance: Guidance | None = None
+    routing: Routing | None = None
     calibration: Calibration | None = None
 
     @model_validator(mode="after")
     def _one_section(self) -> Self:
-        if (self.exits is None) == (self.guidance is None):
-            raise ValueError("expected either the section exits or the section guidance")
+        if [self.exits, self.guidance, self.routing].count(None) != 2:
+            raise ValueError("expected one of the sections exits, guidance and routing")
         return self
 
     @classmethod
-    def of(cls, digest: str, section: Guidance | Exits, calibration: Calibration | None) -> Self:
+    def of(cls, digest: str, section: Section, calibration: Calibration | None) -> Self:
         """Settings of the weights whose SHA-256 is ``digest``."""
-        if isinstance(section, Exits):
-            return cls(weights_sha256=digest, exits=section, calibration=calibration)
-        return cls(weights_sha256=digest, guidance=section, calibration=calibration)
+        match section:
+            case Exits():
+                return cls(weights_sha256=digest, exits=section, calibration=calibration)
+            case Guidance():
+                return cls(weights_sha256=digest, guidance=section, calibration=calibration)
+            case Routing():
+                return cls(weights_sha256=digest, routing=section, calibration=calibration)
 
     @classmethod
     def load(cls, path: Path) -> Self:

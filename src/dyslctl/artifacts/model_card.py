@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dyslctl.artifacts.bundle import CARD, Bundle, ExitModuleSizes, load_bundle
-from dyslctl.artifacts.bundle_settings import Exits
+from dyslctl.artifacts.bundle import CARD, Bundle, ExitModuleSizes, RouterSizes, load_bundle
+from dyslctl.artifacts.bundle_settings import Exits, Routing
 from dyslctl.artifacts.files import atomic_write
-from dyslctl.artifacts.skip_profile import ModuleSizes
+from dyslctl.artifacts.skip_profile import Guidance, ModuleSizes
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,18 @@ def _samples(samples: int | None) -> str:
 
 
 def _what(bundle: Bundle) -> str:
-    return "Planned exits" if isinstance(bundle.settings, Exits) else "Adapters and skipping controllers (DySL-VLA)"
+    match bundle.settings:
+        case Exits():
+            return "Planned exits"
+        case Routing():
+            return "Adapters and routers (FlexiDepth)"
+        case Guidance():
+            return "Adapters and skipping controllers (DySL-VLA)"
 
 
-def _sizes(modules: ModuleSizes | ExitModuleSizes) -> str:
+def _sizes(modules: ModuleSizes | ExitModuleSizes | RouterSizes) -> str:
+    if isinstance(modules, RouterSizes):
+        return f"adapter / router width {modules.adapter_width} / {modules.router_width}"
     if isinstance(modules, ExitModuleSizes):
         exits = ", ".join(map(str, modules.exits))
         return (
@@ -91,6 +99,8 @@ def _calibrated(bundle: Bundle) -> str:
     guidance = bundle.settings
     if isinstance(guidance, Exits):
         return _exits(guidance)
+    if isinstance(guidance, Routing):
+        return f"tau = {guidance.tau:.4g}"
     if guidance.eta_1 is None or guidance.eta_2 is None:
         return "not calibrated yet"
     return f"eta_1 = {guidance.eta_1:.4g}, eta_2 = {guidance.eta_2:.4g}, tau = {guidance.tau:.4g}, k = {guidance.k}"

@@ -4,24 +4,20 @@
 * :class:`RandomExits`: the trained exits. What any learned decision must beat.
 
 One probability ``p`` for every coin, solved so that the mean equals a target. The DySL-VLA paper names "Random Skip" in
-its tables and defines neither the draw nor the rate, so both readings are here (:data:`Reach`).
+its tables and defines neither the draw nor the rate, so both readings are here (:data:`~dyslctl.dysl.partition.Reach`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 
 from dyslctl.dysl.exit_schedule import ExitLadder, ExitSchedule
-from dyslctl.dysl.partition import LayerPartition
+from dyslctl.dysl.partition import LayerPartition, Reach
 from dyslctl.engine import RUN, Jump, LayerSchedule, Step
 from dyslctl.errors import ConfigError
 from dyslctl.types import LayerState
-
-Reach = Literal["segment", "layer"]
-"""What one coin skips: the rest of its segment, up to the next static layer, or its own layer alone."""
 
 
 def expected_layers(partition: LayerPartition, probability: float, reach: Reach = "segment") -> float:
@@ -88,8 +84,7 @@ class RandomSkipSchedule(LayerSchedule):
         self._probability = probability
         self._seed = seed
         self._column = {layer: column for column, layer in enumerate(partition.dynamic_layers)}
-        land = partition.next_static if reach == "segment" else _next_layer
-        self._jumps = {layer: Jump(land(layer)) for layer in partition.dynamic_layers}
+        self._jumps = {layer: Jump(partition.landing(layer, reach)) for layer in partition.dynamic_layers}
         self.begin_episode(0)
 
     def begin_episode(self, seed: int) -> None:
@@ -104,10 +99,6 @@ class RandomSkipSchedule(LayerSchedule):
         """Jump over this layer, or to the next static one, if this layer's coin says so."""
         jump = self._jumps.get(layer)
         return jump if jump is not None and self._skips[self._column[layer]] else RUN
-
-
-def _next_layer(layer: int) -> int:
-    return layer + 1
 
 
 class RandomExits(ExitSchedule):

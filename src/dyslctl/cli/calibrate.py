@@ -29,7 +29,10 @@ from dyslctl.errors import ConfigError
 
 
 def calibrate(
-    method: Annotated[str | None, typer.Option("--method", help="Whose dial: dysl (default) or dysl-paper.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help="Whose dial: dysl (default), dysl-paper or flexidepth."),
+    ] = None,
     target_layers: TargetLayers = None,
     target_ms: TargetMs = None,
     max_success_drop: MaxSuccessDrop = None,

@@ -50,11 +50,12 @@ def distill(
         int | None, typer.Option("--steps", help="Optimiser steps of a stage; exits: of each round of stage 2.")
     ] = None,
     method: Annotated[
-        str | None, typer.Option("--method", help="What to train: dysl (the default), dysl-paper or static.")
+        str | None,
+        typer.Option("--method", help="What to train: dysl (the default), dysl-paper, static or flexidepth."),
     ] = None,
     lambda_: Annotated[
         float | None,
-        typer.Option("--lambda", help="dysl-paper: weight of executed layers against the task loss, Eq. 6."),
+        typer.Option("--lambda", help="dysl-paper, flexidepth: weight of executed layers against the task loss."),
     ] = None,
     target_layers: TargetLayers = None,
     target_ms: TargetMs = None,
@@ -75,8 +76,9 @@ def distill(
     """Train adapters (stage 1) and what decides when to use them (stage 2).
 
     The backbone stays frozen. Stage 2 of dysl ends as calibrate does: without a target, at the fewest layers that lose
-    at most one percentage point of success on the tune episodes. With --data everything is learnt from recorded
-    episodes, and the tolerance is set on held-out ones: to --target-layers, or to a predicted damage.
+    at most one percentage point of success on the tune episodes. flexidepth has one stage, the second. With --data
+    everything is learnt from recorded episodes, and the tolerance is set on held-out ones: to --target-layers, or to a
+    predicted damage.
     """
     from dyslctl.cli.output import show
     from dyslctl.cli.progress import progress

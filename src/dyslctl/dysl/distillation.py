@@ -8,7 +8,7 @@ frozen; gradients flow through it to earlier segments.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -47,10 +47,9 @@ def stage1_loss(
     Returns:
         Dynamic layer -> scalar fp32 loss, mean over the batch.
     """
-    partition = modules.partition
     return {
-        layer: _error_norm(modules.adapter(layer)(states[layer]) - states[partition.next_static(layer)], mask, norm)
-        for layer in partition.dynamic_layers
+        layer: _error_norm(modules.adapter(layer)(states[layer]) - states[modules.landing(layer)], mask, norm)
+        for layer in modules.partition.dynamic_layers
     }
 
 
@@ -82,10 +81,7 @@ def calibrate_scales(modules: SkipModules, batches: Iterable[tuple[Sequence[Tens
     partition, means = modules.partition, []
     for states, mask in batches:
         means.append(
-            [
-                _error_norm(states[partition.next_static(i)] - states[i], mask, "mse").item()
-                for i in partition.dynamic_layers
-            ]
+            [_error_norm(states[modules.landing(i)] - states[i], mask, "mse").item() for i in partition.dynamic_layers]
         )
     if not means:
         raise ConfigError("calibrating the adapters' scales needs at least one batch, found none")
@@ -117,14 +113,15 @@ class MixSchedule(LayerSchedule):
 
         h_s <- c * a_i(h_i) + (1 - c) * h_s,    c = sigmoid(controller_i(h_i)) in (0, 1), one a sample
 
-    All layers run; ``gates`` collects ``c`` ``[B]`` by layer.
+    All layers run; ``gates`` collects ``c`` ``[B]`` by layer. Where a skip reaches over its own layer alone, all layers
+    may be sampled at once, with ``s = i + 1``.
     """
 
     def __init__(self, modules: SkipModules, exits: Sequence[int], *, hard: bool = False) -> None:
         """``hard`` mixes with the decision ``c > 0.5`` and lets gradients pass as if it were ``c``."""
         self._modules = modules
         self._exits = frozenset(exits)
-        self._joins = {modules.partition.next_static(layer): layer for layer in exits}
+        self._joins = {modules.landing(layer): layer for layer in exits}
         self._hard = hard
         self.gates: dict[int, Tensor] = {}
 
@@ -193,6 +190,10 @@ def compute_penalty(gates: Mapping[int, Tensor], partition: LayerPartition) -> T
     return torch.stack([((1 - c) * (partition.next_static(i) - i)).mean() for i, c in gates.items()]).sum()
 
 
+Penalty = Callable[[Mapping[int, Tensor], LayerPartition], Tensor]
+"""What the layers that run cost: skip probabilities ``c`` ``[B]`` by layer -> a scalar."""
+
+
 @dataclass(frozen=True)
 class Stage2Settings:
     """What stage 2 minimises: ``task + kd_weight * kd + penalty_weight * penalty``.
@@ -228,6 +229,7 @@ def stage2_loss(
     target: Tensor,
     exits: Sequence[int],
     settings: Stage2Settings,
+    price: Penalty = compute_penalty,
 ) -> Stage2Loss:
     """One training forward (Eq. 5) and its loss (Eq. 6).
 
@@ -238,6 +240,7 @@ def stage2_loss(
         target: ``[B, N, A]`` normalised expert actions.
         exits: One dynamic layer per segment, from :func:`sample_exits`.
         settings: Weights of the terms.
+        price: The penalty without its weight.
     """
     schedule, state = MixSchedule(modules, exits, hard=settings.hard), LayerState.of(inputs)
     layers: Layers = Recomputed(backbone) if settings.recompute else backbone
@@ -247,7 +250,7 @@ def stage2_loss(
     kd = torch.zeros_like(task)
     if settings.kd_weight:
         kd = (predicted - full_actions(backbone, inputs)).abs().mean()
-    penalty = compute_penalty(schedule.gates, modules.partition)
+    penalty = price(schedule.gates, modules.partition)
     total = task + settings.kd_weight * kd + settings.penalty_weight * penalty
     return Stage2Loss(total, task, kd, penalty, schedule.gates)
 

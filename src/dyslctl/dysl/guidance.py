@@ -73,12 +73,15 @@ class GuidanceSettings:
 
         Thresholds 0 and 1, always and never, stay what they are.
         """
-        by_layer = {layer: _shift(tau, lenience) for layer, tau in self.tau_by_layer.items()}
-        return replace(self, tau=_shift(self.tau, lenience), tau_by_layer=by_layer)
+        by_layer = {layer: shift_threshold(tau, lenience) for layer, tau in self.tau_by_layer.items()}
+        return replace(self, tau=shift_threshold(self.tau, lenience), tau_by_layer=by_layer)
 
 
-def _shift(tau: float, lenience: float) -> float:
-    """``tau`` itself at 0, and never beyond it on the wrong side: rounding must not move a calibrated threshold."""
+def shift_threshold(tau: float, lenience: float) -> float:
+    """``logit(tau') = logit(tau) - lenience``, but ``tau`` itself at 0, 0 and 1.
+
+    Never beyond ``tau`` on the wrong side: rounding must not move a calibrated threshold.
+    """
     if lenience == 0 or tau in (0, 1):
         return tau
     shifted = 1 / (1 + (1 - tau) / tau * math.exp(lenience))

@@ -39,6 +39,10 @@ class Segment:
         return range(self.start, self.stop)
 
 
+Reach = Literal["segment", "layer"]
+"""What one skip leaves out: the rest of its segment, up to the next static layer, or its own layer alone."""
+
+
 @dataclass(frozen=True)
 class LayerPartition:
     """Every layer is static (always runs) or dynamic (may be skipped).
@@ -73,6 +77,10 @@ class LayerPartition:
     def next_static(self, layer: int) -> int:
         """``min{s in S + {L}: s > layer}``: where a skip at ``layer`` lands."""
         return min((s for s in self.static_layers if s > layer), default=self.num_layers)
+
+    def landing(self, layer: int, reach: Reach = "segment") -> int:
+        """Where a skip at ``layer`` goes on: before the next static layer, or before the next layer."""
+        return self.next_static(layer) if reach == "segment" else layer + 1
 
 
 def tail(partition: LayerPartition) -> LayerPartition:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
-from dyslctl.dysl.guidance import GuidanceSettings, SkippingAllowPoints
+from dyslctl.dysl.guidance import SkippingAllowPoints
 from dyslctl.dysl.skip_modules import SkipModules, TokenPool
 from dyslctl.engine import RUN, Jump, LayerSchedule, Step
 from dyslctl.policy import Consultation
 from dyslctl.types import LayerState
+
+
+class Thresholds(Protocol):
+    """What the schedule needs to know of the settings."""
+
+    def threshold(self, layer: int) -> float:
+        """The skip probability above which ``layer`` is skipped."""
 
 
 class DySLSchedule(LayerSchedule):
@@ -18,7 +26,7 @@ class DySLSchedule(LayerSchedule):
     """
 
     def __init__(
-        self, modules: SkipModules, settings: GuidanceSettings, allow_points: SkippingAllowPoints | None = None
+        self, modules: SkipModules, settings: Thresholds, allow_points: SkippingAllowPoints | None = None
     ) -> None:
         """``allow_points`` as they stand when a layer is reached; ``None`` lets every controller decide."""
         partition = modules.partition
@@ -26,8 +34,7 @@ class DySLSchedule(LayerSchedule):
         self._allow_points = allow_points
         self._tau = {layer: settings.threshold(layer) for layer in partition.dynamic_layers}
         self._jumps = {
-            layer: Jump(partition.next_static(layer), modules.adapter(layer).bind())
-            for layer in partition.dynamic_layers
+            layer: Jump(modules.landing(layer), modules.adapter(layer).bind()) for layer in partition.dynamic_layers
         }
         self._controllers = {layer: modules.controller(layer).bind() for layer in partition.dynamic_layers}
         self._pool: TokenPool | None = None

@@ -1,11 +1,13 @@
 """The trained parts (section 3.2): one adapter and one skipping controller before every dynamic layer.
 
 A skip at layer ``i`` replaces layers ``i .. s - 1`` by ``adapter_i``, an estimate of ``h_s`` from ``h_i``, where ``s``
-is the next static layer. The paper gives no sizes; the presets reproduce its parameter counts.
+is the next static layer; where skips reach over their own layer alone, ``s = i + 1``. The paper gives no sizes; the
+presets reproduce its parameter counts.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dyslctl.dysl.partition import LayerPartition
+from dyslctl.dysl.partition import LayerPartition, Reach
 from dyslctl.errors import ConfigError
 from dyslctl.types import LayerState, TokenKind
 
@@ -109,7 +111,19 @@ class Adapter(nn.Module):
         return lambda x: x + F.linear(F.silu(F.linear(F.layer_norm(x, size), weight, bias)), up, up_bias)
 
 
-class SkippingController(nn.Module):
+class Controller(nn.Module, ABC):
+    """What decides whether a layer is skipped: ``sigmoid`` of its logit is the probability."""
+
+    @abstractmethod
+    def forward(self, pooled: Tensor) -> Tensor:
+        """``[B, H]`` -> logits ``[B]``."""
+
+    @abstractmethod
+    def bind(self) -> Callable[[Tensor], Tensor]:
+        """The same function of the weights as they are now, for inference; see :meth:`Adapter.bind`."""
+
+
+class SkippingController(Controller):
     """``logit c = W2 silu(W1 LN(pooled) + b1) + b2``; ``sigmoid`` of it is the probability of skipping."""
 
     def __init__(self, hidden_size: int, width: int) -> None:
@@ -140,23 +154,41 @@ def fold(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
 class SkipModules(nn.Module):
     """All adapters and controllers of one partition; everything that the two training stages change."""
 
-    def __init__(self, partition: LayerPartition, sizes: SkipSizes) -> None:
+    def __init__(
+        self,
+        partition: LayerPartition,
+        sizes: SkipSizes,
+        *,
+        reach: Reach = "segment",
+        controller: Callable[[int, int], Controller] = SkippingController,
+    ) -> None:
+        """One of each for every dynamic layer.
+
+        Args:
+            partition: Which layers are dynamic.
+            sizes: Of the modules.
+            reach: How far a skip goes, and so what an adapter stands in for.
+            controller: What decides, made of hidden size and width.
+        """
         super().__init__()
         self.partition = partition
         self.sizes = sizes
+        self._reach = reach
         layers = [str(layer) for layer in partition.dynamic_layers]
         self.adapters = nn.ModuleDict({i: Adapter(sizes.hidden_size, sizes.adapter_rank) for i in layers})
-        self.controllers = nn.ModuleDict(
-            {i: SkippingController(sizes.hidden_size, sizes.controller_width) for i in layers}
-        )
+        self.controllers = nn.ModuleDict({i: controller(sizes.hidden_size, sizes.controller_width) for i in layers})
+
+    def landing(self, layer: int) -> int:
+        """Where a skip at dynamic ``layer`` goes on."""
+        return self.partition.landing(layer, self._reach)
 
     def adapter(self, layer: int) -> Adapter:
         """The adapter that a skip at dynamic ``layer`` goes through."""
         return cast(Adapter, self.adapters[str(layer)])
 
-    def controller(self, layer: int) -> SkippingController:
+    def controller(self, layer: int) -> Controller:
         """The controller that is asked before dynamic ``layer``."""
-        return cast(SkippingController, self.controllers[str(layer)])
+        return cast(Controller, self.controllers[str(layer)])
 
 
 class TokenPool:

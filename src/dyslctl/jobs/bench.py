@@ -293,7 +293,8 @@ def _by_exits(method: str) -> bool:
 
 def _params(subject: Subject, method: str, size: Workload) -> ModuleParams:
     """Sizes of what ``method`` runs beside layers."""
-    exits, paper = subject.assets.exits, subject.assets.paper
+    exits, routers = subject.assets.exits, subject.assets.flexidepth
+    paper = routers if methods.method(method).bundle == "flexidepth" else subject.assets.paper
     if _by_exits(method) and exits is not None:
         return exit_params(size, exits.modules.sizes, len(exits.modules.exits))
     return module_params(size, None if paper is None else paper.modules.sizes)

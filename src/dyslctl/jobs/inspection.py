@@ -10,10 +10,10 @@ from typing import Any
 
 from dyslctl import plugins
 from dyslctl.artifacts.bundle import SETTINGS, WEIGHTS, check_belongs, load_bundle
-from dyslctl.artifacts.bundle_settings import Exits
+from dyslctl.artifacts.bundle_settings import Exits, Routing, Section
 from dyslctl.artifacts.files import read_json, read_jsonl, reading
 from dyslctl.artifacts.run_dir import RunDirectory
-from dyslctl.artifacts.skip_profile import Guidance, SkipProfile
+from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.artifacts.strict_yaml import read_yaml
 from dyslctl.errors import ArtifactError, DyslctlError
 from dyslctl.jobs.episodes import EpisodeRecord
@@ -125,9 +125,11 @@ def _bundle(path: Path) -> Facts:
     }
 
 
-def _calibrated(settings: Guidance | Exits) -> Facts:
+def _calibrated(settings: Section) -> Facts:
     if isinstance(settings, Exits):
         return {"tolerance": settings.tolerance}
+    if isinstance(settings, Routing):
+        return {"tau": settings.tau}
     return {"eta_1": settings.eta_1, "eta_2": settings.eta_2, "tau": settings.tau}
 
 

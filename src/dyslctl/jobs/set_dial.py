@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from dyslctl.artifacts.bundle import load_bundle, save_settings
-from dyslctl.artifacts.bundle_settings import Calibration, Exits
+from dyslctl.artifacts.bundle_settings import Calibration, Exits, Routing, Section
 from dyslctl.artifacts.model_card import write_card
 from dyslctl.artifacts.skip_profile import Guidance
+from dyslctl.dysl.guidance import shift_threshold
 from dyslctl.jobs.budget import Found
 from dyslctl.jobs.closed_loop import Stage
 from dyslctl.jobs.statistics import wilson
@@ -29,19 +30,23 @@ def save_dial(bundle: Path, found: Found, stage: Stage, trained_on: str) -> Cali
         EnvironmentMismatch: If it cannot be written.
     """
     saved = load_bundle(bundle)
-    # The tolerance of exits is replaced; the thresholds that an offline calibration gave the guidance still stand.
-    offline = None if isinstance(saved.settings, Exits) else saved.calibration
+    # A tolerance or a common threshold is replaced; those that an offline calibration gave the guidance still stand.
+    offline = saved.calibration if isinstance(saved.settings, Guidance) else None
     calibration = _provenance(found, stage, offline)
     save_settings(bundle, _turned(saved.settings, found.dial), calibration)
     write_card(bundle, trained_on)
     return calibration
 
 
-def _turned(settings: Guidance | Exits, dial: float) -> Guidance | Exits:
-    """``settings`` with the dial built in: ``dysl``'s is the tolerance itself, ``dysl-paper``'s moves every ``tau``."""
-    if isinstance(settings, Exits):
-        return settings.model_copy(update={"tolerance": dial})
-    return Guidance.of(settings.settings().shifted(dial))
+def _turned(settings: Section, dial: float) -> Section:
+    """``settings`` with the dial built in: ``dysl``'s is the tolerance itself, the others' moves every ``tau``."""
+    match settings:
+        case Exits():
+            return settings.model_copy(update={"tolerance": dial})
+        case Routing():
+            return Routing(tau=shift_threshold(settings.tau, dial))
+        case Guidance():
+            return Guidance.of(settings.settings().shifted(dial))
 
 
 def _provenance(found: Found, stage: Stage, offline: Calibration | None) -> Calibration:

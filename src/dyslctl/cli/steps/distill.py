@@ -25,6 +25,10 @@ DEFAULT_DROP = 1.0
 CURVES = {"loss": "loss", "task": "task loss", "gate": "mean skip probability"}
 
 
+SINGLE_STAGE = ("flexidepth",)
+"""Methods whose adapters and decisions are learnt together."""
+
+
 def run_distill(
     workspace: Workspace,
     stages: Sequence[Stage],
@@ -41,7 +45,7 @@ def run_distill(
     """
     training, method, run = trainer(workspace, progress), workspace.config.distill.method, workspace.run
     rows, calibrated = [], dict[str, Any]()
-    for stage in stages:
+    for stage in _stages_of(method, stages):
         fresh, bundle = run.distill(method, stage) / "bundle", run.bundle(method, stage)
         result = training.train(stage, fresh, resume=resume)
         if not leads():
@@ -57,6 +61,19 @@ def run_distill(
     if calibrated:
         keep_calibration(workspace, calibrated)
     return {**_document(rows), **({"calibrated": calibrated} if calibrated else {})} if rows else {}
+
+
+def _stages_of(method: str, stages: Sequence[Stage]) -> Sequence[Stage]:
+    """Those of ``stages`` that ``method`` has.
+
+    Raises:
+        ConfigError: If it has none of them.
+    """
+    if method not in SINGLE_STAGE:
+        return stages
+    if 2 not in stages:
+        raise ConfigError(f"'{method}' is trained in one stage, the second", hint="--stage all")
+    return [2]
 
 
 def _calibrated(

@@ -13,11 +13,9 @@ from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.artifacts.strict_yaml import read_yaml
 from dyslctl.cli.config import DistillConfig
 from dyslctl.cli.steps.distill import run_distill
-from dyslctl.cli.steps.trainers import NOT_OPTIMISATION
+from dyslctl.cli.steps.trainers import NOT_OPTIMISATION, TRAININGS
 from dyslctl.cli.workspace import Workspace
 from dyslctl.errors import ConfigError
-from dyslctl.jobs.distill import DistillSettings
-from dyslctl.jobs.distill_exits import ExitTraining
 from dyslctl.jobs.progress import Progress
 
 
@@ -39,8 +37,7 @@ def check_settings(settings: DistillConfig, bundles: Sequence[str]) -> None:
 
 def _known(bundle: str) -> set[str]:
     """The settings that the training of ``bundle`` reads."""
-    how = DistillSettings if bundle == "dysl-paper" else ExitTraining
-    return {field.name for field in fields(how)}
+    return {field.name for field in fields(TRAININGS[bundle])}
 
 
 def _settings_for(bundle: str, settings: DistillConfig) -> DistillConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,15 +19,24 @@ from dyslctl.jobs.data import collect, encoder
 from dyslctl.jobs.dataset import Dataset
 from dyslctl.jobs.distill import DistillResult, DistillSettings, Stage, distill
 from dyslctl.jobs.distill_exits import ExitTraining, distill_exits
+from dyslctl.jobs.distill_flexidepth import RouterTraining, distill_flexidepth
 from dyslctl.jobs.exit_data import Rounds
 from dyslctl.jobs.progress import Progress
 from dyslctl.jobs.sharing import shared
+from dyslctl.jobs.training import Optimization
 from dyslctl.suite import TaskSuite
 
 NOT_OPTIMISATION = {"episodes", "data", "method", "suites"}
 """Keys of the section ``distill`` that say what to learn from, not how."""
-EXIT_EPISODES, PAPER_EPISODES = 300, 200
-"""Episodes of a round of ``dysl``, and of the one data set of ``dysl-paper``; of a recording, as many as there are."""
+EXIT_EPISODES, EXPERT_EPISODES = 300, 200
+"""Episodes of a round of ``dysl``, and of the one data set of ``dysl-paper`` or ``flexidepth``; of a recording, all."""
+TRAININGS: Mapping[str, type[Optimization]] = {
+    "dysl": ExitTraining,
+    "static": ExitTraining,
+    "dysl-paper": DistillSettings,
+    "flexidepth": RouterTraining,
+}
+"""The settings that each training reads."""
 
 
 class Trainer(Protocol):
@@ -97,21 +107,7 @@ class PaperTrainer:
     @cached_property
     def states(self) -> Dataset:
         """The states to learn from."""
-        path = self.workspace.run.distill("dysl-paper", 1) / "states.safetensors"
-        return shared(self._collect, path, encoder(self.workspace.backbone.load()))
-
-    def _collect(self) -> Dataset:
-        work, settings = self.workspace, self.workspace.config.distill
-        recorded = recorded_suite(work)
-        return collect(
-            work.backbone.load(),
-            recorded or work.suite,
-            episodes=settings.episodes or (recorded.available("train", PAPER_EPISODES) if recorded else PAPER_EPISODES),
-            seed=work.config.seed,
-            source=settings.data or "expert",
-            folder=work.run.distill("dysl-paper", 1),
-            progress=self.progress,
-        )
+        return _labelled_states(self.workspace, self.workspace.run.distill("dysl-paper", 1), self.progress)
 
     def train(self, stage: Stage, bundle: Path, *, resume: bool) -> DistillResult:
         """See :func:`distill`."""
@@ -144,6 +140,52 @@ class PaperTrainer:
         )
 
 
+@dataclass(frozen=True)
+class FlexiDepthTrainer:
+    """``flexidepth``: one stage, which is the second."""
+
+    workspace: Workspace
+    profile: SkipProfile
+    progress: Progress
+
+    def train(self, stage: Stage, bundle: Path, *, resume: bool) -> DistillResult:
+        """See :func:`distill_flexidepth`."""
+        backbone, out = self.workspace.backbone.load(), self.workspace.run.distill("flexidepth", stage)
+        return distill_flexidepth(
+            backbone,
+            self.profile,
+            _labelled_states(self.workspace, out, self.progress),
+            RouterTraining.default(backbone.spec.hidden_size).override(_changed(self.workspace)),
+            out=out,
+            bundle=bundle,
+            resume=resume,
+            command=command_line(),
+            progress=self.progress,
+        )
+
+    def calibrate(self, bundle: Path) -> None:
+        """Nothing: routers decide at 0.5 until a target says otherwise."""
+
+
+def _labelled_states(workspace: Workspace, folder: Path, progress: Progress) -> Dataset:
+    """States with the actions to learn, the expert's unless told otherwise; ``folder`` is the training's."""
+
+    def gather() -> Dataset:
+        settings, recorded = workspace.config.distill, recorded_suite(workspace)
+        available = recorded.available("train", EXPERT_EPISODES) if recorded else EXPERT_EPISODES
+        return collect(
+            workspace.backbone.load(),
+            recorded or workspace.suite,
+            episodes=settings.episodes or available,
+            seed=workspace.config.seed,
+            source=settings.data or "expert",
+            folder=folder,
+            progress=progress,
+        )
+
+    return shared(gather, folder / "states.safetensors", encoder(workspace.backbone.load()))
+
+
 def _learn_from(workspace: Workspace) -> tuple[list[TaskSuite], int]:
     """The suites that exits learn from, and how many episodes of them.
 
@@ -174,6 +216,8 @@ def trainer(workspace: Workspace, progress: Progress) -> Trainer:
     method = workspace.config.distill.method
     if method == "dysl-paper":
         return PaperTrainer(workspace, profile, progress)
+    if method == "flexidepth":
+        return FlexiDepthTrainer(workspace, profile, progress)
     return ExitTrainer(workspace, profile, progress, method)
 
 

@@ -1,0 +1,115 @@
+"""One stage on the tiny backbone, its resume, and what must not load."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dyslctl.artifacts.bundle import WEIGHTS, RouterSizes, load_bundle
+from dyslctl.artifacts.bundle_settings import Routing
+from dyslctl.errors import ArtifactError, ConfigError
+from dyslctl.jobs.data import collect
+from dyslctl.jobs.distill import DistillSettings, distill
+from dyslctl.jobs.distill_flexidepth import RouterTraining, distill_flexidepth
+from dyslctl.jobs.inspection import inspect
+from dyslctl.jobs.profile import profile
+from dyslctl.jobs.trained import load_modules
+from dyslctl.jobs.trained_flexidepth import load_routers
+
+QUICK = RouterTraining(
+    steps=40,
+    batch_size=16,
+    adapter_lr=5e-3,
+    controller_lr=5e-3,
+    penalty_weight=1e-4,
+    precision="fp32",
+    checkpoint_every=10,
+)
+
+
+@pytest.fixture(scope="module")
+def work(tiny_backbone, tiny_suite):
+    """Backbone, profile, data."""
+    backbone, suite = tiny_backbone(), tiny_suite()
+    made = profile(backbone, suite, plugin_name="tiny", checkpoint="here", samples=16, ratio=0.4).profile
+    return backbone, made, collect(backbone, suite, episodes=6)
+
+
+@pytest.fixture(scope="module")
+def trained(work, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("flexidepth")
+    return distill_flexidepth(*work, QUICK, out=folder / "out", bundle=folder / "bundle")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in load_file(folder / WEIGHTS).items() if "self_test" not in name}
+
+
+def test_it_learns_the_task_in_one_stage_and_says_so(work, trained) -> None:
+    assert trained.curve[-1]["task"] < trained.curve[0]["task"]
+    header = load_bundle(trained.bundle_path).header
+    assert (header.training.method, header.training.stage, header.training.steps) == ("flexidepth", 2, 40)
+    assert header.modules == RouterSizes(adapter_width=4, router_width=16, pool="query_tokens")
+    # 8 layers; adapter 180 as for dysl-paper; router: 2 H + H h + h + 2 h + h + 1 with H = h = 16.
+    assert trained.trainable_parameters == 8 * (180 + 32 + 256 + 16 + 32 + 16 + 1)
+    assert inspect(trained.bundle_path).facts["tau"] == 0.5
+    assert "Adapters and routers (FlexiDepth)" in (trained.bundle_path / "README.md").read_text()
+
+
+def test_a_heavy_price_opens_the_gates_and_none_keeps_them_shut(work, tmp_path) -> None:
+    greedy = dataclasses.replace(QUICK, steps=60, penalty_weight=1.0, controller_lr=5e-2)
+    curve = distill_flexidepth(*work, greedy, out=tmp_path / "out", bundle=tmp_path / "bundle").curve
+    assert curve[0]["gate"] < 0.3 < 0.7 < curve[-1]["gate"]
+    assert curve[-1]["penalty"] < 0.1 * curve[0]["penalty"]
+
+
+def test_the_bundle_comes_back_as_it_was(work, trained) -> None:
+    backbone, made, _ = work
+    loaded = load_routers(trained.bundle_path, made, backbone)
+    assert loaded.tau == 0.5 and load_bundle(trained.bundle_path).settings == Routing()
+    state = loaded.modules.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in weights(trained.bundle_path).items())
+
+
+def test_an_interrupted_training_resumes_to_the_same_weights(work, trained, tmp_path) -> None:
+    where = {"out": tmp_path / "out", "bundle": tmp_path / "bundle"}
+
+    class Stop(Exception):
+        pass
+
+    class Stopping:
+        def start(self, total, what):
+            self.left = 15
+
+        def advance(self, count=1, **numbers):
+            self.left -= count
+            if self.left <= 0:
+                raise Stop
+
+        def close(self):
+            pass
+
+    with pytest.raises(Stop):
+        distill_flexidepth(*work, QUICK, **where, progress=Stopping())
+    assert not where["bundle"].exists()
+    again = distill_flexidepth(*work, QUICK, **where, resume=True)
+    left, right = weights(again.bundle_path), weights(trained.bundle_path)
+    assert all(torch.equal(left[name], right[name]) for name in right)
+    with pytest.raises(ConfigError, match="penalty_weight"):
+        distill_flexidepth(*work, dataclasses.replace(QUICK, penalty_weight=1.0), **where, resume=True)
+
+
+def test_another_methods_bundle_is_refused(work, trained, tmp_path) -> None:
+    backbone, made, data = work
+    with pytest.raises(ArtifactError, match="expected the modules of dysl-paper, found those of flexidepth"):
+        load_modules(trained.bundle_path, made, backbone)
+    paper = DistillSettings(stage=1, steps=1, batch_size=4, precision="fp32")
+    distill(backbone, made, data, paper, out=tmp_path / "out", bundle=tmp_path / "bundle")
+    with pytest.raises(ArtifactError, match="expected the routers of flexidepth, found the modules of dysl-paper"):
+        load_routers(tmp_path / "bundle", made, backbone)
+    with pytest.raises(ArtifactError, match="belongs to another skip profile"):
+        load_routers(trained.bundle_path, made.model_copy(update={"static_layers": (0, 3, 7)}), backbone)
