@@ -15,9 +15,9 @@ from dyslctl.baselines.flexidepth import (
     router_width,
     squared_layers,
 )
-from dyslctl.dysl.distillation import Stage2Settings, stage2_loss
+from dyslctl.dysl.distillation import Stage2Loss, Stage2Settings, stage2_loss
 from dyslctl.dysl.skip_modules import PRESETS, SkipModules, SkipSizes
-from dyslctl.engine import forward
+from dyslctl.engine import FullSchedule, forward
 from dyslctl.policy import full_policy
 from dyslctl.types import LayerState, Observation
 
@@ -131,8 +131,10 @@ def test_a_skipped_layer_is_not_executed_and_its_adapter_is(
     assert np.allclose(chunk.actions, expected.actions, atol=1e-5)
 
 
-def losses(backbone: TinyBackbone, modules: SkipModules, observations: list[Observation], **how: bool):  # type: ignore[no-untyped-def]
-    settings = Stage2Settings(penalty_weight=0.5, **how)
+def losses(
+    backbone: TinyBackbone, modules: SkipModules, observations: list[Observation], *, hard: bool = False
+) -> Stage2Loss:
+    settings = Stage2Settings(penalty_weight=0.5, hard=hard)
     inputs, target = backbone.encode(observations), torch.zeros(len(observations), 4, 3)
     return stage2_loss(backbone, modules, inputs, target, range(8), settings, squared_layers)
 
@@ -143,8 +145,6 @@ def test_gates_that_keep_train_on_the_full_model_and_pay_for_all_layers(
     decide(modules, set())
     found = losses(backbone, modules, observations)
     state = LayerState.of(backbone.encode(observations))
-    from dyslctl.engine import FullSchedule
-
     forward(backbone, state, FullSchedule())
     assert torch.equal(found.task, backbone.task_loss(backbone.predict(state), torch.zeros(6, 4, 3)).mean())
     assert found.penalty.item() == 64.0
