@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 
 PARTITION = LayerPartition(8, (0, 3, 7))
+DELTAS = np.linspace(0, 1, 101)[:, None]
+"""Of one exit that can be left."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,14 @@ class Paper:
 class Routers:
     modules: SkipModules
     tau: float = 0.5
+
+
+@dataclass(frozen=True)
+class Deer:
+    modules: ExitModules
+    deltas: np.ndarray
+    share: float = 0.5
+    execute_horizon: int = 2
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ def assets() -> Assets:
         torch.nn.init.normal_(adapter.get_parameter("up.weight"))
     paper = Paper(modules.eval(), GuidanceSettings(-1e-4, 0.0, k=1, tau=0.0))
     made, alone = (Exits(each.eval(), ExitSettings(99.0)) for each in (exits, static))
-    return Assets(PARTITION, made, paper, alone, Routers(routers.eval(), tau=0.0))
+    return Assets(PARTITION, made, paper, alone, Routers(routers.eval(), tau=0.0), Deer(alone.modules, DELTAS))
 
 
 def reports(
@@ -97,6 +107,7 @@ def test_names_are_in_table_order() -> None:
         "random-skip-adapters",
         "static",
         "flexidepth",
+        "deer",
         "oracle",
         "divprune",
     ]
@@ -114,6 +125,7 @@ def test_what_each_method_needs() -> None:
         "random-skip-adapters": "dysl",
         "static": "static",
         "flexidepth": "flexidepth",
+        "deer": "deer",
         "oracle": "dysl",
         "divprune": None,
     }
@@ -124,7 +136,7 @@ def test_what_each_method_needs() -> None:
 
 
 def test_which_bundles_are_at_hand(assets: Assets) -> None:
-    assert assets.bundles() == {"dysl", "dysl-paper", "static", "flexidepth"}
+    assert assets.bundles() == {"dysl", "dysl-paper", "static", "flexidepth", "deer"}
     assert Assets(static=assets.static).bundles() == {"static"}
     assert NO_ASSETS.bundles() == set()
 
@@ -145,7 +157,12 @@ def test_an_unknown_name_gets_a_suggestion(tiny_backbone: type[TinyBackbone]) ->
 
 def test_a_missing_bundle_or_target_is_named(tiny_backbone: type[TinyBackbone], assets: Assets) -> None:
     missing = {"dysl": "trained exits", "dysl-paper": "trained skip modules", "random-skip": "a skip profile"}
-    missing |= {"static": "exits trained one by one", "oracle": "trained exits", "flexidepth": "trained routers"}
+    missing |= {
+        "static": "exits trained one by one",
+        "oracle": "trained exits",
+        "flexidepth": "trained routers",
+        "deer": "exits to compare",
+    }
     for name, said in missing.items():
         with pytest.raises(ConfigError, match=said) as caught:
             methods.build(name, tiny_backbone(), execute_horizon=2, target_layers=5.0)
@@ -155,7 +172,7 @@ def test_a_missing_bundle_or_target_is_named(tiny_backbone: type[TinyBackbone], 
             methods.build(name, tiny_backbone(), assets, execute_horizon=2)
 
 
-@pytest.mark.parametrize("name", ["dysl", "oracle", "random-skip-adapters", "static"])
+@pytest.mark.parametrize("name", ["dysl", "oracle", "random-skip-adapters", "static", "deer"])
 def test_exits_refuse_another_number_of_executed_actions(
     tiny_backbone: type[TinyBackbone], assets: Assets, name: str
 ) -> None:
@@ -184,6 +201,7 @@ def test_methods_do_what_they_say(
     assert layers["random-skip-adapters"] == {1, 2, 4, 8}
     assert layers["static"] == {6}, "of its own exits the one nearest to five layers"
     assert layers["flexidepth"] == {0}, "no layer is static"
+    assert layers["deer"] == {6}, "half of the layers is less than it can run"
     assert layers["divprune"] == {8}
     assert {sum(report.tokens) for report in ran["full"]} == {8 * 13}
     assert {report.tokens for report in ran["divprune"]} == {(11,) * 8}, "two of four visual tokens"
@@ -199,13 +217,13 @@ def test_a_dial_goes_from_all_layers_to_few_and_never_back(
     controllers = Paper(assets.paper.modules, GuidanceSettings(-1.0, 0.0, tau=0.5))
     assert assets.flexidepth is not None
     routers = Routers(assets.flexidepth.modules)
-    assets = Assets(PARTITION, assets.exits, controllers, flexidepth=routers)
+    assets = Assets(PARTITION, assets.exits, controllers, flexidepth=routers, deer=assets.deer)
     dial = methods.method(name).dial
     assert dial is not None
     layers = [
         reports(name, tiny_backbone(), tiny_suite(), assets, place, steps=1)[0][0].layers_run
         for place in np.linspace(dial.low, dial.high, 25)
     ]
-    fewest = {"dysl": 1, "oracle": 1, "flexidepth": 0}
+    fewest = {"dysl": 1, "oracle": 1, "flexidepth": 0, "deer": 6}
     assert layers[0] == 8 and layers[-1] == fewest.get(name, 3)
     assert layers == sorted(layers, reverse=True)

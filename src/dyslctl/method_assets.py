@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
+import numpy as np
+
 from dyslctl.backbone import Backbone
 from dyslctl.dysl.exit_policy import ExitSettings
 from dyslctl.dysl.exits import ExitModules
@@ -13,7 +15,7 @@ from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.skip_modules import SkipModules
 from dyslctl.errors import ConfigError
 
-Trained = Literal["dysl", "dysl-paper", "static", "flexidepth"]
+Trained = Literal["dysl", "dysl-paper", "static", "flexidepth", "deer"]
 """The methods that ``dyslctl distill`` trains; each has a bundle of its own, named after it."""
 Asset = TypeVar("Asset")
 
@@ -58,6 +60,26 @@ class RouterAssets(Protocol):
         """The calibrated threshold."""
 
 
+class ConsistencyAssets(Protocol):
+    """What the methods need of a ``deer`` bundle."""
+
+    @property
+    def modules(self) -> ExitModules:
+        """Exits, with their partition."""
+
+    @property
+    def deltas(self) -> np.ndarray:
+        """``[n, E - 1]``, how far each exit's action is from that of the exit before, on held-out states."""
+
+    @property
+    def share(self) -> float:
+        """Of the layers, that the thresholds are to run on those states."""
+
+    @property
+    def execute_horizon(self) -> int:
+        """Actions executed before the next inference in training."""
+
+
 @dataclass(frozen=True)
 class Assets:
     """What a run has to offer; ``None`` for what was not asked for.
@@ -68,6 +90,7 @@ class Assets:
         paper: The bundle of ``dysl-paper``.
         static: The bundle of ``static``.
         flexidepth: The bundle of ``flexidepth``.
+        deer: The bundle of ``deer``.
     """
 
     partition: LayerPartition | None = None
@@ -75,6 +98,7 @@ class Assets:
     paper: SkipAssets | None = None
     static: ExitAssets | None = None
     flexidepth: RouterAssets | None = None
+    deer: ConsistencyAssets | None = None
 
     def bundles(self) -> set[Trained]:
         """Which bundles are at hand."""
@@ -83,6 +107,7 @@ class Assets:
             "dysl-paper": self.paper,
             "static": self.static,
             "flexidepth": self.flexidepth,
+            "deer": self.deer,
         }
         return {name for name, bundle in found.items() if bundle is not None}
 
@@ -90,9 +115,9 @@ class Assets:
     def execute_horizon(self) -> int | None:
         """Actions executed before the next inference in the training of the exits at hand; ``None`` if there are none.
 
-        Exits remember the last chunk and serve no other horizon. The others remember nothing.
+        Exits are trained for one horizon and serve no other. The others remember nothing.
         """
-        trained = [bundle.execute_horizon for bundle in (self.exits, self.static) if bundle is not None]
+        trained = [bundle.execute_horizon for bundle in (self.exits, self.static, self.deer) if bundle is not None]
         return trained[0] if trained else None
 
 
@@ -167,6 +192,17 @@ class Setup:
         hint = "dyslctl distill --method flexidepth makes the bundle"
         return _required(self.assets.flexidepth, "trained routers", hint)
 
+    def deer(self) -> ConsistencyAssets:
+        """The bundle of ``deer``.
+
+        Raises:
+            ConfigError: If there is none, or it was trained for another number of executed actions.
+        """
+        hint = "dyslctl distill --method deer makes the bundle"
+        assets = _required(self.assets.deer, "exits to compare", hint)
+        self._check_horizon(assets.execute_horizon, "deer")
+        return assets
+
     def target(self) -> float:
         """The number of layers to match.
 
@@ -178,14 +214,17 @@ class Setup:
 
     def _executing(self, assets: ExitAssets, bundle: Trained) -> ExitAssets:
         """``assets``, if what they remember lies in time where they learnt to find it."""
-        if assets.execute_horizon != self.execute_horizon:
-            raise ConfigError(
-                f"the exits of '{bundle}' were trained for {assets.execute_horizon} executed actions an inference, "
-                f"found {self.execute_horizon} to execute",
-                hint=f"run them on a suite that executes {assets.execute_horizon} actions an inference (--suite), or "
-                f"dyslctl distill --method {bundle} --suite SUITE trains exits for this one",
-            )
+        self._check_horizon(assets.execute_horizon, bundle)
         return assets
+
+    def _check_horizon(self, trained: int, bundle: Trained) -> None:
+        if trained != self.execute_horizon:
+            raise ConfigError(
+                f"the exits of '{bundle}' were trained for {trained} executed actions an inference, found "
+                f"{self.execute_horizon} to execute",
+                hint=f"run them on a suite that executes {trained} actions an inference (--suite), or dyslctl distill "
+                f"--method {bundle} --suite SUITE trains exits for this one",
+            )
 
 
 def _required(value: Asset | None, what: str, hint: str) -> Asset:
@@ -196,7 +235,7 @@ def _required(value: Asset | None, what: str, hint: str) -> Asset:
 
 @dataclass(frozen=True)
 class Dial:
-    """The one number by which a method trades success for layers: the larger, the fewer layers, monotonically.
+    """The one number by which a method trades success for layers: the larger, the fewer layers on average.
 
     Attributes:
         low: Every layer runs.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dyslctl.backbone import Backbone
+from dyslctl.baselines.deer import ConsistencyPolicy, thresholds_for
 from dyslctl.baselines.flexidepth import FlexiDepthPolicy
 from dyslctl.baselines.oracle import OraclePolicy
 from dyslctl.baselines.random_skip import (
@@ -41,6 +42,7 @@ class Method:
         dial: How it trades success for layers, if it can.
         privileged: It knows what no robot knows: a bound, whose time means nothing.
         prunes: Its layers see fewer tokens, which no prediction for another device knows of.
+        peeks: Its head is run at several exits of an inference, which no prediction knows of either.
     """
 
     summary: str
@@ -52,6 +54,7 @@ class Method:
     dial: Dial | None = None
     privileged: bool = False
     prunes: bool = False
+    peeks: bool = False
 
 
 def names() -> list[str]:
@@ -169,6 +172,14 @@ def _flexidepth(setup: Setup) -> Policy:
     return FlexiDepthPolicy(setup.backbone, assets.modules, tau, setup.execute_horizon)
 
 
+def _deer(setup: Setup) -> Policy:
+    assets, share = setup.deer(), setup.dial
+    ladder, share = ExitLadder(assets.modules), assets.share if share is None else -share
+    layers = share * ladder.num_layers
+    thresholds = thresholds_for(assets.deltas, ladder.exits[1:], ladder.num_layers, layers)
+    return ConsistencyPolicy(setup.backbone, ladder, thresholds, setup.execute_horizon)
+
+
 def _oracle(setup: Setup) -> Policy:
     assets, horizon = setup.exits(), setup.execute_horizon
     tolerance = assets.settings.tolerance if setup.dial is None else setup.dial
@@ -182,6 +193,7 @@ def _divprune(setup: Setup) -> Policy:
 DAMAGE = Dial(-7.0, 3.0, "log of the relative damage that is worth as much as all layers")
 """From less than the floor below which damage is not told apart, to many times the motion itself."""
 LENIENCE = Dial(-16.0, 16.0, "logits that every controller or router is more willing to skip by")
+CONSISTENCY = Dial(-1.0, 0.0, "minus the share of the layers that run on held-out states")
 
 METHODS: Mapping[str, Method] = {
     "full": Method("every layer, the upstream model", _full),
@@ -210,6 +222,7 @@ METHODS: Mapping[str, Method] = {
     "flexidepth": Method(
         "routers skip layers one at a time, each through an adapter", _flexidepth, "flexidepth", dial=LENIENCE
     ),
+    "deer": Method("leaves where two exits in a row agree on the action", _deer, "deer", dial=CONSISTENCY, peeks=True),
     "oracle": Method(
         "a planner that knows the damage: a bound, not for use", _oracle, "dysl", dial=DAMAGE, privileged=True
     ),

@@ -144,7 +144,8 @@ class Policy(ABC):
             answer = _answer(request, watch)
             if isinstance(request, Predict):
                 passes_ms.append(watch.total_ms - before)
-        self.last = replace(self.last, timings_ms=watch.ms, reprediction_ms=sum(passes_ms[1:]))
+        again_ms = sum(passes_ms[1:]) if self.last.verified else 0.0
+        self.last = replace(self.last, timings_ms=watch.ms, reprediction_ms=again_ms)
         return chunk
 
     def twin(self) -> Self:

@@ -50,7 +50,7 @@ class TrainingInfo(Part):
 
 
 class ExitModuleSizes(Part):
-    """Sizes of the modules of ``dysl`` and ``static``.
+    """Sizes of the modules of ``dysl``, ``static`` and ``deer``.
 
     Attributes:
         exits: Layers before which a pass may leave, ascending; each has an adapter.
@@ -259,7 +259,7 @@ def _section(settings: BundleSettings, header: BundleHeader, folder: Path) -> Se
     section: Section | None
     match header.modules:
         case ExitModuleSizes():
-            section = settings.exits
+            section = settings.exits or settings.consistency
         case RouterSizes():
             section = settings.routing
         case ModuleSizes():

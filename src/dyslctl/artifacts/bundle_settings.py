@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -64,7 +64,17 @@ class Routing(Part):
     tau: Fraction = 0.5
 
 
-Section = Guidance | Exits | Routing
+class Consistency(Part):
+    """Settings of ``deer``.
+
+    Attributes:
+        share: Of the layers, that its thresholds run on average on the held-out states they are solved from.
+    """
+
+    share: Annotated[float, Field(ge=0, le=1)] = 0.75
+
+
+Section = Guidance | Exits | Routing | Consistency
 """What one method runs with."""
 
 
@@ -75,6 +85,7 @@ class BundleSettings(Document):
         exits: For ``dysl``.
         guidance: For ``dysl-paper``.
         routing: For ``flexidepth``.
+        consistency: For ``deer``.
     """
 
     SCHEMA: ClassVar[str] = "dyslctl.bundle-settings/3"
@@ -83,12 +94,13 @@ class BundleSettings(Document):
     exits: Exits | None = None
     guidance: Guidance | None = None
     routing: Routing | None = None
+    consistency: Consistency | None = None
     calibration: Calibration | None = None
 
     @model_validator(mode="after")
     def _one_section(self) -> Self:
-        if [self.exits, self.guidance, self.routing].count(None) != 2:
-            raise ValueError("expected one of the sections exits, guidance and routing")
+        if [self.exits, self.guidance, self.routing, self.consistency].count(None) != 3:
+            raise ValueError("expected one of the sections exits, guidance, routing and consistency")
         return self
 
     @classmethod
@@ -101,6 +113,8 @@ class BundleSettings(Document):
                 return cls(weights_sha256=digest, guidance=section, calibration=calibration)
             case Routing():
                 return cls(weights_sha256=digest, routing=section, calibration=calibration)
+            case Consistency():
+                return cls(weights_sha256=digest, consistency=section, calibration=calibration)
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dyslctl.artifacts.bundle import CARD, Bundle, ExitModuleSizes, RouterSizes, load_bundle
-from dyslctl.artifacts.bundle_settings import Exits, Routing
+from dyslctl.artifacts.bundle_settings import Consistency, Exits, Routing
 from dyslctl.artifacts.files import atomic_write
 from dyslctl.artifacts.skip_profile import Guidance, ModuleSizes
 
@@ -77,6 +77,8 @@ def _what(bundle: Bundle) -> str:
     match bundle.settings:
         case Exits():
             return "Planned exits"
+        case Consistency():
+            return "Exits that are left when two agree (DeeR)"
         case Routing():
             return "Adapters and routers (FlexiDepth)"
         case Guidance():
@@ -99,6 +101,8 @@ def _calibrated(bundle: Bundle) -> str:
     guidance = bundle.settings
     if isinstance(guidance, Exits):
         return _exits(guidance)
+    if isinstance(guidance, Consistency):
+        return f"{guidance.share:.4g} of the layers on held-out states"
     if isinstance(guidance, Routing):
         return f"tau = {guidance.tau:.4g}"
     if guidance.eta_1 is None or guidance.eta_2 is None:

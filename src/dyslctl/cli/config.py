@@ -60,12 +60,12 @@ class ProfileConfig(Part):
 class DistillConfig(Part):
     """``dyslctl distill``: what to train, what to learn from, and what replaces the method's own defaults.
 
-    Those are ``jobs.distill_exits.ExitTraining`` for ``dysl`` and ``static``, ``jobs.distill.DistillSettings`` for
-    ``dysl-paper`` and ``jobs.distill_flexidepth.RouterTraining`` for ``flexidepth``; a key of another one is an error.
-    ``suites``: where exits learn, instead of the run's suite.
+    Those are ``jobs.distill_exits.ExitTraining`` for ``dysl``, ``static`` and ``deer``, and for ``dysl-paper`` and
+    ``flexidepth`` ``jobs.distill.DistillSettings`` and ``jobs.distill_flexidepth.RouterTraining``; a key of another one
+    is an error. ``suites``: where exits learn, instead of the run's suite.
     """
 
-    method: Literal["dysl", "dysl-paper", "static", "flexidepth"] = "dysl"
+    method: Literal["dysl", "dysl-paper", "static", "flexidepth", "deer"] = "dysl"
     suites: Names | None = None
     episodes: Positive | None = None
     data: Literal["expert", "policy"] | None = None

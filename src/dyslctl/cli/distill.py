@@ -51,7 +51,7 @@ def distill(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", help="What to train: dysl (the default), dysl-paper, static or flexidepth."),
+        typer.Option("--method", help="What to train: dysl (the default), dysl-paper, static, flexidepth or deer."),
     ] = None,
     lambda_: Annotated[
         float | None,

@@ -254,7 +254,7 @@ def _measured_document(subject: Subject, measured: Measured) -> Row:
 def _predicted_document(
     subject: Subject, plan: BenchPlan, device: DevicePreset, workload: str | None, stack: str, progress: Progress
 ) -> Row:
-    _refuse_pruned(plan.methods)
+    _refuse_unpredictable(plan.methods)
     name, size = choose_workload(subject.backbone, workload)
     measured = _measure(subject, plan, progress)
     ratio = size.num_layers / subject.backbone.spec.num_layers
@@ -278,12 +278,18 @@ def _refuse_privileged(names: Sequence[str]) -> None:
         )
 
 
-def _refuse_pruned(names: Sequence[str]) -> None:
+def _refuse_unpredictable(names: Sequence[str]) -> None:
     pruned = [name for name in names if methods.method(name).prunes]
     if pruned:
         raise ConfigError(
             f"'{pruned[0]}' runs its layers on fewer tokens: there is no prediction for that yet",
             hint=f"dyslctl bench --device cpu --method {pruned[0]} measures it here",
+        )
+    peeking = [name for name in names if methods.method(name).peeks]
+    if peeking:
+        raise ConfigError(
+            f"'{peeking[0]}' runs the head at every exit it tries: there is no prediction for that yet",
+            hint=f"dyslctl bench --device cpu --method {peeking[0]} measures it here",
         )
 
 

@@ -11,6 +11,7 @@ import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from dyslctl.artifacts.bundle import weights_digest
 from dyslctl.artifacts.files import make_folder, sha256, write_json
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.backbone import Backbone
+from dyslctl.baselines.deer import INTERVAL, differences
 from dyslctl.baselines.random_skip import RandomExits
 from dyslctl.baselines.static_exit import EpisodeExit
 from dyslctl.dysl.exit_schedule import DrawnTolerance, ExitLadder, ExitSchedule
@@ -42,9 +44,12 @@ from dyslctl.jobs.exit_data import Rounds
 from dyslctl.jobs.exit_samples import ExitSamples, planner_samples
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.trained import partition_of
+from dyslctl.jobs.trained_deer import save_deer
 from dyslctl.jobs.trained_exits import load_exits, new_exits, save_exits
 from dyslctl.jobs.training import Decay, Optimization, StepLoss, Trainee, autocast, require_float32, train
 
+ExitMethod = Literal["dysl", "static", "deer"]
+"""What exits are for."""
 PLANNER_CHECKPOINT = "planner.safetensors"
 SCALE_SAMPLES = 128
 PLANNER_STEPS = 7.5
@@ -122,7 +127,7 @@ class _Work:
     """What the steps of one stage share."""
 
     backbone: Backbone
-    method: Literal["dysl", "static"]
+    method: ExitMethod
     settings: ExitTraining
     executed: int
     out: Path
@@ -138,7 +143,7 @@ def distill_exits(
     *,
     out: Path,
     bundle: Path,
-    method: Literal["dysl", "static"] = "dysl",
+    method: ExitMethod = "dysl",
     init: Path | None = None,
     resume: bool = False,
     command: str = "dyslctl distill",
@@ -153,7 +158,8 @@ def distill_exits(
         settings: How.
         out: Folder of the checkpoints and the loss curve.
         bundle: Folder of the bundle to write.
-        method: What the exits are for. Those of ``static`` visit states through one exit for a whole episode.
+        method: What the exits are for. Those of ``static`` and ``deer`` visit states through one exit for a whole
+            episode, and the planner of ``deer`` stays as it is: nobody asks it.
         init: Bundle of stage 1, which stage 2 starts from.
         resume: Continue from the checkpoints in ``out``, to the same weights as a training without a break.
         command: What the user typed, for the artifact.
@@ -171,7 +177,7 @@ def distill_exits(
     settings.planner().require_equal_parts(settings.planner_batch, "planner_batch")
     distributed.wait()  # for the leader's bundle of stage 1
     work = _Work(backbone, method, settings, rounds.execute_horizon, make_folder(out), resume, progress)
-    modules = _start(backbone, profile, settings, init)
+    modules = _start(backbone, profile, settings, method, init)
     identity = _identity(work, profile, init)
     if settings.stage == 1:
         samples = _samples(work, modules, rounds.explored)
@@ -180,21 +186,27 @@ def distill_exits(
         curve = _train_adapters(work, modules.train(), samples, identity, out / CHECKPOINT)
     else:
         samples, curve = _train_in_rounds(work, modules, rounds, identity)
-        _train_planner(work, modules, samples, identity, settings.rounds)
+        if method != "deer":
+            _train_planner(work, modules, samples, identity, settings.rounds)
+    differ = _differences(work, modules, rounds) if method == "deer" and settings.stage == 2 else None
     if distributed.leads():
         write_json(out / CURVE, {"schema": CURVE_SCHEMA, "curve": curve})
         training = training_info(settings, method, len(samples), curve)
-        save_exits(bundle, modules.eval(), rounds.execute_horizon, profile, training, command)
-    learnt = modules.adapters if settings.stage == 1 else modules
+        save = save_exits if differ is None else partial(save_deer, deltas=differ)
+        save(bundle, modules.eval(), rounds.execute_horizon, profile, training, command)
+    learnt = modules.adapters if settings.stage == 1 or method == "deer" else modules
     return DistillResult.of(settings, curve, [learnt], bundle, begin)
 
 
-def _start(backbone: Backbone, profile: SkipProfile, settings: ExitTraining, init: Path | None) -> ExitModules:
+def _start(
+    backbone: Backbone, profile: SkipProfile, settings: ExitTraining, method: ExitMethod, init: Path | None
+) -> ExitModules:
     """Stage 1 begins with plain exits, stage 2 with the adapters of stage 1."""
     if settings.stage == 2:
         return load_exits(_required(init), profile, backbone).modules.float()
     sizes = ExitSizes.of(backbone.spec, settings.adapter_width, settings.planner_width, remembers=settings.remembers)
-    exits = settings.exits or default_exits(tail(partition_of(profile)))
+    partition = tail(partition_of(profile))
+    exits = settings.exits or (partition.dynamic_layers[::INTERVAL] if method == "deer" else default_exits(partition))
     return new_exits(profile, exits, sizes, settings.seed).to(backbone.device)
 
 
@@ -233,6 +245,17 @@ def _train_in_rounds(
         )
         curve += [{**entry, "step": entry["step"] + (number - 1) * settings.steps} for entry in found]
     return samples, curve
+
+
+def _differences(work: _Work, modules: ExitModules, rounds: Rounds) -> Tensor:
+    """How far each exit's action is from that of the exit before, on a round not learnt from: ``[n, E - 1]``."""
+    acting = copy.deepcopy(modules).eval().to(work.backbone.dtype)
+    held_out = rounds.on_policy(work.settings.rounds + 1, EpisodeExit(ExitLadder(acting), seed=work.settings.seed))
+    gripper, found = work.backbone.spec.gripper_dim, list[Tensor]()
+    with torch.no_grad(), autocast(work.settings.precision, work.backbone.device):
+        for views, _ in _samples(work, modules, held_out).batches():
+            found.append(differences(exit_actions(work.backbone, modules, views), work.executed, gripper).T.cpu())
+    return torch.cat(found)
 
 
 def _visitor(

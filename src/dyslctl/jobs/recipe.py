@@ -19,6 +19,7 @@ from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.backbone import Backbone
 from dyslctl.errors import ArtifactError, ConfigError, EnvironmentMismatch
 from dyslctl.jobs.trained import load_modules, partition_of
+from dyslctl.jobs.trained_deer import load_deer
 from dyslctl.jobs.trained_exits import load_exits
 from dyslctl.jobs.trained_flexidepth import load_routers
 from dyslctl.method_assets import KEEP_TOKENS, NO_ASSETS, Assets
@@ -225,4 +226,5 @@ def _load_assets(
         load_modules(folders["dysl-paper"], profile, loaded) if "dysl-paper" in folders else None,
         load_exits(folders["static"], profile, loaded) if "static" in folders else None,
         load_routers(folders["flexidepth"], profile, loaded) if "flexidepth" in folders else None,
+        load_deer(folders["deer"], profile, loaded) if "deer" in folders else None,
     )

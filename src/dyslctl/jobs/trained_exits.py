@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from dyslctl.artifacts.bundle import (
     load_bundle,
     save_bundle,
 )
-from dyslctl.artifacts.bundle_settings import Calibration, Exits
+from dyslctl.artifacts.bundle_settings import Calibration, Exits, Section
 from dyslctl.artifacts.fingerprint import made_with
 from dyslctl.artifacts.model_card import model_card
 from dyslctl.artifacts.self_test import SelfTest
@@ -31,10 +32,13 @@ from dyslctl.dysl.query_layout import POOLED
 from dyslctl.errors import ArtifactError
 from dyslctl.jobs.trained import fill, partition_of
 
+NOT_CALIBRATED = Exits()
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
+
 
 @dataclass(frozen=True)
 class TrainedExits:
-    """A loaded ``dysl`` bundle, ready to run.
+    """A loaded bundle of ``dysl`` or ``static``, ready to run.
 
     Attributes:
         modules: Exits and planner, in eval mode.
@@ -74,8 +78,10 @@ def save_exits(
     profile: SkipProfile,
     training: TrainingInfo,
     command: str,
+    settings: Section = NOT_CALIBRATED,
+    beside: Mapping[str, Tensor] = NOTHING,
 ) -> Path:
-    """Write ``modules`` as the bundle ``folder``, not calibrated yet; returns the weights' path.
+    """Write ``modules`` as the bundle ``folder``; returns the weights' path.
 
     Args:
         folder: Of the bundle.
@@ -84,6 +90,8 @@ def save_exits(
         profile: For which prefix of static layers.
         training: How.
         command: What the user typed.
+        settings: What they run with; by default they are not calibrated yet.
+        beside: Tensors to store with their weights.
 
     Raises:
         EnvironmentMismatch: If it cannot be written; an older bundle is then still there.
@@ -98,9 +106,9 @@ def save_exits(
     )
     bundle = Bundle(
         header=BundleHeader.of(profile, training, made_with(command, training.seed), sizes),
-        tensors=modules.state_dict(),
+        tensors={**modules.state_dict(), **beside},
         self_test=SelfTest.record(lambda hidden: probe(modules, hidden), modules.sizes.hidden_size),
-        settings=Exits(),
+        settings=settings,
     )
     return save_bundle(folder, bundle, model_card(bundle, profile.suite))
 
@@ -113,17 +121,30 @@ def load_exits(folder: Path, profile: SkipProfile, backbone: Backbone) -> Traine
             differently than when it was saved.
     """
     bundle = load_bundle(folder)
-    header, settings = bundle.header, bundle.settings
-    if not isinstance(header.modules, ExitModuleSizes) or not isinstance(settings, Exits):
+    settings = bundle.settings
+    if not isinstance(settings, Exits):
         raise ArtifactError(
-            f"{folder}: expected the exits of dysl, found the modules of {header.training.method}",
+            f"{folder}: expected the exits of dysl, found the modules of {bundle.header.training.method}",
             hint="dyslctl distill makes them",
         )
-    check_belongs(header, profile, folder)
-    found = header.modules
+    modules, executed = restore_exits(bundle, folder, profile, backbone)
+    return TrainedExits(modules, bundle.header, executed, settings, bundle.calibration)
+
+
+def restore_exits(bundle: Bundle, folder: Path, profile: SkipProfile, backbone: Backbone) -> tuple[ExitModules, int]:
+    """The exits in ``bundle``, read from ``folder``, and the executed actions they serve.
+
+    Raises:
+        ArtifactError: If they are no exits, belong to another profile or backbone, or answer differently than when they
+            were saved.
+    """
+    found = bundle.header.modules
+    if not isinstance(found, ExitModuleSizes):
+        raise ArtifactError(f"{folder}: expected exits, found {found}", hint="dyslctl distill makes them")
+    check_belongs(bundle.header, profile, folder)
     sizes = ExitSizes.of(backbone.spec, found.adapter_width, found.planner_width, remembers=found.remembers)
     modules = fill(new_exits(profile, found.exits, sizes, seed=0), bundle, folder, probe, backbone)
-    return TrainedExits(modules, header, found.execute_horizon, settings, bundle.calibration)
+    return modules, found.execute_horizon
 
 
 @torch.no_grad()

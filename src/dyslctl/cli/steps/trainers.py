@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from dyslctl import plugins
 from dyslctl.artifacts.skip_profile import SkipProfile
@@ -18,7 +18,7 @@ from dyslctl.jobs.calibrate import CalibrationSettings, calibrate
 from dyslctl.jobs.data import collect, encoder
 from dyslctl.jobs.dataset import Dataset
 from dyslctl.jobs.distill import DistillResult, DistillSettings, Stage, distill
-from dyslctl.jobs.distill_exits import ExitTraining, distill_exits
+from dyslctl.jobs.distill_exits import ExitMethod, ExitTraining, distill_exits
 from dyslctl.jobs.distill_flexidepth import RouterTraining, distill_flexidepth
 from dyslctl.jobs.exit_data import Rounds
 from dyslctl.jobs.progress import Progress
@@ -33,6 +33,7 @@ EXIT_EPISODES, EXPERT_EPISODES = 300, 200
 TRAININGS: Mapping[str, type[Optimization]] = {
     "dysl": ExitTraining,
     "static": ExitTraining,
+    "deer": ExitTraining,
     "dysl-paper": DistillSettings,
     "flexidepth": RouterTraining,
 }
@@ -51,12 +52,12 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True)
 class ExitTrainer:
-    """``dysl`` and ``static``: the same exits, learnt from other states."""
+    """``dysl``, ``static`` and ``deer``: exits, learnt from the states that each leads to."""
 
     workspace: Workspace
     profile: SkipProfile
     progress: Progress
-    method: Literal["dysl", "static"]
+    method: ExitMethod
 
     @cached_property
     def rounds(self) -> Rounds:
@@ -78,11 +79,12 @@ class ExitTrainer:
     def train(self, stage: Stage, bundle: Path, *, resume: bool) -> DistillResult:
         """See :func:`distill_exits`."""
         backbone, run, method = self.workspace.backbone.load(), self.workspace.run, self.method
+        usual = {"remembers": method != "deer"}
         return distill_exits(
             backbone,
             self.profile,
             self.rounds,
-            ExitTraining.default(stage, backbone.spec.hidden_size).override(_changed(self.workspace)),
+            ExitTraining.default(stage, backbone.spec.hidden_size).override({**usual, **_changed(self.workspace)}),
             out=run.distill(method, stage),
             bundle=bundle,
             method=method,
