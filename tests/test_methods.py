@@ -9,6 +9,7 @@ import torch
 
 from dyslctl import methods
 from dyslctl.baselines.flexidepth import flexidepth_modules
+from dyslctl.baselines.mole import LayerRouter, MixtureSizes
 from dyslctl.dysl.exit_policy import ExitSettings
 from dyslctl.dysl.exits import ExitModules, ExitSizes
 from dyslctl.dysl.guidance import GuidanceSettings
@@ -40,6 +41,12 @@ class Routers:
 
 
 @dataclass(frozen=True)
+class Mole:
+    router: LayerRouter
+    share: float = 0.5
+
+
+@dataclass(frozen=True)
 class Deer:
     modules: ExitModules
     deltas: np.ndarray
@@ -61,7 +68,7 @@ def assets() -> Assets:
     modules = SkipModules(PARTITION, SkipSizes.mini(16))
     sizes = ExitSizes(16, 4, 3, adapter_rank=4)
     exits, static = (ExitModules(tail(PARTITION), layers, sizes) for layers in ((1, 2, 4), (2, 6)))
-    routers = flexidepth_modules(8, SkipSizes(16, 4, 16))
+    routers, mole = flexidepth_modules(8, SkipSizes(16, 4, 16)), Mole(LayerRouter(MixtureSizes(16, 8, 16)).eval())
     for adapter in [
         *modules.adapters.values(),
         *routers.adapters.values(),
@@ -71,7 +78,7 @@ def assets() -> Assets:
         torch.nn.init.normal_(adapter.get_parameter("up.weight"))
     paper = Paper(modules.eval(), GuidanceSettings(-1e-4, 0.0, k=1, tau=0.0))
     made, alone = (Exits(each.eval(), ExitSettings(99.0)) for each in (exits, static))
-    return Assets(PARTITION, made, paper, alone, Routers(routers.eval(), tau=0.0), Deer(alone.modules, DELTAS))
+    return Assets(PARTITION, made, paper, alone, Routers(routers.eval(), tau=0.0), Deer(alone.modules, DELTAS), mole)
 
 
 def reports(
@@ -108,6 +115,7 @@ def test_names_are_in_table_order() -> None:
         "static",
         "flexidepth",
         "deer",
+        "mole",
         "oracle",
         "divprune",
     ]
@@ -126,6 +134,7 @@ def test_what_each_method_needs() -> None:
         "static": "static",
         "flexidepth": "flexidepth",
         "deer": "deer",
+        "mole": "mole",
         "oracle": "dysl",
         "divprune": None,
     }
@@ -136,7 +145,7 @@ def test_what_each_method_needs() -> None:
 
 
 def test_which_bundles_are_at_hand(assets: Assets) -> None:
-    assert assets.bundles() == {"dysl", "dysl-paper", "static", "flexidepth", "deer"}
+    assert assets.bundles() == {"dysl", "dysl-paper", "static", "flexidepth", "deer", "mole"}
     assert Assets(static=assets.static).bundles() == {"static"}
     assert NO_ASSETS.bundles() == set()
 
@@ -162,6 +171,7 @@ def test_a_missing_bundle_or_target_is_named(tiny_backbone: type[TinyBackbone], 
         "oracle": "trained exits",
         "flexidepth": "trained routers",
         "deer": "exits to compare",
+        "mole": "a trained router of layers",
     }
     for name, said in missing.items():
         with pytest.raises(ConfigError, match=said) as caught:
@@ -202,6 +212,7 @@ def test_methods_do_what_they_say(
     assert layers["static"] == {6}, "of its own exits the one nearest to five layers"
     assert layers["flexidepth"] == {0}, "no layer is static"
     assert layers["deer"] == {6}, "half of the layers is less than it can run"
+    assert layers["mole"] == {4}
     assert layers["divprune"] == {8}
     assert {sum(report.tokens) for report in ran["full"]} == {8 * 13}
     assert {report.tokens for report in ran["divprune"]} == {(11,) * 8}, "two of four visual tokens"
@@ -217,13 +228,13 @@ def test_a_dial_goes_from_all_layers_to_few_and_never_back(
     controllers = Paper(assets.paper.modules, GuidanceSettings(-1.0, 0.0, tau=0.5))
     assert assets.flexidepth is not None
     routers = Routers(assets.flexidepth.modules)
-    assets = Assets(PARTITION, assets.exits, controllers, flexidepth=routers, deer=assets.deer)
+    assets = Assets(PARTITION, assets.exits, controllers, flexidepth=routers, deer=assets.deer, mole=assets.mole)
     dial = methods.method(name).dial
     assert dial is not None
     layers = [
         reports(name, tiny_backbone(), tiny_suite(), assets, place, steps=1)[0][0].layers_run
         for place in np.linspace(dial.low, dial.high, 25)
     ]
-    fewest = {"dysl": 1, "oracle": 1, "flexidepth": 0, "deer": 6}
+    fewest = {"dysl": 1, "oracle": 1, "flexidepth": 0, "deer": 6, "mole": 1}
     assert layers[0] == 8 and layers[-1] == fewest.get(name, 3)
     assert layers == sorted(layers, reverse=True)

@@ -8,6 +8,7 @@ from typing import Literal, Protocol, TypeVar
 import numpy as np
 
 from dyslctl.backbone import Backbone
+from dyslctl.baselines.mole import LayerRouter
 from dyslctl.dysl.exit_policy import ExitSettings
 from dyslctl.dysl.exits import ExitModules
 from dyslctl.dysl.guidance import GuidanceSettings
@@ -15,7 +16,7 @@ from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.skip_modules import SkipModules
 from dyslctl.errors import ConfigError
 
-Trained = Literal["dysl", "dysl-paper", "static", "flexidepth", "deer"]
+Trained = Literal["dysl", "dysl-paper", "static", "flexidepth", "deer", "mole"]
 """The methods that ``dyslctl distill`` trains; each has a bundle of its own, named after it."""
 Asset = TypeVar("Asset")
 
@@ -80,6 +81,18 @@ class ConsistencyAssets(Protocol):
         """Actions executed before the next inference in training."""
 
 
+class MixtureAssets(Protocol):
+    """What the methods need of a ``mole`` bundle."""
+
+    @property
+    def router(self) -> LayerRouter:
+        """What picks the layers."""
+
+    @property
+    def share(self) -> float:
+        """Of the layers, that run."""
+
+
 @dataclass(frozen=True)
 class Assets:
     """What a run has to offer; ``None`` for what was not asked for.
@@ -91,6 +104,7 @@ class Assets:
         static: The bundle of ``static``.
         flexidepth: The bundle of ``flexidepth``.
         deer: The bundle of ``deer``.
+        mole: The bundle of ``mole``.
     """
 
     partition: LayerPartition | None = None
@@ -99,6 +113,7 @@ class Assets:
     static: ExitAssets | None = None
     flexidepth: RouterAssets | None = None
     deer: ConsistencyAssets | None = None
+    mole: MixtureAssets | None = None
 
     def bundles(self) -> set[Trained]:
         """Which bundles are at hand."""
@@ -108,6 +123,7 @@ class Assets:
             "static": self.static,
             "flexidepth": self.flexidepth,
             "deer": self.deer,
+            "mole": self.mole,
         }
         return {name for name, bundle in found.items() if bundle is not None}
 
@@ -202,6 +218,16 @@ class Setup:
         assets = _required(self.assets.deer, "exits to compare", hint)
         self._check_horizon(assets.execute_horizon, "deer")
         return assets
+
+    def mole(self) -> MixtureAssets:
+        """The bundle of ``mole``.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        return _required(
+            self.assets.mole, "a trained router of layers", "dyslctl distill --method mole makes the bundle"
+        )
 
     def target(self) -> float:
         """The number of layers to match.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dyslctl.backbone import Backbone
 from dyslctl.baselines.deer import ConsistencyPolicy, thresholds_for
 from dyslctl.baselines.flexidepth import FlexiDepthPolicy
+from dyslctl.baselines.mole import MolePolicy, layers_kept
 from dyslctl.baselines.oracle import OraclePolicy
 from dyslctl.baselines.random_skip import (
     RandomExits,
@@ -42,7 +43,7 @@ class Method:
         dial: How it trades success for layers, if it can.
         privileged: It knows what no robot knows: a bound, whose time means nothing.
         prunes: Its layers see fewer tokens, which no prediction for another device knows of.
-        peeks: Its head is run at several exits of an inference, which no prediction knows of either.
+        measured_only: It does beside the layers what no prediction for another device knows of either.
     """
 
     summary: str
@@ -54,7 +55,7 @@ class Method:
     dial: Dial | None = None
     privileged: bool = False
     prunes: bool = False
-    peeks: bool = False
+    measured_only: bool = False
 
 
 def names() -> list[str]:
@@ -180,6 +181,12 @@ def _deer(setup: Setup) -> Policy:
     return ConsistencyPolicy(setup.backbone, ladder, thresholds, setup.execute_horizon)
 
 
+def _mole(setup: Setup) -> Policy:
+    assets, backbone = setup.mole(), setup.backbone
+    keep = layers_kept(assets.share if setup.dial is None else -setup.dial, backbone.spec.num_layers)
+    return MolePolicy(backbone, assets.router, keep, setup.execute_horizon)
+
+
 def _oracle(setup: Setup) -> Policy:
     assets, horizon = setup.exits(), setup.execute_horizon
     tolerance = assets.settings.tolerance if setup.dial is None else setup.dial
@@ -193,6 +200,7 @@ def _divprune(setup: Setup) -> Policy:
 DAMAGE = Dial(-7.0, 3.0, "log of the relative damage that is worth as much as all layers")
 """From less than the floor below which damage is not told apart, to many times the motion itself."""
 LENIENCE = Dial(-16.0, 16.0, "logits that every controller or router is more willing to skip by")
+MIXTURE = Dial(-1.0, 0.0, "minus the share of the layers that run")
 CONSISTENCY = Dial(-1.0, 0.0, "minus the share of the layers that run on held-out states")
 
 METHODS: Mapping[str, Method] = {
@@ -222,7 +230,12 @@ METHODS: Mapping[str, Method] = {
     "flexidepth": Method(
         "routers skip layers one at a time, each through an adapter", _flexidepth, "flexidepth", dial=LENIENCE
     ),
-    "deer": Method("leaves where two exits in a row agree on the action", _deer, "deer", dial=CONSISTENCY, peeks=True),
+    "deer": Method(
+        "leaves where two exits in a row agree on the action", _deer, "deer", dial=CONSISTENCY, measured_only=True
+    ),
+    "mole": Method(
+        "a router before the first layer picks those that run", _mole, "mole", dial=MIXTURE, measured_only=True
+    ),
     "oracle": Method(
         "a planner that knows the damage: a bound, not for use", _oracle, "dysl", dial=DAMAGE, privileged=True
     ),

@@ -307,7 +307,7 @@ def test_settings_have_exactly_one_section(tmp_path: Path, sections: str) -> Non
     settings = save(tmp_path / "bundle", exits()).with_name("bundle.yaml")
     kept = [line for line in settings.read_text().splitlines(keepends=True) if line.startswith(("schema", "weights"))]
     settings.write_text("".join(kept) + sections)
-    with pytest.raises(ArtifactError, match="expected one of the sections exits, guidance, routing and consistency"):
+    with pytest.raises(ArtifactError, match="one of the sections exits, guidance, routing, consistency and mixture"):
         load_bundle(tmp_path / "bundle")
 
 

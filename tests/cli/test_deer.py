@@ -43,7 +43,7 @@ def test_trained_calibrated_evaluated_and_timed(trained: dict[str, Any], documen
 
 def test_what_is_refused(trained: dict[str, Any], run: Callable[..., Result]) -> None:
     refused = run("bench", "--method", "full,deer", "--device", "orin")
-    assert refused.exit_code == 2 and "no prediction for that yet" in refused.stderr
+    assert refused.exit_code == 2 and "there is none for it yet" in refused.stderr
     shutil.copytree(BUNDLE, BUNDLE.with_name("dysl"))
     refused = run("eval", "--method", "dysl")
     assert refused.exit_code == 4 and "expected the exits of dysl, found the modules of deer" in refused.stderr

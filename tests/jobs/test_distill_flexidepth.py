@@ -17,6 +17,7 @@ from dyslctl.jobs.distill import DistillSettings, distill
 from dyslctl.jobs.distill_flexidepth import RouterTraining, distill_flexidepth
 from dyslctl.jobs.inspection import inspect
 from dyslctl.jobs.profile import profile
+from dyslctl.jobs.single_stage import Work
 from dyslctl.jobs.trained import load_modules
 from dyslctl.jobs.trained_flexidepth import load_routers
 
@@ -42,7 +43,7 @@ def work(tiny_backbone, tiny_suite):
 @pytest.fixture(scope="module")
 def trained(work, tmp_path_factory):
     folder = tmp_path_factory.mktemp("flexidepth")
-    return distill_flexidepth(*work, QUICK, out=folder / "out", bundle=folder / "bundle")
+    return distill_flexidepth(Work(*work, folder / "out", folder / "bundle"), QUICK)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -62,7 +63,7 @@ def test_it_learns_the_task_in_one_stage_and_says_so(work, trained) -> None:
 
 def test_a_heavy_price_opens_the_gates_and_none_keeps_them_shut(work, tmp_path) -> None:
     greedy = dataclasses.replace(QUICK, steps=60, penalty_weight=1.0, controller_lr=5e-2)
-    curve = distill_flexidepth(*work, greedy, out=tmp_path / "out", bundle=tmp_path / "bundle").curve
+    curve = distill_flexidepth(Work(*work, tmp_path / "out", tmp_path / "bundle"), greedy).curve
     assert curve[0]["gate"] < 0.3 < 0.7 < curve[-1]["gate"]
     assert curve[-1]["penalty"] < 0.1 * curve[0]["penalty"]
 
@@ -94,13 +95,13 @@ def test_an_interrupted_training_resumes_to_the_same_weights(work, trained, tmp_
             pass
 
     with pytest.raises(Stop):
-        distill_flexidepth(*work, QUICK, **where, progress=Stopping())
+        distill_flexidepth(Work(*work, **where, progress=Stopping()), QUICK)
     assert not where["bundle"].exists()
-    again = distill_flexidepth(*work, QUICK, **where, resume=True)
+    again = distill_flexidepth(Work(*work, **where, resume=True), QUICK)
     left, right = weights(again.bundle_path), weights(trained.bundle_path)
     assert all(torch.equal(left[name], right[name]) for name in right)
     with pytest.raises(ConfigError, match="penalty_weight"):
-        distill_flexidepth(*work, dataclasses.replace(QUICK, penalty_weight=1.0), **where, resume=True)
+        distill_flexidepth(Work(*work, **where, resume=True), dataclasses.replace(QUICK, penalty_weight=1.0))
 
 
 def test_another_methods_bundle_is_refused(work, trained, tmp_path) -> None:

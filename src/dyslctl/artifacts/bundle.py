@@ -82,6 +82,16 @@ class RouterSizes(Part):
     pool: Pool
 
 
+class LayerRouterSizes(Part):
+    """Size of the module of ``mole``, one router for all layers.
+
+    Attributes:
+        layer_router_width: Its hidden width.
+    """
+
+    layer_router_width: Positive
+
+
 class BundleHeader(Document):
     """Identity of the weights; stored inside the safetensors file, so it cannot be separated from them."""
 
@@ -92,7 +102,7 @@ class BundleHeader(Document):
     backbone_fingerprint: str
     profile_hash: str
     static_layers: tuple[int, ...]
-    modules: ModuleSizes | ExitModuleSizes | RouterSizes
+    modules: ModuleSizes | ExitModuleSizes | RouterSizes | LayerRouterSizes
     training: TrainingInfo
     made_with: MadeWith
 
@@ -102,7 +112,7 @@ class BundleHeader(Document):
         profile: SkipProfile,
         training: TrainingInfo,
         made_with: MadeWith,
-        modules: ModuleSizes | ExitModuleSizes | RouterSizes | None = None,
+        modules: ModuleSizes | ExitModuleSizes | RouterSizes | LayerRouterSizes | None = None,
     ) -> BundleHeader:
         """The header of modules trained for ``profile``, of the sizes it asks for unless ``modules`` says otherwise."""
         return cls(
@@ -260,6 +270,8 @@ def _section(settings: BundleSettings, header: BundleHeader, folder: Path) -> Se
     match header.modules:
         case ExitModuleSizes():
             section = settings.exits or settings.consistency
+        case LayerRouterSizes():
+            section = settings.mixture
         case RouterSizes():
             section = settings.routing
         case ModuleSizes():

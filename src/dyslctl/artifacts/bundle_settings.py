@@ -74,7 +74,17 @@ class Consistency(Part):
     share: Annotated[float, Field(ge=0, le=1)] = 0.75
 
 
-Section = Guidance | Exits | Routing | Consistency
+class Mixture(Part):
+    """Settings of ``mole``.
+
+    Attributes:
+        share: Of the layers, that run.
+    """
+
+    share: Annotated[float, Field(ge=0, le=1)]
+
+
+Section = Guidance | Exits | Routing | Consistency | Mixture
 """What one method runs with."""
 
 
@@ -86,6 +96,7 @@ class BundleSettings(Document):
         guidance: For ``dysl-paper``.
         routing: For ``flexidepth``.
         consistency: For ``deer``.
+        mixture: For ``mole``.
     """
 
     SCHEMA: ClassVar[str] = "dyslctl.bundle-settings/3"
@@ -95,12 +106,14 @@ class BundleSettings(Document):
     guidance: Guidance | None = None
     routing: Routing | None = None
     consistency: Consistency | None = None
+    mixture: Mixture | None = None
     calibration: Calibration | None = None
 
     @model_validator(mode="after")
     def _one_section(self) -> Self:
-        if [self.exits, self.guidance, self.routing, self.consistency].count(None) != 3:
-            raise ValueError("expected one of the sections exits, guidance, routing and consistency")
+        sections = (self.exits, self.guidance, self.routing, self.consistency, self.mixture)
+        if sum(section is not None for section in sections) != 1:
+            raise ValueError("expected one of the sections exits, guidance, routing, consistency and mixture")
         return self
 
     @classmethod
@@ -115,6 +128,8 @@ class BundleSettings(Document):
                 return cls(weights_sha256=digest, routing=section, calibration=calibration)
             case Consistency():
                 return cls(weights_sha256=digest, consistency=section, calibration=calibration)
+            case Mixture():
+                return cls(weights_sha256=digest, mixture=section, calibration=calibration)
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dyslctl.artifacts.bundle import CARD, Bundle, ExitModuleSizes, RouterSizes, load_bundle
-from dyslctl.artifacts.bundle_settings import Consistency, Exits, Routing
+from dyslctl.artifacts.bundle import CARD, Bundle, ExitModuleSizes, LayerRouterSizes, RouterSizes, load_bundle
+from dyslctl.artifacts.bundle_settings import Consistency, Exits, Mixture, Routing
 from dyslctl.artifacts.files import atomic_write
 from dyslctl.artifacts.skip_profile import Guidance, ModuleSizes
 
@@ -79,13 +79,17 @@ def _what(bundle: Bundle) -> str:
             return "Planned exits"
         case Consistency():
             return "Exits that are left when two agree (DeeR)"
+        case Mixture():
+            return "A router of layers (MoLe)"
         case Routing():
             return "Adapters and routers (FlexiDepth)"
         case Guidance():
             return "Adapters and skipping controllers (DySL-VLA)"
 
 
-def _sizes(modules: ModuleSizes | ExitModuleSizes | RouterSizes) -> str:
+def _sizes(modules: ModuleSizes | ExitModuleSizes | RouterSizes | LayerRouterSizes) -> str:
+    if isinstance(modules, LayerRouterSizes):
+        return f"router width {modules.layer_router_width}"
     if isinstance(modules, RouterSizes):
         return f"adapter / router width {modules.adapter_width} / {modules.router_width}"
     if isinstance(modules, ExitModuleSizes):
@@ -103,6 +107,8 @@ def _calibrated(bundle: Bundle) -> str:
         return _exits(guidance)
     if isinstance(guidance, Consistency):
         return f"{guidance.share:.4g} of the layers on held-out states"
+    if isinstance(guidance, Mixture):
+        return f"{guidance.share:.4g} of the layers"
     if isinstance(guidance, Routing):
         return f"tau = {guidance.tau:.4g}"
     if guidance.eta_1 is None or guidance.eta_2 is None:

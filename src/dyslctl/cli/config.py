@@ -60,12 +60,12 @@ class ProfileConfig(Part):
 class DistillConfig(Part):
     """``dyslctl distill``: what to train, what to learn from, and what replaces the method's own defaults.
 
-    Those are ``jobs.distill_exits.ExitTraining`` for ``dysl``, ``static`` and ``deer``, and for ``dysl-paper`` and
-    ``flexidepth`` ``jobs.distill.DistillSettings`` and ``jobs.distill_flexidepth.RouterTraining``; a key of another one
-    is an error. ``suites``: where exits learn, instead of the run's suite.
+    Those are ``jobs.distill_exits.ExitTraining`` for ``dysl``, ``static`` and ``deer``, and for ``dysl-paper``,
+    ``flexidepth`` and ``mole`` ``DistillSettings``, ``RouterTraining`` and ``MixtureTraining`` in ``jobs``; a key of
+    another one is an error. ``suites``: where exits learn, instead of the run's suite.
     """
 
-    method: Literal["dysl", "dysl-paper", "static", "flexidepth", "deer"] = "dysl"
+    method: Literal["dysl", "dysl-paper", "static", "flexidepth", "deer", "mole"] = "dysl"
     suites: Names | None = None
     episodes: Positive | None = None
     data: Literal["expert", "policy"] | None = None
@@ -86,6 +86,8 @@ class DistillConfig(Part):
     law: Literal["harmonic", "linear", "uniform"] | None = None
     penalty_weight: NotNegativeFloat | None = None
     kd_weight: NotNegativeFloat | None = None
+    balance_weight: NotNegativeFloat | None = None
+    kept_share: float | None = Field(default=None, gt=0, le=1)
     hard: bool | None = None
     exits: tuple[Positive, ...] | None = None
     adapter_width: Positive | None = None

@@ -285,11 +285,11 @@ def _refuse_unpredictable(names: Sequence[str]) -> None:
             f"'{pruned[0]}' runs its layers on fewer tokens: there is no prediction for that yet",
             hint=f"dyslctl bench --device cpu --method {pruned[0]} measures it here",
         )
-    peeking = [name for name in names if methods.method(name).peeks]
-    if peeking:
+    measured = [name for name in names if methods.method(name).measured_only]
+    if measured:
         raise ConfigError(
-            f"'{peeking[0]}' runs the head at every exit it tries: there is no prediction for that yet",
-            hint=f"dyslctl bench --device cpu --method {peeking[0]} measures it here",
+            f"'{measured[0]}' does more beside its layers than a prediction knows of: there is none for it yet",
+            hint=f"dyslctl bench --device cpu --method {measured[0]} measures it here",
         )
 
 

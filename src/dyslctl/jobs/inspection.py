@@ -10,7 +10,7 @@ from typing import Any
 
 from dyslctl import plugins
 from dyslctl.artifacts.bundle import SETTINGS, WEIGHTS, check_belongs, load_bundle
-from dyslctl.artifacts.bundle_settings import Consistency, Exits, Routing, Section
+from dyslctl.artifacts.bundle_settings import Consistency, Exits, Mixture, Routing, Section
 from dyslctl.artifacts.files import read_json, read_jsonl, reading
 from dyslctl.artifacts.run_dir import RunDirectory
 from dyslctl.artifacts.skip_profile import SkipProfile
@@ -128,7 +128,7 @@ def _bundle(path: Path) -> Facts:
 def _calibrated(settings: Section) -> Facts:
     if isinstance(settings, Exits):
         return {"tolerance": settings.tolerance}
-    if isinstance(settings, Consistency):
+    if isinstance(settings, Consistency | Mixture):
         return {"share": settings.share}
     if isinstance(settings, Routing):
         return {"tau": settings.tau}

@@ -22,6 +22,7 @@ from dyslctl.jobs.trained import load_modules, partition_of
 from dyslctl.jobs.trained_deer import load_deer
 from dyslctl.jobs.trained_exits import load_exits
 from dyslctl.jobs.trained_flexidepth import load_routers
+from dyslctl.jobs.trained_mole import load_router
 from dyslctl.method_assets import KEEP_TOKENS, NO_ASSETS, Assets
 from dyslctl.policy import Policy
 
@@ -227,4 +228,5 @@ def _load_assets(
         load_exits(folders["static"], profile, loaded) if "static" in folders else None,
         load_routers(folders["flexidepth"], profile, loaded) if "flexidepth" in folders else None,
         load_deer(folders["deer"], profile, loaded) if "deer" in folders else None,
+        load_router(folders["mole"], profile, loaded) if "mole" in folders else None,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dyslctl.artifacts.bundle import load_bundle, save_settings
-from dyslctl.artifacts.bundle_settings import Calibration, Consistency, Exits, Routing, Section
+from dyslctl.artifacts.bundle_settings import Calibration, Consistency, Exits, Mixture, Routing, Section
 from dyslctl.artifacts.model_card import write_card
 from dyslctl.artifacts.skip_profile import Guidance
 from dyslctl.dysl.guidance import shift_threshold
@@ -39,12 +39,14 @@ def save_dial(bundle: Path, found: Found, stage: Stage, trained_on: str) -> Cali
 
 
 def _turned(settings: Section, dial: float) -> Section:
-    """``settings`` with the dial built in: the tolerance itself, ``deer``'s share, or a move of every ``tau``."""
+    """``settings`` with the dial built in: the tolerance, minus the share of the layers, or a move of every ``tau``."""
     match settings:
         case Exits():
             return settings.model_copy(update={"tolerance": dial})
         case Consistency():
             return Consistency(share=-dial)
+        case Mixture():
+            return Mixture(share=-dial)
         case Routing():
             return Routing(tau=shift_threshold(settings.tau, dial))
         case Guidance():

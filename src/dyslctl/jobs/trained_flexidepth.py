@@ -58,7 +58,7 @@ def new_routers(num_layers: int, sizes: SkipSizes, seed: int) -> SkipModules:
 
 
 def save_routers(
-    folder: Path, modules: SkipModules, profile: SkipProfile, training: TrainingInfo, command: str
+    folder: Path, modules: SkipModules, profile: SkipProfile, training: TrainingInfo, *, command: str
 ) -> Path:
     """Write ``modules`` as the bundle ``folder``; routers decide at 0.5. Returns the weights' path.
 

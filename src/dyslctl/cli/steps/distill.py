@@ -25,7 +25,7 @@ DEFAULT_DROP = 1.0
 CURVES = {"loss": "loss", "task": "task loss", "gate": "mean skip probability"}
 
 
-SINGLE_STAGE = ("flexidepth",)
+SINGLE_STAGE = ("flexidepth", "mole")
 """Methods whose adapters and decisions are learnt together."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from dyslctl import plugins
 from dyslctl.artifacts.skip_profile import SkipProfile
@@ -20,9 +20,11 @@ from dyslctl.jobs.dataset import Dataset
 from dyslctl.jobs.distill import DistillResult, DistillSettings, Stage, distill
 from dyslctl.jobs.distill_exits import ExitMethod, ExitTraining, distill_exits
 from dyslctl.jobs.distill_flexidepth import RouterTraining, distill_flexidepth
+from dyslctl.jobs.distill_mole import MixtureTraining, distill_mole
 from dyslctl.jobs.exit_data import Rounds
 from dyslctl.jobs.progress import Progress
 from dyslctl.jobs.sharing import shared
+from dyslctl.jobs.single_stage import Work
 from dyslctl.jobs.training import Optimization
 from dyslctl.suite import TaskSuite
 
@@ -36,6 +38,7 @@ TRAININGS: Mapping[str, type[Optimization]] = {
     "deer": ExitTraining,
     "dysl-paper": DistillSettings,
     "flexidepth": RouterTraining,
+    "mole": MixtureTraining,
 }
 """The settings that each training reads."""
 
@@ -143,30 +146,26 @@ class PaperTrainer:
 
 
 @dataclass(frozen=True)
-class FlexiDepthTrainer:
-    """``flexidepth``: one stage, which is the second."""
+class OneStageTrainer:
+    """``flexidepth`` and ``mole``: one stage, which is the second."""
 
     workspace: Workspace
     profile: SkipProfile
     progress: Progress
+    method: Literal["flexidepth", "mole"]
 
     def train(self, stage: Stage, bundle: Path, *, resume: bool) -> DistillResult:
-        """See :func:`distill_flexidepth`."""
-        backbone, out = self.workspace.backbone.load(), self.workspace.run.distill("flexidepth", stage)
-        return distill_flexidepth(
-            backbone,
-            self.profile,
-            _labelled_states(self.workspace, out, self.progress),
-            RouterTraining.default(backbone.spec.hidden_size).override(_changed(self.workspace)),
-            out=out,
-            bundle=bundle,
-            resume=resume,
-            command=command_line(),
-            progress=self.progress,
-        )
+        """See :func:`distill_flexidepth` and :func:`distill_mole`."""
+        backbone, out = self.workspace.backbone.load(), self.workspace.run.distill(self.method, stage)
+        data = _labelled_states(self.workspace, out, self.progress)
+        work = Work(backbone, self.profile, data, out, bundle, resume, command_line(), self.progress)
+        changed, size = _changed(self.workspace), backbone.spec.hidden_size
+        if self.method == "mole":
+            return distill_mole(work, MixtureTraining.default(size).override(changed))
+        return distill_flexidepth(work, RouterTraining.default(size).override(changed))
 
     def calibrate(self, bundle: Path) -> None:
-        """Nothing: routers decide at 0.5 until a target says otherwise."""
+        """Nothing: routers decide as they did in training until a target says otherwise."""
 
 
 def _labelled_states(workspace: Workspace, folder: Path, progress: Progress) -> Dataset:
@@ -218,8 +217,8 @@ def trainer(workspace: Workspace, progress: Progress) -> Trainer:
     method = workspace.config.distill.method
     if method == "dysl-paper":
         return PaperTrainer(workspace, profile, progress)
-    if method == "flexidepth":
-        return FlexiDepthTrainer(workspace, profile, progress)
+    if method == "flexidepth" or method == "mole":
+        return OneStageTrainer(workspace, profile, progress, method)
     return ExitTrainer(workspace, profile, progress, method)
 
 
