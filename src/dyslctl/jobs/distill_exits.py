@@ -248,7 +248,10 @@ def _train_in_rounds(
 
 
 def _differences(work: _Work, modules: ExitModules, rounds: Rounds) -> Tensor:
-    """How far each exit's action is from that of the exit before, on a round not learnt from: ``[n, E - 1]``."""
+    """How far each exit's action is from that of the exit before, on a round not learnt from: ``[n, E - 1]``.
+
+    On recorded episodes that round is another pass over the same recordings, begun at other steps.
+    """
     acting = copy.deepcopy(modules).eval().to(work.backbone.dtype)
     held_out = rounds.on_policy(work.settings.rounds + 1, EpisodeExit(ExitLadder(acting), seed=work.settings.seed))
     gripper, found = work.backbone.spec.gripper_dim, list[Tensor]()

@@ -31,7 +31,7 @@ from dyslctl.suite import TaskSuite
 NOT_OPTIMISATION = {"episodes", "data", "method", "suites"}
 """Keys of the section ``distill`` that say what to learn from, not how."""
 EXIT_EPISODES, EXPERT_EPISODES = 300, 200
-"""Episodes of a round of ``dysl``, and of the one data set of ``dysl-paper`` or ``flexidepth``; of a recording, all."""
+"""Episodes of a round of exits, and of the one data set of the other trainings; of a recording, as many as it has."""
 TRAININGS: Mapping[str, type[Optimization]] = {
     "dysl": ExitTraining,
     "static": ExitTraining,
