@@ -15,7 +15,7 @@ LAYERS = (
     ("types",),
     ("backbone", "suite"),
     ("plugins", "engine"),
-    ("policy", "suites", "testing"),
+    ("policy", "suites", "testing", "runtime"),
     ("dysl",),
     ("baselines", "pruning", "artifacts"),
     ("method_assets", "reference"),

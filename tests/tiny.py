@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dyslctl.backbone import Backbone, BackboneSpec, Workload
+from dyslctl.backbone import Backbone, BackboneSpec, PackedLayer, PackLinear, Workload
 from dyslctl.errors import ConfigError, PluginError
 from dyslctl.suite import (
     Demonstration,
@@ -155,6 +155,26 @@ class TinyBackbone(Backbone):
             state.context = self._context(state)
         output: Tensor = self.layers[layer](state.hidden, *state.context)
         return output
+
+    def packed_layers(self, pack: PackLinear) -> Sequence[PackedLayer]:
+        return [self._packed(layer, pack) for layer in self.layers]
+
+    def _packed(self, layer: Any, pack: PackLinear) -> PackedLayer:
+        """The same layer, its four products packed; LayerNorm and biases, unlike LLaMA's."""
+        norm, first, gelu, second = layer.mlp
+        qkv, out, up, down = (pack(one.weight, one.bias) for one in (layer.qkv, layer.attention_out, first, second))
+
+        def run(state: LayerState) -> Tensor:
+            if state.context is None:
+                state.context = self._context(state)
+            places, bias = state.context
+            x = state.hidden
+            q, k, v = qkv(layer.attention_norm(x)).chunk(3, -1)
+            scores = (q + places) @ (k + places).transpose(1, 2) / math.sqrt(x.shape[-1]) + bias
+            x = x + out(scores.softmax(-1) @ v)
+            return x + down(gelu(up(norm(x))))
+
+        return run
 
     def predict(self, state: LayerState) -> Tensor:
         is_action = state.kinds == TokenKind.ACTION

@@ -11,7 +11,7 @@ Register the class under the entry-point group ``dyslctl.backbones``::
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -21,7 +21,15 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from dyslctl.errors import ConfigError
 from dyslctl.types import ActionChunk, LayerInputs, LayerState, Observation
+
+Linear = Callable[[Tensor], Tensor]
+"""One matrix product, ``[..., in]`` to a new ``[..., out]``, of a weight that stays."""
+PackLinear = Callable[[Tensor, Tensor | None], Linear]
+"""Lays out a weight ``[out, in]`` and a bias ``[out]`` for its kernel (``runtime/linear.py``)."""
+PackedLayer = Callable[[LayerState], Tensor]
+"""One decoder layer, as ``run_layer`` of that layer, for inference."""
 
 
 @dataclass(frozen=True)
@@ -183,3 +191,17 @@ class Backbone(ABC):
 
     def reset(self) -> None:  # noqa: B027 - stateless heads have nothing to forget
         """Forget the past: a new episode or instruction begins."""
+
+    def packed_layers(self, pack: PackLinear) -> Sequence[PackedLayer]:
+        """The decoder layers for ``--backend packed``, their matrices laid out by ``pack``; optional.
+
+        Called once, on the CPU, if ``spec.generates`` is false. ``run_layer`` is not called afterwards, so that the
+        weights may be given up layer by layer: memory then holds them once. ``runtime/llama.py`` has LLaMA's layer.
+
+        Raises:
+            ConfigError: If this backbone offers none.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} offers no packed layers: expected Backbone.packed_layers",
+            hint="--set model.backend=eager",
+        )

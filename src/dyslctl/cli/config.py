@@ -22,13 +22,14 @@ DEFAULT_METHODS = ("full", "random-skip-adapters", "dysl")
 
 
 class ModelConfig(Part):
-    """Which backbone, and how it is loaded."""
+    """Which backbone, how it is loaded, and what runs its layers (``runtime.packed.BACKENDS``)."""
 
     name: str | None = None
     checkpoint: str | None = None
     revision: str | None = None
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    backend: Literal["eager", "packed", "packed-int8"] = "eager"
     options: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -52,6 +52,18 @@ class Workspace:
         recipe.assets()
         return recipe
 
+    def require_upstream(self, command: str) -> None:
+        """``command`` learns from the layers, which must be the upstream ones.
+
+        Raises:
+            ConfigError: If they run on another backend.
+        """
+        if self.config.model.backend != "eager":
+            raise ConfigError(
+                f"{command} reads the upstream layers: expected model.backend=eager, found {self.config.model.backend}",
+                hint="eval, bench, calibrate and load_policy take a backend",
+            )
+
     def start(self) -> None:
         """Create the run, or enter it again with this backbone and suite, and make it the current one.
 
@@ -176,4 +188,5 @@ def _recipe(config: Config) -> BackboneRecipe:
         revision=model.revision,
         device=model.device,
         dtype=model.dtype,
+        backend=model.backend,
     )

@@ -46,6 +46,7 @@ from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.method_assets import KEEP_TOKENS, NO_ASSETS, Assets
 from dyslctl.policy import Policy
 from dyslctl.reference.published import PublishedLatency, published_latency
+from dyslctl.runtime.packed import EAGER
 from dyslctl.suite import TaskSuite
 
 SCHEMA = "dyslctl.bench/1"
@@ -60,12 +61,14 @@ class Subject:
     Attributes:
         plugin: Name of the backbone plugin, under which published rows are found.
         assets: The bundles; methods that skip need them.
+        backend: What runs the layers of ``backbone``.
     """
 
     plugin: str
     backbone: Backbone
     suite: TaskSuite
     assets: Assets = NO_ASSETS
+    backend: str = EAGER
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,7 @@ def bench(
             document = _predicted_document(subject, plan, elsewhere, workload, stack, progress)
     rows = [*document["rows"], *map(_published_row, published_latency(device, subject.plugin))]
     about = {"schema": SCHEMA, "device": device, "machine": _machine(), "backbone": subject.plugin}
+    about["backend"] = subject.backend
     return {**about, **document, "rows": rows}
 
 

@@ -17,6 +17,7 @@ from dyslctl.artifacts.files import sha256
 from dyslctl.artifacts.run_dir import open_run
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.backbone import Backbone
+from dyslctl.devices.host import usable_cpus
 from dyslctl.errors import ArtifactError, ConfigError, EnvironmentMismatch
 from dyslctl.jobs.trained import load_modules, partition_of
 from dyslctl.jobs.trained_deer import load_deer
@@ -25,6 +26,7 @@ from dyslctl.jobs.trained_flexidepth import load_routers
 from dyslctl.jobs.trained_mole import load_router
 from dyslctl.method_assets import KEEP_TOKENS, NO_ASSETS, Assets
 from dyslctl.policy import Policy
+from dyslctl.runtime.packed import EAGER, with_backend
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class BackboneRecipe:
         device: As torch names it.
         dtype: As torch names it, e.g. ``float32``.
         options: The plugin's own settings, as JSON (a mapping could not be hashed).
+        backend: What runs the decoder layers, one of ``runtime.packed.BACKENDS``.
     """
 
     plugin: str
@@ -45,6 +48,7 @@ class BackboneRecipe:
     device: str = "cpu"
     dtype: str = "float32"
     options: str = "{}"
+    backend: str = EAGER
 
     @classmethod
     def of(cls, plugin: str, checkpoint: str | None, options: dict[str, Any], **how: Any) -> BackboneRecipe:
@@ -61,6 +65,7 @@ class BackboneRecipe:
 
         Raises:
             ArtifactError: If the checkpoint is missing or damaged.
+            ConfigError: If it cannot run on the backend.
             EnvironmentMismatch: If this machine has no such device.
         """
         return _load_backbone(self)
@@ -130,6 +135,7 @@ def load_policy(
     target_layers: float | None = None,
     dial: float | None = None,
     keep_tokens: float = KEEP_TOKENS,
+    backend: str = EAGER,
 ) -> Policy:
     """What a robot holds: the policy that a run has trained, on the backbone it was trained for, loaded alike.
 
@@ -145,9 +151,11 @@ def load_policy(
         target_layers: Mean executed layers, for the methods that match another one's.
         dial: Where the method's dial stands (``methods.METHODS[method].dial``); ``None``: as it was calibrated.
         keep_tokens: Share of each view's tokens that token pruning keeps.
+        backend: What runs the layers: ``eager``, or on the CPU ``packed`` or ``packed-int8``, which also keep torch
+            from using more threads than this process has CPUs.
 
     Raises:
-        ConfigError: If there is no such run or method.
+        ConfigError: If there is no such run, method or backend.
         ArtifactError: If an artifact is missing, damaged, or belongs to others.
     """
     directory = open_run(run)
@@ -159,6 +167,7 @@ def load_policy(
         revision=manifest.revision,
         device=device or told.get("device", "cpu"),
         dtype=dtype or told.get("dtype", "float32"),
+        backend=backend,
     )
     recipe = PolicyRecipe(
         backbone,
@@ -205,13 +214,16 @@ def _load_backbone(recipe: BackboneRecipe) -> Backbone:
         raise ConfigError(f"'{recipe.device}' is no torch device: expected cpu or cuda") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise EnvironmentMismatch("expected a CUDA device, found none", hint="--set model.device=cpu")
-    return plugins.load_backbone(recipe.plugin).load(
+    loaded = plugins.load_backbone(recipe.plugin).load(
         recipe.checkpoint,
         revision=recipe.revision,
         device=device,
         dtype=getattr(torch, recipe.dtype),
         options=json.loads(recipe.options),
     )
+    if recipe.backend != EAGER:
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
+    return with_backend(loaded, recipe.backend)
 
 
 @cache

@@ -14,7 +14,18 @@ from dyslctl.errors import ArtifactError, ConfigError, ThresholdNotMet
 
 FIGURES = ("llm_ms_p50", "llm_ms_mean", "end_to_end_ms_p50")
 """Milliseconds, fewer are better. The mean, because skipping has several typical times between which a median jumps."""
-CIRCUMSTANCES = ("device", "machine", "backbone", "workload", "source", "num_layers", "tokens", "dtype", "threads")
+CIRCUMSTANCES = (
+    "device",
+    "machine",
+    "backbone",
+    "backend",
+    "workload",
+    "source",
+    "num_layers",
+    "tokens",
+    "dtype",
+    "threads",
+)
 """What must be the same for milliseconds to compare. Weights may differ: a better bundle is a change like any other."""
 
 
@@ -78,7 +89,7 @@ def changes(baseline: Mapping[str, Any], document: Mapping[str, Any]) -> list[Ch
     Raises:
         ArtifactError: If they were measured under other circumstances, or have no method in common.
     """
-    then, now = [{key: found.get(key) for key in CIRCUMSTANCES} for found in (baseline, document)]
+    then, now = map(_circumstances, (baseline, document))
     check_same(then, now, "--baseline: it was measured under other circumstances", "measure it here and now, once more")
     old, new = _own_rows(baseline), _own_rows(document)
     shared = [name for name in new if name in old]
@@ -97,6 +108,12 @@ def check_regression(found: Sequence[Change], limit: float) -> None:
     slower = [f"  {change}" for change in found if change.share > limit]
     if slower:
         raise ThresholdNotMet("\n".join([f"slower than the baseline by more than {100 * limit:g}%:", *slower]))
+
+
+def _circumstances(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A document of before there were backends was ``eager``."""
+    found = {"backend": "eager", **document}
+    return {key: found.get(key) for key in CIRCUMSTANCES}
 
 
 def _is_row(row: Any) -> bool:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dyslctl.backbone import Workload
+from dyslctl.backbone import PackedLayer, PackLinear, Workload
 from dyslctl.errors import ArtifactError
+from dyslctl.runtime.llama import LlamaLayer, LlamaTables
 from dyslctl.types import LayerInputs, LayerState, Observation
 from dyslctl_openvla_oft import workload
 from dyslctl_openvla_oft.common import PrismaticBackbone
@@ -84,3 +85,19 @@ class OpenVLAOFT(PrismaticBackbone):
     def predict(self, state: LayerState) -> Tensor:
         """Final norm and action head."""
         return self.model.predict(state.hidden, state.kinds)
+
+    def packed_layers(self, pack: PackLinear) -> Sequence[PackedLayer]:
+        """The LLaMA layers; each gives up its own weights as it is packed."""
+        return [self._packed(layer, pack) for layer in range(self.model.num_layers)]
+
+    def _packed(self, index: int, pack: PackLinear) -> PackedLayer:
+        layer = LlamaLayer(self.model.layer_weights(index), pack)
+        self.model.layers(index).to("meta")  # names, shapes and sizes stay
+
+        def run(state: LayerState) -> Tensor:
+            if state.context is None:
+                context = self.model.context(state.hidden, state.positions, state.mask)
+                state.context = LlamaTables.of(context.rotary, context.attention_mask)
+            return layer(state.hidden, state.context)
+
+        return run

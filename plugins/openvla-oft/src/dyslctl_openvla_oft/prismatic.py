@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from transformers import LlamaModel
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from dyslctl.errors import ConfigError
+from dyslctl.runtime.llama import LlamaWeights
 from dyslctl.types import TokenKind
 from dyslctl_openvla_oft.config import AttentionImplementation, OFTConfig
 from dyslctl_openvla_oft.vision import FusedVisionBackbone
@@ -132,6 +134,35 @@ class PrismaticModel(nn.Module, ABC):
         """Decoder layer ``index``."""
         layer: nn.Module = self.language_model.layers[index]
         return layer
+
+    def layer_weights(self, index: int) -> LlamaWeights:
+        """The weights of decoder layer ``index``.
+
+        Raises:
+            ConfigError: If it is no layer of LLaMA-2: biases, or another activation.
+        """
+        config = self.language_model.config
+        found = config.attention_bias, config.mlp_bias, config.hidden_act
+        if found != (False, False, "silu"):
+            raise ConfigError(
+                f"text_config: packed layers have neither biases nor another activation than silu, found {found}",
+                hint="--set model.backend=eager",
+            )
+        layer: Any = self.layers(index)
+        attention, mlp = layer.self_attn, layer.mlp
+        return LlamaWeights(
+            q=attention.q_proj.weight,
+            k=attention.k_proj.weight,
+            v=attention.v_proj.weight,
+            o=attention.o_proj.weight,
+            gate=mlp.gate_proj.weight,
+            up=mlp.up_proj.weight,
+            down=mlp.down_proj.weight,
+            attention_norm=layer.input_layernorm.weight,
+            mlp_norm=layer.post_attention_layernorm.weight,
+            head_dim=int(attention.head_dim),
+            eps=float(layer.input_layernorm.variance_epsilon),
+        )
 
     @abstractmethod
     def context(self, hidden: Tensor, positions: Tensor, mask: Tensor | None) -> LayerContext:

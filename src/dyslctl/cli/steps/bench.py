@@ -24,7 +24,7 @@ def run_bench(workspace: Workspace, device: str, size: str | None, progress: Pro
     recipe = workspace.policies(methods.with_reference(settings.methods))
     assets = recipe.assets()
     suite = trained_suite(workspace, assets.execute_horizon) or workspace.suite
-    subject = Subject(recipe.backbone.plugin, recipe.backbone.load(), suite, assets)
+    subject = Subject(recipe.backbone.plugin, recipe.backbone.load(), suite, assets, recipe.backbone.backend)
     series = Series(settings.warmup, settings.iterations, settings.min_seconds)
     document = bench(
         subject,

@@ -43,6 +43,7 @@ def run_distill(
     ``target``. Only then does the new bundle take the place of the run's: until then that one stays as it is.
     Of several processes the leader does all this, and the others train with it; their document is empty.
     """
+    workspace.require_upstream("distill")
     training, method, run = trainer(workspace, progress), workspace.config.distill.method, workspace.run
     rows, calibrated = [], dict[str, Any]()
     for stage in _stages_of(method, stages):

@@ -16,6 +16,7 @@ from dyslctl.jobs.rollout import evaluate, videos
 from dyslctl.jobs.summary import EvaluationResult
 from dyslctl.policy import Policy
 from dyslctl.report import plots
+from dyslctl.runtime.packed import EAGER
 
 
 def run_eval(workspace: Workspace, *, resume: bool, progress: Progress) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def run_eval(workspace: Workspace, *, resume: bool, progress: Progress) -> dict[
     more = {
         "seed": workspace.config.seed,
         "batch": settings.batch,
+        "backend": workspace.backbone.backend,
         "target_layers": target,
         "figures": _draw(result, workspace),
         "videos": [path.relative_to(workspace.run.path).as_posix() for path in videos(out)],
@@ -102,6 +104,7 @@ def _about(workspace: Workspace, recipe: PolicyRecipe, names: Sequence[str]) -> 
     return {
         "backbone": workspace.backbone.load().spec.fingerprint,
         "dtype": workspace.backbone.dtype,
+        "backend": None if workspace.backbone.backend == EAGER else workspace.backbone.backend,
         "seed": recipe.seed,
         "target_layers": recipe.target_layers,
         "keep_tokens": recipe.keep_tokens if any(methods.method(name).prunes for name in names) else None,

@@ -14,6 +14,7 @@ from dyslctl.report import plots
 
 def run_profile(workspace: Workspace, progress: Progress) -> dict[str, Any]:
     """Measure the layers; then start the run, save skip profile and figures, and return the result's document."""
+    workspace.require_upstream("profile")
     settings, recipe, run = workspace.config.profile, workspace.backbone, workspace.run
     recorded = recorded_source(workspace)
     result = profile(
