@@ -193,7 +193,7 @@ class Backbone(ABC):
         """Forget the past: a new episode or instruction begins."""
 
     def packed_layers(self, pack: PackLinear) -> Sequence[PackedLayer]:
-        """The decoder layers for ``--backend packed``, their matrices laid out by ``pack``; optional.
+        """The decoder layers for ``model.backend=packed``, their matrices laid out by ``pack``; optional.
 
         Called once, on the CPU, if ``spec.generates`` is false. ``run_layer`` is not called afterwards, so that the
         weights may be given up layer by layer: memory then holds them once. ``runtime/llama.py`` has LLaMA's layer.
