@@ -205,3 +205,17 @@ class Backbone(ABC):
             f"{type(self).__name__} offers no packed layers: expected Backbone.packed_layers",
             hint="--set model.backend=eager",
         )
+
+    def stock_layers(self) -> Callable[[LayerInputs], Tensor]:
+        """The library's own forward through all of these layers, ``[B, T, H]`` out, to be timed beside ours; optional.
+
+        As that library is used by itself, without its cache, with the mask of its own that it has. Its numbers need
+        not be ours.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} names no stock model to compare with: expected Backbone.stock_layers",
+            hint="--compare eager",
+        )

@@ -58,3 +58,30 @@ def test_a_robot_holds_a_packed_policy(profiled: object, monkeypatch: pytest.Mon
     assert isinstance(policies[1].backbone, PackedBackbone) and threads == [1]
     actions = [policy.select_action(seen).actions for policy in policies]
     np.testing.assert_allclose(actions[0], actions[1], atol=1e-5)
+
+
+def test_bench_shows_another_backend_beside_eager(run: Run, document: Document, profiled: object) -> None:
+    found = document("bench", "--method", "full", "--backend", "packed")
+    assert found["backend"] == "packed"
+    (row,) = found["compared"]
+    assert row["against"] == "eager" and row["ratio"] > 0 and row["action_error_max"] < 1e-5
+    assert document("bench", "--method", "full")["compared"] == []
+    table = run("bench", "--method", "full", "--backend", "packed", "--fail-if", "vs-eager.ratio > 0")
+    assert table.exit_code == 5 and "vs-eager.ratio > 0" in table.stderr
+    assert "layers run by packed" in table.stdout and "The full pass through the layers on packed" in table.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--compare", "eager"), "--compare eager: that is the backend itself"),
+        (("--compare", "transformers"), "names no stock model to compare with"),
+        (("--compare", "torch"), "Input should be 'eager', 'transformers' or 'transformers-compiled'"),
+        (("--backend", "graphs"), "Input should be 'eager', 'packed' or 'packed-int8'"),
+        (("--device", "orin", "--compare", "transformers"), "a prediction stands for a stack"),
+        (("--device", "orin", "--backend", "packed"), "a prediction stands for a stack"),
+    ],
+)
+def test_bench_refuses(run: Run, profiled: object, arguments: tuple[str, ...], said: str) -> None:
+    result = run("bench", "--method", "full", *arguments)
+    assert result.exit_code == 2 and said in result.stderr

@@ -104,3 +104,14 @@ def test_the_autoregressive_model_is_refused(tmp_path: Path) -> None:
     write_random_checkpoint(tmp_path / "ar", published_config("tiny", "tokens"))
     with pytest.raises(ConfigError, match="takes tokens through its layers"):
         with_backend(OpenVLA.load(tmp_path / "ar"), "packed")
+
+
+def test_the_stock_model_is_that_of_transformers(backbone: OpenVLAOFT, observe: Observe) -> None:
+    """Causal, unlike ours: its first token sees itself alone, and is what our layers make of it alone."""
+    inputs = backbone.encode([observe()])
+    with torch.no_grad():
+        found = backbone.stock_layers()(inputs)
+    first = LayerState(inputs.hidden[:, :1], inputs.positions[:, :1], inputs.kinds[:, :1])
+    forward(backbone, first, FullSchedule())
+    assert found.shape == inputs.hidden.shape
+    torch.testing.assert_close(found[:, :1], backbone.model.language_model.norm(first.hidden), rtol=1e-4, atol=1e-5)

@@ -33,6 +33,18 @@ def bench(
         str | None, typer.Option("--as", help="Predict for this published size of the backbone, or 'own'.")
     ] = None,
     method: Methods = None,
+    backend: Annotated[
+        str | None,
+        typer.Option("--backend", help="What runs the layers: eager, packed or packed-int8.", show_default=False),
+    ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--compare",
+            metavar="A,B",
+            help="Time the full pass beside others of the same weights: eager, transformers, transformers-compiled.",
+        ),
+    ] = None,
     fail_if: FailIf = None,
     baseline: Annotated[
         Path | None,
@@ -72,7 +84,10 @@ def bench(
         raise ConfigError("--max-regress: expected a --baseline to compare with", hint="dyslctl bench --json > FILE")
     limit = None if max_regress is None else parse_percent(max_regress)
     before = None if baseline is None else read_baseline(baseline)
-    workspace = enter(run, layers_of(config, set_, flags(suite=suite, bench__methods=split_names(method))))
+    given = flags(
+        suite=suite, bench__methods=split_names(method), bench__compare=split_names(compare), model__backend=backend
+    )
+    workspace = enter(run, layers_of(config, set_, given))
     with progress(quiet=quiet) as listener:
         document = run_bench(workspace, device, size, listener)
     verdicts = [partial(check_thresholds, fail_if or (), _numbers(document))]
@@ -84,6 +99,10 @@ def bench(
 
 
 def _numbers(document: dict[str, Any]) -> dict[str, Any]:
-    """What ``--fail-if`` may name: the headline figures, and our own rows by method. Published rows cannot fail."""
+    """What ``--fail-if`` may name: the headline figures, our own rows by method, and ``vs-NAME`` of ``--compare``.
+
+    Published rows cannot fail.
+    """
+    compared = {f"vs-{row['against']}": row for row in document.get("compared", [])}
     rows = {row["method"]: row for row in document["rows"] if row["source"] != "published"}
-    return {key: document[key] for key in ("skip_efficiency", "controller_overhead")} | rows
+    return {key: document[key] for key in ("skip_efficiency", "controller_overhead")} | rows | compared

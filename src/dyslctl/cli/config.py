@@ -144,7 +144,10 @@ class EvalConfig(Part):
 
 
 class BenchConfig(Part):
-    """``dyslctl bench``: which methods, how long each is timed, and for which software a prediction stands."""
+    """``dyslctl bench``: which methods, how long each is timed, and for which software a prediction stands.
+
+    ``compare``: what else runs all the layers, to be timed beside (``jobs/comparison.py``).
+    """
 
     methods: Names = DEFAULT_METHODS
     warmup: NotNegative = 5
@@ -152,6 +155,7 @@ class BenchConfig(Part):
     min_seconds: NotNegativeFloat = 2.0
     episodes: Positive = 4
     stack: str = "paper-eager"
+    compare: tuple[Literal["eager", "transformers", "transformers-compiled"], ...] = ()
 
 
 class ParetoConfig(Part):

@@ -21,6 +21,7 @@ from dyslctl.devices.presets import DEFAULT_STACK, LOCAL, DevicePreset, find_dev
 from dyslctl.devices.roofline import ModuleParams
 from dyslctl.errors import ConfigError, EnvironmentMismatch
 from dyslctl.jobs.breakdown import PassShares, parts_ms, pass_shares
+from dyslctl.jobs.comparison import compare
 from dyslctl.jobs.latency import (
     DEFAULT_SERIES,
     Episodes,
@@ -62,6 +63,7 @@ class Subject:
         plugin: Name of the backbone plugin, under which published rows are found.
         assets: The bundles; methods that skip need them.
         backend: What runs the layers of ``backbone``.
+        upstream: The same weights on ``eager``, to compare with.
     """
 
     plugin: str
@@ -69,6 +71,7 @@ class Subject:
     suite: TaskSuite
     assets: Assets = NO_ASSETS
     backend: str = EAGER
+    upstream: Backbone | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class BenchPlan:
         episodes: Recorded episodes to take frames from.
         target_layers: What random skipping matches; ``None``: the mean of ``methods.reference``, measured first.
         keep_tokens: Share of each view's tokens that token pruning keeps.
+        compare: What else runs the same layers, of ``comparison.RIVALS``; needs ``Subject.upstream``.
     """
 
     methods: tuple[str, ...] = ("full", "dysl")
@@ -88,6 +92,7 @@ class BenchPlan:
     episodes: int = 4
     target_layers: float | None = None
     keep_tokens: float = KEEP_TOKENS
+    compare: tuple[str, ...] = ()
 
 
 DEFAULT_PLAN = BenchPlan()
@@ -151,9 +156,15 @@ def bench(
             f"--as {workload}: on this machine the loaded model is measured, at its own size",
             hint=f"dyslctl bench --device orin --as {workload}",
         )
+    if elsewhere is not None and (plan.compare or subject.backend != EAGER):
+        raise ConfigError(
+            "--backend and --compare: what runs the layers is measured here; a prediction stands for a stack",
+            hint="--device cpu, or --set bench.stack=graph for a prediction",
+        )
     with _threads(subject.backbone.device):
         if elsewhere is None:
             document = _measured_document(subject, _measure(subject, plan, progress))
+            document["compared"] = _compared(subject, plan, progress)
         else:
             document = _predicted_document(subject, plan, elsewhere, workload, stack, progress)
     rows = [*document["rows"], *map(_published_row, published_latency(device, subject.plugin))]
@@ -193,6 +204,14 @@ def _measure(subject: Subject, plan: BenchPlan, progress: Progress) -> Measured:
     never_skip = latency.pop(NEVER_SKIP, None)
     shares = pass_shares(subject.backbone, policies, frames, min(plan.series.iterations, SHARES_FRAMES))
     return Measured(latency, shares, never_skip)
+
+
+def _compared(subject: Subject, plan: BenchPlan, progress: Progress) -> list[Row]:
+    if not plan.compare:
+        return []
+    frames = [frame for episode in demonstration_frames(subject.suite, plan.episodes) for frame in episode]
+    upstream = subject.upstream or subject.backbone
+    return compare(subject.backbone, upstream, plan.compare, frames, plan.series, progress=progress)
 
 
 def _policy(

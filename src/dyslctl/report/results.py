@@ -189,7 +189,34 @@ def _bench(document: Document) -> list[Table]:
         )
         for row in document["rows"]
     ]
-    return [Table(_bench_title(document), columns, rows, _bench_notes(document)), *_changes(document)]
+    return [
+        Table(_bench_title(document), columns, rows, _bench_notes(document)),
+        *_compared(document),
+        *_changes(document),
+    ]
+
+
+def _compared(document: Document) -> list[Table]:
+    headers = ("layers ms p50", "ours", "ratio", "action error", "largest")
+    columns = [Column("against", numeric=False), *map(Column, headers), Column("", numeric=False)]
+    rows = [
+        (
+            row["against"],
+            number(row.get("layers_ms_p50"), 2),
+            number(row.get("ours_ms_p50"), 2),
+            number(row.get("ratio"), 2),
+            _error(row.get("action_error_mean")),
+            _error(row.get("action_error_max")),
+            f"not timed: {row['why_not']}" if "why_not" in row else "",
+        )
+        for row in document.get("compared", [])
+    ]
+    notes = ["ratio: theirs over ours, the median of pairs; action error: of normalised actions, against eager"]
+    return [Table(f"The full pass through the layers on {document['backend']}", columns, rows, notes)] if rows else []
+
+
+def _error(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.1e}"
 
 
 def _changes(document: Document) -> list[Table]:
@@ -210,6 +237,7 @@ def _bench_title(document: Document) -> str:
 def _bench_notes(document: Document) -> list[str]:
     overhead, rows = document["controller_overhead"], document["rows"]
     notes = ["speedup is that of the mean time: full / method"]
+    notes += [f"layers run by {document['backend']}"] if document.get("backend", "eager") != "eager" else []
     notes += [f"controllers that never skip cost {percent(overhead)} of the LLM time"] if overhead is not None else []
     notes += sorted({f"predicted: {row['calibration']}" for row in rows if row.get("calibration")})
     notes += sorted({f"published: {row['citation']}" for row in rows if row.get("citation")})

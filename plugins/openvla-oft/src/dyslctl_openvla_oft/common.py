@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dyslctl.backbone import Backbone, BackboneSpec
-from dyslctl.types import ActionChunk
+from dyslctl.types import ActionChunk, LayerInputs
 from dyslctl_openvla_oft.actions import decode, normalize
 from dyslctl_openvla_oft.checkpoint import Checkpoint, fingerprint, read_checkpoint
 from dyslctl_openvla_oft.config import Head
@@ -115,3 +115,15 @@ class PrismaticBackbone(Backbone):
     def task_loss(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Mean L1 over the chunk, per sample."""
         return (predicted - target).abs().mean(dim=(1, 2))
+
+    def stock_layers(self) -> Callable[[LayerInputs], Tensor]:
+        """``transformers.LlamaModel`` with these weights, causal as it is by itself, and its final norm."""
+        llama = self.model.language_model
+
+        def run(inputs: LayerInputs) -> Tensor:
+            output: Tensor = llama(
+                inputs_embeds=inputs.hidden, position_ids=inputs.positions, use_cache=False
+            ).last_hidden_state
+            return output
+
+        return run

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from dyslctl import methods
 from dyslctl.cli.steps.recorded import trained_suite
 from dyslctl.cli.workspace import Workspace
+from dyslctl.errors import ConfigError
 from dyslctl.jobs.bench import BenchPlan, Subject, bench, torch_device
+from dyslctl.jobs.comparison import UPSTREAM
 from dyslctl.jobs.latency import Series
 from dyslctl.jobs.progress import Progress
 from dyslctl.report import plots
+from dyslctl.runtime.packed import EAGER
 
 
 def run_bench(workspace: Workspace, device: str, size: str | None, progress: Progress) -> dict[str, Any]:
@@ -24,11 +28,19 @@ def run_bench(workspace: Workspace, device: str, size: str | None, progress: Pro
     recipe = workspace.policies(methods.with_reference(settings.methods))
     assets = recipe.assets()
     suite = trained_suite(workspace, assets.execute_horizon) or workspace.suite
-    subject = Subject(recipe.backbone.plugin, recipe.backbone.load(), suite, assets, recipe.backbone.backend)
+    compared = _compared_with(settings.compare, recipe.backbone.backend)
+    upstream = replace(recipe.backbone, backend=EAGER).load() if compared else None
+    subject = Subject(recipe.backbone.plugin, recipe.backbone.load(), suite, assets, recipe.backbone.backend, upstream)
     series = Series(settings.warmup, settings.iterations, settings.min_seconds)
     document = bench(
         subject,
-        BenchPlan(settings.methods, series, settings.episodes, keep_tokens=workspace.config.pruning.keep),
+        BenchPlan(
+            settings.methods,
+            series,
+            settings.episodes,
+            keep_tokens=workspace.config.pruning.keep,
+            compare=compared,
+        ),
         device=device,
         workload=size,
         stack=settings.stack,
@@ -37,6 +49,17 @@ def run_bench(workspace: Workspace, device: str, size: str | None, progress: Pro
     document["figures"] = _draw(document, workspace)
     workspace.keep(f"bench-{device}", document, workspace.run.bench(device))
     return document
+
+
+def _compared_with(asked: Sequence[str], backend: str) -> tuple[str, ...]:
+    """What the layers are compared with. What changes their numbers is always shown beside the upstream ones.
+
+    Raises:
+        ConfigError: If ``eager`` is to be compared with itself.
+    """
+    if backend == EAGER and UPSTREAM in asked:
+        raise ConfigError("--compare eager: that is the backend itself", hint="--backend packed --compare eager")
+    return tuple(dict.fromkeys((*([] if backend == EAGER else [UPSTREAM]), *asked)))
 
 
 def _draw(document: dict[str, Any], workspace: Workspace) -> dict[str, str]:
