@@ -5,15 +5,19 @@ PIP_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PLUGINS := plugins/openvla-oft plugins/libero
+PLUGINS := plugins/openvla-oft plugins/libero plugins/calvin
 PYPROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
+# CALVIN's simulator is no package: a checkout, at the commit that was tried.
+CALVIN_REPO ?= https://github.com/mees/calvin_env
+CALVIN_COMMIT := 797142c588c21e76717268b7b430958dbd13bf48
+CALVIN := $(VENV)/calvin_env
 TORCH := torch==2.13.0
 # The oldest version that plugins/openvla-oft allows, and the newest it was tried with.
 TRANSFORMERS := 4.57.6 5.24.0
 # Every pytest worker is one process: with more threads than cores they would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: setup demo libero test test-libero test-slow test-transformers lint bench clean help
+.PHONY: setup demo libero calvin test test-libero test-calvin test-slow test-transformers lint bench clean help
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -30,11 +34,21 @@ libero: setup  ## the LIBERO simulator and its scene files; ends with a rendered
 		apt-get update -qq && apt-get install -y -qq libosmesa6; } || echo "That needs root: run the line above." >&2
 	$(BIN)/python -m dyslctl_libero setup
 
+calvin: setup  ## the CALVIN simulator: a checkout of calvin_env (CALVIN_REPO says from where) and what it imports
+	@test -e $(CALVIN) || git clone --quiet $(CALVIN_REPO) $(CALVIN) || \
+		{ echo "Clone $(CALVIN_REPO) elsewhere, then: make calvin CALVIN_REPO=FOLDER" >&2; exit 3; }
+	@git -C $(CALVIN) checkout --quiet $(CALVIN_COMMIT)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r plugins/calvin/src/dyslctl_calvin/simulator.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e $(CALVIN)
+
 test: setup  ## the default test suite
 	$(PYTEST) -n auto
 
 test-libero: libero  ## the tests that run the real LIBERO simulator
 	$(PYTEST) -m libero plugins/libero
+
+test-calvin: calvin  ## the tests that run the real CALVIN simulator
+	$(PYTEST) -m calvin plugins/calvin
 
 test-slow: setup  ## the tests that need many minutes
 	$(PYTEST) -m slow

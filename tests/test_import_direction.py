@@ -35,6 +35,7 @@ PLUGINS_AND_SIMULATORS = {
     "transformers",
     "libero",
     "calvin_env",
+    "pybullet",
     "mujoco",
 }
 TORCH_FREE = ("dyslctl.dysl.continuity", "dyslctl.dysl.guidance", "dyslctl.dysl.calibration")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # both import torch, which neither a listing nor the shell's 
 BACKBONES = "dyslctl.backbones"
 SUITES = "dyslctl.suites"
 KNOWN_DISTRIBUTIONS = {
+    "calvin_abc": "dyslctl-calvin",
+    "calvin_d": "dyslctl-calvin",
     "libero_10": "dyslctl-libero",
     "libero_goal": "dyslctl-libero",
     "libero_object": "dyslctl-libero",

@@ -43,6 +43,17 @@ def test_a_summary_by_hand() -> None:
     assert summary.llm_ms_p50 == 1.5
 
 
+def test_how_far_chains_get() -> None:
+    """Scores 5 3 3 0, one crash: 3 of 4 solve one to three in a row, 1 of 4 all five."""
+    records = [record("dysl", index, score) for index, score in enumerate((5, 3, 3, 0))]
+    summary = summarize_method([*records, crash("dysl", 4)], max_score=5)
+    assert summary.chain_rates == (0.75, 0.75, 0.75, 0.25, 0.25)
+    assert sum(summary.chain_rates) == summary.avg_len == 2.75
+    assert summarize_method([crash("dysl", 0)], max_score=5).chain_rates is None
+    single = summarize_method([record("dysl", 0, 1), record("dysl", 1, 0)])
+    assert single.chain_rates == (0.5,)
+
+
 def test_a_method_that_only_crashed_has_no_rate() -> None:
     summary = summarize_method([crash("dysl", 0), crash("dysl", 1)])
     assert (summary.episodes, summary.errors, summary.success_ci95) == (0, 2, (0.0, 1.0))

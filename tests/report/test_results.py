@@ -72,6 +72,20 @@ def test_an_evaluation_has_its_methods_and_its_pairs() -> None:
     assert paired.rows == [("dysl", "full", "2", "5", "0.453")]
 
 
+def test_chains_have_a_table_of_their_own() -> None:
+    chain = {**METHOD, "avg_len": 2.75, "avg_len_ci95": [1.5, 3.25], "chain_rates": [0.75, 0.25]}
+    crashed = {**METHOD, "avg_len": None, "avg_len_ci95": None, "chain_rates": None}
+    _, chains, _ = tables({**EVAL, "methods": {"full": chain, "dysl": crashed}})
+    assert [column.header for column in chains.columns[1:]] == [
+        "average length",
+        "95 % interval",
+        "1 in a row",
+        "2 in a row",
+    ]
+    assert chains.rows == [("full", "2.750", "1.50–3.25", "75.0 %", "25.0 %")]
+    assert len(tables({**EVAL, "methods": {"full": {**chain, "chain_rates": [0.9]}}})) == 2
+
+
 def test_an_evaluation_side_by_side_says_that_it_was_not_timed() -> None:
     untimed = {**METHOD, "llm_ms_mean": None, "llm_ms_p50": None}
     success, _ = tables({**EVAL, "batch": 32, "methods": {"full": untimed}})

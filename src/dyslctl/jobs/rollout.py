@@ -95,7 +95,8 @@ def evaluate(
         progress.close()
         if filming is not None:
             filming.sweep()
-    return summarize(suite.name, episodes[0].split, len(episodes), list(policies), list(log.records.values()))
+    kept = list(log.records.values())
+    return summarize(suite.name, episodes[0].split, len(episodes), list(policies), kept, suite.max_score)
 
 
 def videos(out: Path) -> list[Path]:

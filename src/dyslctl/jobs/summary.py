@@ -24,6 +24,7 @@ class MethodSummary:
         episodes: Finished ones, ``n`` of every number here; crashed ones are in ``errors``.
         success_ci95: Wilson interval.
         avg_len: Mean number of subtasks solved, with its bootstrap interval: CALVIN's average successful length.
+        chain_rates: Share of episodes with at least 1, 2, ... subtasks solved; the last one is ``success_rate``.
         mean_layers_run: Executed layers an inference, re-predictions counted.
         mean_tokens: Tokens that an executed layer saw; ``None`` if not known.
         llm_ms_mean, llm_ms_p50: Latency of the decoder layers of one inference, milliseconds.
@@ -36,6 +37,7 @@ class MethodSummary:
     errors: int
     avg_len: float | None
     avg_len_ci95: tuple[float, float] | None
+    chain_rates: tuple[float, ...] | None
     mean_layers_run: float | None
     mean_tokens: float | None
     layers_per_episode: float | None
@@ -97,9 +99,14 @@ class EvaluationResult:
 
 
 def summarize(
-    suite: str, split: str, episodes: int, methods: Sequence[str], records: Sequence[EpisodeRecord]
+    suite: str,
+    split: str,
+    episodes: int,
+    methods: Sequence[str],
+    records: Sequence[EpisodeRecord],
+    max_score: int = 1,
 ) -> EvaluationResult:
-    """Count and compare; methods in the order given."""
+    """Count and compare; methods in the order given. ``max_score``: subtasks in an episode."""
     order = {name: place for place, name in enumerate(methods)}
     ordered = sorted(records, key=lambda record: (record.index, order[record.method]))
     by_method = {name: [record for record in ordered if record.method == name] for name in methods}
@@ -110,14 +117,14 @@ def summarize(
         suite=suite,
         split=split,
         episodes=episodes,
-        methods={name: summarize_method(own) for name, own in by_method.items()},
+        methods={name: summarize_method(own, max_score) for name, own in by_method.items()},
         paired={name: compare(by_method[one], by_method[other]) for name, (one, other) in pairs.items()},
         records=ordered,
     )
 
 
-def summarize_method(records: Sequence[EpisodeRecord]) -> MethodSummary:
-    """Summary of one method's episodes."""
+def summarize_method(records: Sequence[EpisodeRecord], max_score: int = 1) -> MethodSummary:
+    """Summary of one method's episodes, of ``max_score`` subtasks each."""
     done = [record for record in records if record.done]
     successes = sum(record.success for record in done)
     inferences = sum(record.inferences for record in done)
@@ -133,6 +140,7 @@ def summarize_method(records: Sequence[EpisodeRecord]) -> MethodSummary:
         errors=len(records) - len(done),
         avg_len=_ratio(sum(scores), len(done)),
         avg_len_ci95=bootstrap_mean(scores) if scores else None,
+        chain_rates=_chain_rates(scores, max_score) if scores else None,
         mean_layers_run=_ratio(layers, inferences),
         mean_tokens=_ratio(sum(record.layer_tokens for record in counted), sum(r.layers_run for r in counted)),
         layers_per_episode=_ratio(layers, len(done)),
@@ -160,6 +168,10 @@ def compare(method: Sequence[EpisodeRecord], versus: Sequence[EpisodeRecord]) ->
         score_difference=difference[0] if difference else None,
         score_difference_ci95=difference[1:] if difference else None,
     )
+
+
+def _chain_rates(scores: Sequence[float], max_score: int) -> tuple[float, ...]:
+    return tuple(sum(score >= length for score in scores) / len(scores) for length in range(1, max_score + 1))
 
 
 def _ratio(total: float, count: int) -> float | None:

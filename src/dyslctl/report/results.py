@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -145,7 +145,27 @@ def _eval(document: Document) -> list[Table]:
         notes.append(f"not timed: {document['batch']} episodes ran side by side (--batch 1 times them)")
     if found := document.get("videos"):
         notes.append(f"videos: {len(found)}, in {PurePosixPath(found[0]).parents[1]} below the run")
-    return [Table(f"Success on {document['suite']}", columns, rows, notes), *_paired(document)]
+    return [Table(f"Success on {document['suite']}", columns, rows, notes), *_chains(document), *_paired(document)]
+
+
+def _chains(document: Document) -> list[Table]:
+    """How far chains get, if the suite has any: the average length, and the share that solves 1, 2, ... in a row."""
+    rates = {name: method["chain_rates"] for name, method in document["methods"].items() if method.get("chain_rates")}
+    length = max(map(len, rates.values()), default=1)
+    if length == 1:
+        return []
+    found = document["methods"]
+    rows = [
+        (name, number(found[name]["avg_len"], 3), _range(found[name]["avg_len_ci95"]), *map(percent, solved))
+        for name, solved in rates.items()
+    ]
+    columns = [Column("method", numeric=False), Column("average length"), Column("95 % interval")]
+    columns += [Column(f"{count} in a row") for count in range(1, length + 1)]
+    return [Table("Instructions solved in a row", columns, rows, ["bootstrap intervals over chains"])]
+
+
+def _range(low_high: Sequence[float]) -> str:
+    return f"{low_high[0]:.2f}–{low_high[1]:.2f}"
 
 
 def _paired(document: Document) -> list[Table]:
