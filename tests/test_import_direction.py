@@ -38,7 +38,12 @@ PLUGINS_AND_SIMULATORS = {
     "pybullet",
     "mujoco",
 }
-TORCH_FREE = ("dyslctl.dysl.continuity", "dyslctl.dysl.guidance", "dyslctl.dysl.calibration")
+TORCH_FREE = (
+    "dyslctl.dysl.continuity",
+    "dyslctl.dysl.guidance",
+    "dyslctl.dysl.calibration",
+    "dyslctl.pruning.settings",
+)
 HEAVY = {"torch", "scipy", "matplotlib", "safetensors", "huggingface_hub", "pyarrow", "h5py", "av"}
 
 FILES = sorted((SOURCE / "dyslctl").rglob("*.py"))

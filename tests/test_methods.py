@@ -118,6 +118,7 @@ def test_names_are_in_table_order() -> None:
         "mole",
         "oracle",
         "divprune",
+        "fastv",
     ]
 
 
@@ -137,6 +138,7 @@ def test_what_each_method_needs() -> None:
         "mole": "mole",
         "oracle": "dysl",
         "divprune": None,
+        "fastv": None,
     }
     assert methods.bundles(["dysl-paper", "full", "random-skip-adapters", "dysl"]) == ["dysl-paper", "dysl"]
     assert methods.bundles(["oracle", "static", "dysl"]) == ["dysl", "static"]
@@ -213,9 +215,10 @@ def test_methods_do_what_they_say(
     assert layers["flexidepth"] == {0}, "no layer is static"
     assert layers["deer"] == {6}, "half of the layers is less than it can run"
     assert layers["mole"] == {4}
-    assert layers["divprune"] == {8}
+    assert layers["divprune"] == layers["fastv"] == {8}
     assert {sum(report.tokens) for report in ran["full"]} == {8 * 13}
     assert {report.tokens for report in ran["divprune"]} == {(11,) * 8}, "two of four visual tokens"
+    assert {report.tokens for report in ran["fastv"]} == {(13, 13) + (11,) * 6}
     assert layers["oracle"] == {1} and all(report.consulted == () for report in ran["oracle"])
 
 

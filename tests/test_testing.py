@@ -36,7 +36,7 @@ def observations() -> list[Observation]:
 @pytest.mark.parametrize("memory", [False, True])
 def test_a_sound_backbone_keeps_every_rule(tiny_backbone: Base, observations: list[Observation], memory: bool) -> None:
     report = check_backbone(tiny_backbone(memory=memory), observations)
-    assert len(report.results) == 16
+    assert len(report.results) == 17
     assert report.failures == ()
     assert "ok    Encode is pure" in str(report)
 
@@ -138,6 +138,32 @@ def forgets_the_mask(base: Base) -> TinyBackbone:
             longest = max(len(observation.instruction.split()) for observation in observations)
             padded = [replace(o, instruction=f"{o.instruction}{' pad' * longest}") for o in observations]
             return super().encode(padded if len(observations) > 1 else observations)  # type: ignore[no-any-return]
+
+    return Broken()
+
+
+def attends_to_padding(base: Base) -> TinyBackbone:
+    class Broken(base):  # type: ignore[misc, valid-type]
+        def attention_rows(self, layer: int, state: LayerState, queries: Tensor) -> Tensor:
+            unmasked = replace(state, mask=None, context=None)
+            return super().attention_rows(layer, unmasked, queries)  # type: ignore[no-any-return]
+
+    return Broken()
+
+
+def raw_scores(base: Base) -> TinyBackbone:
+    class Broken(base):  # type: ignore[misc, valid-type]
+        def attention_rows(self, layer: int, state: LayerState, queries: Tensor) -> Tensor:
+            return super().attention_rows(layer, state, queries).log()  # type: ignore[no-any-return]
+
+    return Broken()
+
+
+def whole_map(base: Base) -> TinyBackbone:
+    class Broken(base):  # type: ignore[misc, valid-type]
+        def attention_rows(self, layer: int, state: LayerState, queries: Tensor) -> Tensor:
+            everything = torch.arange(state.hidden.shape[1]).expand(len(queries), -1)
+            return super().attention_rows(layer, state, everything)  # type: ignore[no-any-return]
 
     return Broken()
 
@@ -245,6 +271,9 @@ def negative_loss(base: Base) -> TinyBackbone:
         (remembers_other_layers, "resume bit for bit"),
         (shares_its_context, "Forks of one state"),
         (ignores_positions, "Tokens can be gathered"),
+        (attends_to_padding, "Attention rows"),
+        (raw_scores, "Attention rows"),
+        (whole_map, "Attention rows"),
         (forgets_the_mask, "A batch of two"),
         (trainable, "Gradients reach"),
         (detached, "Gradients reach"),

@@ -156,6 +156,16 @@ class TinyBackbone(Backbone):
         output: Tensor = self.layers[layer](state.hidden, *state.context)
         return output
 
+    def attention_rows(self, layer: int, state: LayerState, queries: Tensor) -> Tensor:
+        if state.context is None:
+            state.context = self._context(state)
+        one: Any = self.layers[layer]
+        places, bias = state.context
+        q, k, _ = one.qkv(one.attention_norm(state.hidden)).chunk(3, -1)
+        scores = (q + places) @ (k + places).transpose(1, 2) / math.sqrt(q.shape[-1]) + bias
+        rows: Tensor = scores.softmax(-1).gather(1, queries[..., None].expand(-1, -1, scores.shape[-1]))
+        return rows[:, None].float()
+
     def packed_layers(self, pack: PackLinear) -> Sequence[PackedLayer]:
         return [self._packed(layer, pack) for layer in self.layers]
 

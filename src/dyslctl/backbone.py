@@ -206,6 +206,30 @@ class Backbone(ABC):
             hint="--set model.backend=eager",
         )
 
+    def attention_rows(self, layer: int, state: LayerState, queries: Tensor) -> Tensor:
+        """What a few tokens attend to in ``layer``, for methods that prune tokens; optional.
+
+            softmax(q_rows k^T / sqrt(d) + mask)
+
+        with the rotary embedding of the original positions, and the mask that ``run_layer`` has. The map of all tokens
+        is not made, and ``run_layer`` goes on as before: it is computed beside it.
+
+        Args:
+            layer: Which one.
+            state: The state *before* that layer. Its tensors are not written to; ``context`` may be filled.
+            queries: ``[B, Q]`` int64, indices into the current ``T`` tokens.
+
+        Returns:
+            ``[B, heads, Q, T]`` float32; each row sums to one.
+
+        Raises:
+            ConfigError: If this backbone offers none.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} shows no attention to prune tokens by: expected Backbone.attention_rows",
+            hint="divprune prunes without it; packed layers show none: --set model.backend=eager",
+        )
+
     def stock_layers(self) -> Callable[[LayerInputs], Tensor]:
         """The library's own forward through all of these layers, ``[B, T, H]`` out, to be timed beside ours; optional.
 

@@ -15,6 +15,7 @@ from dyslctl.dysl.guidance import GuidanceSettings
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.skip_modules import SkipModules
 from dyslctl.errors import ConfigError
+from dyslctl.pruning.settings import PRUNING, PruningSettings
 
 Trained = Literal["dysl", "dysl-paper", "static", "flexidepth", "deer", "mole"]
 """The methods that ``dyslctl distill`` trains; each has a bundle of its own, named after it."""
@@ -138,8 +139,6 @@ class Assets:
 
 
 NO_ASSETS = Assets()
-KEEP_TOKENS = 0.5
-"""Of the visual tokens, unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ class Setup:
         assets: What the run has trained.
         target_layers: Mean executed layers to match, for methods that need it.
         dial: Where the method's dial stands; ``None``: as it was calibrated.
-        keep_tokens: Share of each view's tokens that token pruning keeps.
+        pruning: What methods that prune tokens are told.
     """
 
     backbone: Backbone
@@ -162,7 +161,7 @@ class Setup:
     assets: Assets = NO_ASSETS
     target_layers: float | None = None
     dial: float | None = None
-    keep_tokens: float = KEEP_TOKENS
+    pruning: PruningSettings = PRUNING
 
     def partition(self) -> LayerPartition:
         """The skip profile's partition.

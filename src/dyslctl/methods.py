@@ -22,11 +22,13 @@ from dyslctl.dysl.exit_schedule import ExitLadder, FixedExit, PlannedExit
 from dyslctl.dysl.guidance import shift_threshold
 from dyslctl.dysl.partition import Reach
 from dyslctl.dysl.policy import DySLPolicy
+from dyslctl.engine import LayerSchedule
 from dyslctl.errors import ConfigError
-from dyslctl.method_assets import KEEP_TOKENS, NO_ASSETS, Assets, Dial, Setup, Trained
+from dyslctl.method_assets import NO_ASSETS, Assets, Dial, Setup, Trained
 from dyslctl.plugins import did_you_mean
 from dyslctl.policy import Policy, SchedulePolicy, full_policy
-from dyslctl.pruning.divprune import DivPruneSchedule
+from dyslctl.pruning import divprune, fastv
+from dyslctl.pruning.settings import PRUNING, PruningSettings
 
 
 @dataclass(frozen=True)
@@ -109,14 +111,14 @@ def build(
     seed: int = 0,
     target_layers: float | None = None,
     dial: float | None = None,
-    keep_tokens: float = KEEP_TOKENS,
+    pruning: PruningSettings = PRUNING,
 ) -> Policy:
     """A policy for ``name``, ready for ``reset``.
 
     Raises:
         ConfigError: If the name is unknown, or the method lacks its bundle or its target.
     """
-    return method(name).build(Setup(backbone, execute_horizon, seed, assets, target_layers, dial, keep_tokens))
+    return method(name).build(Setup(backbone, execute_horizon, seed, assets, target_layers, dial, pruning))
 
 
 def _full(setup: Setup) -> Policy:
@@ -193,8 +195,11 @@ def _oracle(setup: Setup) -> Policy:
     return OraclePolicy(setup.backbone, ExitLadder(assets.modules), tolerance, horizon)
 
 
-def _divprune(setup: Setup) -> Policy:
-    return SchedulePolicy(setup.backbone, DivPruneSchedule(setup.keep_tokens), setup.execute_horizon)
+def _pruned(schedule: Callable[[Backbone, PruningSettings], LayerSchedule]) -> Callable[[Setup], Policy]:
+    def make(setup: Setup) -> Policy:
+        return SchedulePolicy(setup.backbone, schedule(setup.backbone, setup.pruning), setup.execute_horizon)
+
+    return make
 
 
 DAMAGE = Dial(-7.0, 3.0, "log of the relative damage that is worth as much as all layers")
@@ -239,5 +244,10 @@ METHODS: Mapping[str, Method] = {
     "oracle": Method(
         "a planner that knows the damage: a bound, not for use", _oracle, "dysl", dial=DAMAGE, privileged=True
     ),
-    "divprune": Method("every layer, on the visual tokens that differ most from each other", _divprune, prunes=True),
+    "divprune": Method(
+        "every layer, on the visual tokens that differ most from each other", _pruned(divprune.schedule), prunes=True
+    ),
+    "fastv": Method(
+        "after two layers the visual tokens that the action attends to most", _pruned(fastv.schedule), prunes=True
+    ),
 }

@@ -294,7 +294,7 @@ def test_pruned_tokens_are_counted(distilled: dict[str, Any], document: Document
     assert refused.exit_code == 2 and "no prediction for that yet" in refused.stderr
     assert run("eval", "--method", "divprune", "--set", "pruning.keep=0").exit_code == 2
     resumed = run("eval", "--method", "full,divprune,dysl", "--set", "pruning.keep=0.5", "--resume")
-    assert resumed.exit_code == 4 and "about.keep_tokens: then 0.25, now 0.5" in resumed.stderr
+    assert resumed.exit_code == 4 and "about.pruning.keep: then 0.25, now 0.5" in resumed.stderr
 
 
 def test_bench_against_a_baseline(distilled: dict[str, Any], document: Documents, run: Run, tmp_path: Path) -> None:

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dyslctl.cli.config import Config, flags, merge, parse_set, read_config
+from dyslctl.cli.config import Config, PruningConfig, flags, merge, parse_set, read_config
 from dyslctl.errors import ConfigError
-from dyslctl.method_assets import KEEP_TOKENS
+from dyslctl.pruning.settings import PruningSettings
 
 
 def test_later_layers_win_and_leave_the_rest() -> None:
@@ -28,8 +29,11 @@ def test_no_layers_are_the_defaults() -> None:
     assert merge([]) == Config()
 
 
-def test_the_share_of_tokens_is_that_of_the_library() -> None:
-    assert Config().pruning.keep == KEEP_TOKENS, "the command line loads no torch, so it says it again"
+def test_pruning_is_set_as_in_the_library() -> None:
+    assert Config().pruning.settings() == PruningSettings()
+    assert set(PruningConfig.model_fields) == {field.name for field in fields(PruningSettings)}
+    config = merge([parse_set("pruning.bucket=4"), parse_set("pruning.keep=0.25")])
+    assert config.pruning.settings() == PruningSettings(keep=0.25, bucket=4)
 
 
 def test_an_unknown_key_names_the_layer_and_the_nearest_key() -> None:

@@ -23,6 +23,7 @@ from dyslctl.jobs.latency import Series
 from dyslctl.jobs.statistics import paired_difference
 from dyslctl.jobs.summary import EvaluationResult, summarize
 from dyslctl.policy import Policy
+from dyslctl.pruning.settings import PRUNING, PruningSettings
 
 if TYPE_CHECKING:
     from tests.jobs import guessing
@@ -54,7 +55,7 @@ class Recipe:
     seed: int = 0
     dial: float | None = None
     target_layers: float | None = None
-    keep_tokens: float = 0.5
+    pruning: PruningSettings = PRUNING
     bundles: dict[str, Path] = field(default_factory=dict)
     backbone: Backbones = Backbones()
     weights: str = "cafe"

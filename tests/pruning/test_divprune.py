@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dyslctl.engine import FullSchedule, forward
-from dyslctl.errors import ConfigError
 from dyslctl.pruning.divprune import DivPruneSchedule, distances, most_diverse
+from dyslctl.pruning.settings import PruningSettings
 from dyslctl.types import LayerState, TokenKind
 
 if TYPE_CHECKING:
@@ -66,7 +66,10 @@ def test_a_whole_share_is_the_full_model_bit_for_bit(
 ) -> None:
     backbone = tiny_backbone()
     full, pruned = first_state(backbone, tiny_suite()), first_state(backbone, tiny_suite())
-    traces = forward(backbone, full, FullSchedule()), forward(backbone, pruned, DivPruneSchedule(1.0))
+    traces = (
+        forward(backbone, full, FullSchedule()),
+        forward(backbone, pruned, DivPruneSchedule(PruningSettings(keep=1.0))),
+    )
     assert torch.equal(full.hidden, pruned.hidden) and traces[0].tokens == traces[1].tokens == [15] * 8
 
 
@@ -74,15 +77,10 @@ def test_tokens_that_go_are_as_if_never_seen(tiny_backbone: type[TinyBackbone], 
     """Gathering equals masking: a mask over the dropped tokens gives the others the same states."""
     backbone = tiny_backbone()
     masked, pruned = first_state(backbone, tiny_suite()), first_state(backbone, tiny_suite())
-    trace = forward(backbone, pruned, DivPruneSchedule(0.5))
+    trace = forward(backbone, pruned, DivPruneSchedule(PruningSettings(keep=0.5)))
     kept = pruned.positions[0]
     masked.mask = (masked.kinds != TokenKind.PAD) & torch.isin(masked.positions, kept)
     forward(backbone, masked, FullSchedule())
     assert trace.tokens == [13] * 8 and trace.layers_run == list(range(8))
     real = pruned.kinds[0] != TokenKind.PAD
     assert torch.allclose(masked.hidden[0, kept][real], pruned.hidden[0, real], atol=1e-5)
-
-
-def test_a_share_that_is_none_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"found 1\.5"):
-        DivPruneSchedule(1.5)

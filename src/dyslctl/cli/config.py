@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from dyslctl.artifacts.document import Part, explain
 from dyslctl.artifacts.strict_yaml import parse_yaml, read_yaml
 from dyslctl.errors import ArtifactError, ConfigError
+from dyslctl.pruning.settings import PRUNING, PruningSettings
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -174,9 +175,19 @@ class ParetoConfig(Part):
 
 
 class PruningConfig(Part):
-    """Methods that prune tokens: the share of each view's visual tokens that they keep."""
+    """Methods that prune tokens; what each key means is said in ``pruning/settings.py``, whose defaults hold."""
 
-    keep: float = Field(default=0.5, gt=0, le=1)
+    keep: float = Field(default=PRUNING.keep, gt=0, le=1)
+    bucket: Positive = PRUNING.bucket
+    fastv_layer: Positive = PRUNING.fastv_layer
+
+    def settings(self) -> PruningSettings:
+        """As the library takes them.
+
+        Raises:
+            ConfigError: If they contradict each other.
+        """
+        return PruningSettings(**self.model_dump())
 
 
 class Config(Part):

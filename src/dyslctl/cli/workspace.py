@@ -47,7 +47,7 @@ class Workspace:
             execute_horizon=self.suite.execute_horizon,
             seed=self.config.seed,
             target_layers=target_layers,
-            keep_tokens=self.config.pruning.keep,
+            pruning=self.config.pruning.settings(),
         )
         recipe.assets()
         return recipe

@@ -44,8 +44,9 @@ from dyslctl.jobs.prediction import (
     scaled,
 )
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
-from dyslctl.method_assets import KEEP_TOKENS, NO_ASSETS, Assets
+from dyslctl.method_assets import NO_ASSETS, Assets
 from dyslctl.policy import Policy
+from dyslctl.pruning.settings import PRUNING, PruningSettings
 from dyslctl.reference.published import PublishedLatency, published_latency
 from dyslctl.runtime.packed import EAGER
 from dyslctl.suite import TaskSuite
@@ -83,7 +84,7 @@ class BenchPlan:
         series: How long.
         episodes: Recorded episodes to take frames from.
         target_layers: What random skipping matches; ``None``: the mean of ``methods.reference``, measured first.
-        keep_tokens: Share of each view's tokens that token pruning keeps.
+        pruning: What methods that prune tokens are told.
         compare: What else runs the same layers, of ``comparison.RIVALS``; needs ``Subject.upstream``.
     """
 
@@ -91,7 +92,7 @@ class BenchPlan:
     series: Series = DEFAULT_SERIES
     episodes: int = 4
     target_layers: float | None = None
-    keep_tokens: float = KEEP_TOKENS
+    pruning: PruningSettings = PRUNING
     compare: tuple[str, ...] = ()
 
 
@@ -198,7 +199,7 @@ def _measure(subject: Subject, plan: BenchPlan, progress: Progress) -> Measured:
     target = plan.target_layers
     if needs_target and target is None:
         target = _mean_layers(subject, methods.reference(names), frames)
-    policies = {name: _policy(subject, name, target, keep_tokens=plan.keep_tokens) for name in names}
+    policies = {name: _policy(subject, name, target, pruning=plan.pruning) for name in names}
     beside = _never_skip(subject, names)
     latency = measure(subject.backbone, {**policies, **beside}, frames, plan.series, progress=progress)
     never_skip = latency.pop(NEVER_SKIP, None)
@@ -219,7 +220,7 @@ def _policy(
     name: str,
     target_layers: float | None = None,
     dial: float | None = None,
-    keep_tokens: float = KEEP_TOKENS,
+    pruning: PruningSettings = PRUNING,
 ) -> Policy:
     return methods.build(
         name,
@@ -228,7 +229,7 @@ def _policy(
         execute_horizon=subject.suite.execute_horizon,
         target_layers=target_layers,
         dial=dial,
-        keep_tokens=keep_tokens,
+        pruning=pruning,
     )
 
 

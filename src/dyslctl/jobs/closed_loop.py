@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,6 @@ def _about(method: str, recipe: PolicyRecipe) -> dict[str, Any]:
         "seed": recipe.seed,
         "dial": recipe.dial,
         "target_layers": recipe.target_layers,
-        "keep_tokens": recipe.keep_tokens if methods.method(method).prunes else None,
+        "pruning": asdict(recipe.pruning) if methods.method(method).prunes else None,
         **replace(recipe, bundles=bundles).identity(),
     }

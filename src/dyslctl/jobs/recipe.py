@@ -24,8 +24,9 @@ from dyslctl.jobs.trained_deer import load_deer
 from dyslctl.jobs.trained_exits import load_exits
 from dyslctl.jobs.trained_flexidepth import load_routers
 from dyslctl.jobs.trained_mole import load_router
-from dyslctl.method_assets import KEEP_TOKENS, NO_ASSETS, Assets
+from dyslctl.method_assets import NO_ASSETS, Assets
 from dyslctl.policy import Policy
+from dyslctl.pruning.settings import PRUNING, PruningSettings
 from dyslctl.runtime.packed import EAGER, with_backend
 
 
@@ -81,7 +82,7 @@ class PolicyRecipe:
         execute_horizon: Actions executed before the next inference.
         target_layers: Mean executed layers that random skipping aims at.
         dial: Where the method's dial stands; ``None``: as it was calibrated.
-        keep_tokens: Share of each view's tokens that token pruning keeps.
+        pruning: What methods that prune tokens are told.
     """
 
     backbone: BackboneRecipe
@@ -91,7 +92,7 @@ class PolicyRecipe:
     seed: int = 0
     target_layers: float | None = None
     dial: float | None = None
-    keep_tokens: float = KEEP_TOKENS
+    pruning: PruningSettings = PRUNING
 
     def factory(self, method: str) -> partial[Policy]:
         """What makes ``method``'s policy, in whatever process it is called."""
@@ -134,7 +135,7 @@ def load_policy(
     options: Mapping[str, Any] | None = None,
     target_layers: float | None = None,
     dial: float | None = None,
-    keep_tokens: float = KEEP_TOKENS,
+    pruning: PruningSettings = PRUNING,
     backend: str = EAGER,
 ) -> Policy:
     """What a robot holds: the policy that a run has trained, on the backbone it was trained for, loaded alike.
@@ -150,7 +151,7 @@ def load_policy(
         options: The backbone plugin's own settings, those of ``--set model.options.KEY=VALUE``, over the run's.
         target_layers: Mean executed layers, for the methods that match another one's.
         dial: Where the method's dial stands (``methods.METHODS[method].dial``); ``None``: as it was calibrated.
-        keep_tokens: Share of each view's tokens that token pruning keeps.
+        pruning: What methods that prune tokens are told.
         backend: What runs the layers: ``eager``, or on the CPU ``packed`` or ``packed-int8``, which also keep torch
             from using more threads than this process has CPUs.
 
@@ -176,7 +177,7 @@ def load_policy(
         directory.execute_horizon() or plugins.load_suite(manifest.suite).execute_horizon,
         target_layers=target_layers,
         dial=dial,
-        keep_tokens=keep_tokens,
+        pruning=pruning,
     )
     trained_for = recipe.assets().execute_horizon
     return make_policy(method, replace(recipe, execute_horizon=trained_for or recipe.execute_horizon))
@@ -202,7 +203,7 @@ def make_policy(method: str, recipe: PolicyRecipe, backbone: Backbone | None = N
         seed=recipe.seed,
         target_layers=recipe.target_layers,
         dial=recipe.dial,
-        keep_tokens=recipe.keep_tokens,
+        pruning=recipe.pruning,
     )
 
 

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dyslctl.backbone import Backbone
 from dyslctl.engine import RUN, LayerSchedule, Step
-from dyslctl.pruning.tokens import check_share, prune
+from dyslctl.pruning.settings import PruningSettings
+from dyslctl.pruning.tokens import prune
 from dyslctl.types import LayerState
 
 
@@ -46,14 +48,19 @@ def most_diverse(features: Tensor, count: int) -> Tensor:
 
 
 class DivPruneSchedule(LayerSchedule):
-    """Every layer runs, on ``share`` of the visual tokens. ``share`` of 1 is the full model, bit for bit."""
+    """Every layer runs, on ``keep`` of the visual tokens. A ``keep`` of 1 is the full model, bit for bit."""
 
-    def __init__(self, share: float) -> None:
-        """Raises ``ConfigError`` if ``share`` is not above 0 and at most 1."""
-        self._share = check_share(share)
+    def __init__(self, settings: PruningSettings) -> None:
+        """``settings``: ``keep``, ``bucket``."""
+        self._settings = settings
 
     def before(self, layer: int, state: LayerState) -> Step:
         """Prune before the first layer."""
         if layer == 0:
-            prune(state, self._share, most_diverse)
+            prune(state, self._settings.keep, most_diverse, bucket=self._settings.bucket)
         return RUN
+
+
+def schedule(backbone: Backbone, settings: PruningSettings) -> LayerSchedule:
+    """The method ``divprune``; any backbone will do."""
+    return DivPruneSchedule(settings)

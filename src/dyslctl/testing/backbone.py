@@ -48,6 +48,10 @@ CHECKS: tuple[Check[Case], ...] = (
         "let the head find its tokens by kind",
     ),
     Check(
+        layer_rules.attention,
+        "softmax of the queries' rows in float32, with the mask and the positions that run_layer has",
+    ),
+    Check(
         layer_rules.last_live,
         "usually num_layers - 1; less only if the head reads an earlier hidden state",
     ),

@@ -139,6 +139,26 @@ def select(case: Case) -> Findings:
     yield from check_shape(case, case.predict(subset), batch=1)
 
 
+def attention(case: Case) -> Findings:
+    """Attention rows, if they are shown, are a softmax over the tokens that the layer sees."""
+    state = LayerState.of(case.backbone.encode(case.observations[:2]))
+    real = torch.ones_like(state.kinds, dtype=torch.bool) if state.mask is None else state.mask
+    queries, before = real.int().argmax(1, keepdim=True).expand(-1, 2), state.hidden.clone()
+    try:
+        rows = case.backbone.attention_rows(0, state, queries)
+    except ConfigError:
+        return  # optional
+    if rows.dtype != torch.float32 or (rows.shape[0], *rows.shape[2:]) != (*queries.shape, real.shape[1]):
+        yield f"rows are {rows.dtype} {tuple(rows.shape)}, expected float32 [B, heads, Q, T] for {tuple(queries.shape)}"
+        return
+    if (rows < 0).any() or not torch.allclose(rows.sum(-1), torch.ones_like(rows[..., 0]), atol=1e-4):
+        yield "weights of a row do not add up to one"
+    if rows.masked_fill(real[:, None, None], 0).any():
+        yield "padding is attended to"
+    if not torch.equal(state.hidden, before):
+        yield "looking at the attention writes into the hidden state"
+
+
 def last_live(case: Case) -> Findings:
     """The head reads last_live_layer's output, and no later layer's."""
     last, expected = case.backbone.spec.last_live_layer, case.predict(case.full())

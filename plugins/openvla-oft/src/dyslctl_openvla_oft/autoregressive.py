@@ -80,6 +80,15 @@ class OpenVLAModel(PrismaticModel):
         """``[B, T, H]`` through decoder layer ``index``."""
         return self.attend(index, hidden, context, ())[0]
 
+    def added(self, context: LayerContext, queries: Tensor) -> Tensor:
+        """Later tokens, and padding."""
+        mask, tokens = context.attention_mask, context.rotary[0].shape[1]
+        if mask is None:
+            order = torch.arange(tokens, device=queries.device)
+            return _added(order <= queries[..., None], torch.float32)[:, None]
+        rows = queries[:, None, :, None].expand(-1, 1, -1, tokens)
+        return mask.expand(len(queries), -1, -1, -1).gather(2, rows).float()
+
     def attend(
         self, index: int, hidden: Tensor, context: LayerContext, before: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:

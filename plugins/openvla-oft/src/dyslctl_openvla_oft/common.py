@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dyslctl.backbone import Backbone, BackboneSpec
-from dyslctl.types import ActionChunk, LayerInputs
+from dyslctl.types import ActionChunk, LayerInputs, LayerState
 from dyslctl_openvla_oft.actions import decode, normalize
 from dyslctl_openvla_oft.checkpoint import Checkpoint, fingerprint, read_checkpoint
 from dyslctl_openvla_oft.config import Head
@@ -102,6 +102,12 @@ class PrismaticBackbone(Backbone):
     def prompt_length(self) -> int:
         """Tokens of a usual instruction's prompt."""
         return len(self.checkpoint.tokenizer.encode(NOMINAL_INSTRUCTION)) - 1
+
+    def attention_rows(self, layer: int, state: LayerState, queries: Tensor) -> Tensor:
+        """From the layer's own norm and projections, beside the fused kernel."""
+        if state.context is None:
+            state.context = self.model.context(state.hidden, state.positions, state.mask)
+        return self.model.attention_rows(layer, state.hidden, state.context, queries)
 
     def decode_action(self, predicted: Tensor) -> list[ActionChunk]:
         """Un-normalise with the data set's bounds and decide the gripper."""

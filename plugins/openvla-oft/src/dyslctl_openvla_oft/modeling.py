@@ -161,6 +161,11 @@ class OFTModel(PrismaticModel):
         )
         return output
 
+    def added(self, context: LayerContext, queries: Tensor) -> Tensor:
+        """Padding, the same for every query."""
+        mask = context.attention_mask
+        return queries.new_zeros((), dtype=torch.float32) if mask is None else mask[:, :, :1].float()
+
     def read_out(self, hidden: Tensor, kinds: Tensor) -> Tensor:
         """The ``[B, N * A, H]`` hidden states the head reads: one token before each placeholder.
 

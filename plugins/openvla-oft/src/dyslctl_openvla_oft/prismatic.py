@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaModel
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, rotate_half
 
 from dyslctl.errors import ConfigError
 from dyslctl.runtime.llama import LlamaWeights
@@ -168,6 +168,38 @@ class PrismaticModel(nn.Module, ABC):
     def context(self, hidden: Tensor, positions: Tensor, mask: Tensor | None) -> LayerContext:
         """Tables for tokens ``[B, T, H]`` at ``positions`` ``[B, T]``; ``mask`` ``[B, T]`` is true for real tokens."""
 
+    def attention_rows(self, index: int, hidden: Tensor, context: LayerContext, queries: Tensor) -> Tensor:
+        """See :meth:`Backbone.attention_rows`; ``hidden`` ``[B, T, H]`` is what enters layer ``index``."""
+        layer: Any = self.layers(index)
+        attention, normed = layer.self_attn, layer.input_layernorm(hidden)
+        cos, sin = context.rotary
+        q = _heads(attention.q_proj(_rows(normed, queries)), attention.head_dim)
+        q = _rotated(q, _rows(cos, queries), _rows(sin, queries))
+        k = _rotated(_heads(attention.k_proj(normed), attention.head_dim), cos, sin)
+        k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+        scores = q.float() @ k.float().transpose(2, 3) * float(attention.scaling)
+        return (scores + self.added(context, queries)).softmax(-1)
+
+    @abstractmethod
+    def added(self, context: LayerContext, queries: Tensor) -> Tensor:
+        """What is added to the scores of ``queries`` ``[B, Q]``: float32 that broadcasts to ``[B, heads, Q, T]``."""
+
     @abstractmethod
     def run_layer(self, index: int, hidden: Tensor, context: LayerContext) -> Tensor:
         """``[B, T, H]`` through decoder layer ``index``."""
+
+
+def _rows(values: Tensor, queries: Tensor) -> Tensor:
+    """``[B, T, d]`` at ``queries`` ``[B, Q]``: ``[B, Q, d]``."""
+    return values.gather(1, queries[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def _heads(values: Tensor, width: int) -> Tensor:
+    """``[B, T, heads * width]`` -> ``[B, heads, T, width]``."""
+    return values.view(*values.shape[:2], -1, width).transpose(1, 2)
+
+
+def _rotated(values: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of ``[B, heads, T, width]`` by tables ``[B, T, width]``, as upstream rounds it."""
+    turned: Tensor = values * cos[:, None] + rotate_half(values) * sin[:, None]
+    return turned

@@ -38,7 +38,7 @@ def run_bench(workspace: Workspace, device: str, size: str | None, progress: Pro
             settings.methods,
             series,
             settings.episodes,
-            keep_tokens=workspace.config.pruning.keep,
+            pruning=workspace.config.pruning.settings(),
             compare=compared,
         ),
         device=device,

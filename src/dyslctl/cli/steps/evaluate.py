@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def _about(workspace: Workspace, recipe: PolicyRecipe, names: Sequence[str]) -> 
         "backend": None if workspace.backbone.backend == EAGER else workspace.backbone.backend,
         "seed": recipe.seed,
         "target_layers": recipe.target_layers,
-        "keep_tokens": recipe.keep_tokens if any(methods.method(name).prunes for name in names) else None,
+        "pruning": asdict(recipe.pruning) if any(methods.method(name).prunes for name in names) else None,
         **recipe.identity(),
     }
 
