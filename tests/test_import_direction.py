@@ -43,6 +43,9 @@ TORCH_FREE = (
     "dyslctl.dysl.guidance",
     "dyslctl.dysl.calibration",
     "dyslctl.pruning.settings",
+    "dyslctl.pruning.action_mode",
+    "dyslctl.pruning.frames",
+    "dyslctl.pruning.depth",
 )
 HEAVY = {"torch", "scipy", "matplotlib", "safetensors", "huggingface_hub", "pyarrow", "h5py", "av"}
 

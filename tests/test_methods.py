@@ -119,6 +119,7 @@ def test_names_are_in_table_order() -> None:
         "oracle",
         "divprune",
         "fastv",
+        "specprune",
     ]
 
 
@@ -139,6 +140,7 @@ def test_what_each_method_needs() -> None:
         "oracle": "dysl",
         "divprune": None,
         "fastv": None,
+        "specprune": None,
     }
     assert methods.bundles(["dysl-paper", "full", "random-skip-adapters", "dysl"]) == ["dysl-paper", "dysl"]
     assert methods.bundles(["oracle", "static", "dysl"]) == ["dysl", "static"]
@@ -215,10 +217,12 @@ def test_methods_do_what_they_say(
     assert layers["flexidepth"] == {0}, "no layer is static"
     assert layers["deer"] == {6}, "half of the layers is less than it can run"
     assert layers["mole"] == {4}
-    assert layers["divprune"] == layers["fastv"] == {8}
+    assert layers["divprune"] == layers["fastv"] == layers["specprune"] == {8}
     assert {sum(report.tokens) for report in ran["full"]} == {8 * 13}
     assert {report.tokens for report in ran["divprune"]} == {(11,) * 8}, "two of four visual tokens"
     assert {report.tokens for report in ran["fastv"]} == {(13, 13) + (11,) * 6}
+    first, *later = [report.tokens for report in ran["specprune"]]
+    assert first == (13,) * 8 and all(tokens[:2] == (13, 13) and tokens[2] < 13 for tokens in later)
     assert layers["oracle"] == {1} and all(report.consulted == () for report in ran["oracle"])
 
 

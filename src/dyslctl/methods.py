@@ -29,6 +29,7 @@ from dyslctl.plugins import did_you_mean
 from dyslctl.policy import Policy, SchedulePolicy, full_policy
 from dyslctl.pruning import divprune, fastv
 from dyslctl.pruning.settings import PRUNING, PruningSettings
+from dyslctl.pruning.specprune import SpecPrunePolicy
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,10 @@ def _pruned(schedule: Callable[[Backbone, PruningSettings], LayerSchedule]) -> C
     return make
 
 
+def _specprune(setup: Setup) -> Policy:
+    return SpecPrunePolicy(setup.backbone, setup.pruning, setup.execute_horizon)
+
+
 DAMAGE = Dial(-7.0, 3.0, "log of the relative damage that is worth as much as all layers")
 """From less than the floor below which damage is not told apart, to many times the motion itself."""
 LENIENCE = Dial(-16.0, 16.0, "logits that every controller or router is more willing to skip by")
@@ -249,5 +254,8 @@ METHODS: Mapping[str, Method] = {
     ),
     "fastv": Method(
         "after two layers the visual tokens that the action attends to most", _pruned(fastv.schedule), prunes=True
+    ),
+    "specprune": Method(
+        "visual tokens that were important last time, have changed, or are attended to at once", _specprune, prunes=True
     ),
 }

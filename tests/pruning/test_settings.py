@@ -10,11 +10,24 @@ from dyslctl.pruning.settings import PruningSettings
 
 @pytest.mark.parametrize("keep", [0.0, -1.0, 1.01, float("nan")])
 def test_a_share_is_above_0_and_at_most_1(keep: float) -> None:
-    with pytest.raises(ConfigError, match="expected a share of visual tokens above 0 and at most 1"):
+    with pytest.raises(ConfigError, match=r"pruning\.keep: expected a value above 0 and at most 1"):
         PruningSettings(keep=keep)
 
 
-@pytest.mark.parametrize("settings", [{"bucket": 0}, {"fastv_layer": 0}])
-def test_counts_are_at_least_1(settings: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="at least 1"):
-        PruningSettings(**settings)
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("bucket", 0, "of at least 1"),
+        ("fastv_layer", 0, "of at least 1"),
+        ("local_fine", 0, "of at least 1"),
+        ("alpha", 0.0, "above 0"),
+        ("alpha", float("inf"), "above 0"),
+        ("fine_rotation", -0.1, "above 0"),
+        ("similarity", 1.1, "from -1 to 1"),
+        ("layer_share", 0.0, "above 0 and at most 1"),
+        ("update_rate", 1.5, "above 0 and at most 1"),
+    ],
+)
+def test_each_value_has_its_range(name: str, value: Any, expected: str) -> None:
+    with pytest.raises(ConfigError, match=rf"pruning\.{name}: expected a value {expected}, found {value:g}"):
+        PruningSettings(**{name: value})

@@ -180,6 +180,18 @@ class PruningConfig(Part):
     keep: float = Field(default=PRUNING.keep, gt=0, le=1)
     bucket: Positive = PRUNING.bucket
     fastv_layer: Positive = PRUNING.fastv_layer
+    alpha: PositiveFloat = PRUNING.alpha
+    global_tokens: Positive = PRUNING.global_tokens
+    local_coarse: Positive = PRUNING.local_coarse
+    local_fine: Positive = PRUNING.local_fine
+    dynamic_coarse: Positive = PRUNING.dynamic_coarse
+    dynamic_fine: Positive = PRUNING.dynamic_fine
+    similarity: float = Field(default=PRUNING.similarity, ge=-1, le=1)
+    fine_translation: PositiveFloat = PRUNING.fine_translation
+    fine_rotation: PositiveFloat = PRUNING.fine_rotation
+    layer_share: float = Field(default=PRUNING.layer_share, gt=0, le=1)
+    update_rate: float = Field(default=PRUNING.update_rate, gt=0, le=1)
+    rank_slope: PositiveFloat = PRUNING.rank_slope
 
     def settings(self) -> PruningSettings:
         """As the library takes them.

@@ -62,10 +62,12 @@ class Asked:
     def entropy(self, seen: Tensor) -> Tensor:
         """``[B]``: ``-sum_j A_ij log A_ij`` over the tokens ``seen`` (``[B, T]`` bool), a mean over heads and rows.
 
-        Equation 7 of SpecPrune-VLA. The weights of other tokens are left out and the rest not scaled up.
+        Equation 7 of SpecPrune-VLA, with each row's weights among ``seen`` scaled to sum to one: unscaled, rows that
+        hardly attend to them would count as the most focused.
         """
-        terms = torch.special.entr(self.rows) * seen[:, None, None]
-        return self._mean(terms).sum(1)
+        among = self.rows * seen[:, None, None]
+        among = among / among.sum(-1, keepdim=True).clamp(min=torch.finfo(among.dtype).tiny)
+        return self._mean(torch.special.entr(among)).sum(1)
 
     def _mean(self, rows: Tensor) -> Tensor:
         weights = self.asking / self.asking.sum(1, keepdim=True).clamp(min=1)

@@ -11,10 +11,21 @@ from dyslctl.errors import ConfigError
 class PruningSettings:
     """Settings of token pruning, ``--set pruning.KEY=VALUE``.
 
+    Those from ``alpha`` on are SpecPrune-VLA's, and numbers of tokens are of a view of 256: they are scaled to others.
+
     Attributes:
         keep: Share of each view's tokens that ``divprune`` and ``fastv`` keep.
         bucket: How many tokens of a view stay is a multiple of this, if it has so many: rounded up.
         fastv_layer: ``K``: ``fastv`` prunes after so many layers.
+        alpha: What the five numbers of tokens are multiplied by (section 7.2).
+        global_tokens: ``K_global``, of those that the previous inference found important.
+        local_coarse, local_fine: ``K_local``, of each of the first two layers, by mode.
+        dynamic_coarse, dynamic_fine: ``K_dynamic``, of those whose pixels changed, by mode.
+        similarity: ``tau``: a patch has changed if its cosine to the one of the reference frame is below.
+        fine_translation, fine_rotation: Speeds below which an action is fine-grained, in the model's normalised space.
+        layer_share: ``gamma``, of a view's tokens that each later pruning keeps; 1: there is none.
+        update_rate: ``beta`` of the moving average of importance (Eq. 9).
+        rank_slope: ``k`` of the rank weights (Eq. 6), for ranks from 0 to 1; the paper leaves it open.
 
     Raises:
         ConfigError: If a value is out of its range.
@@ -23,12 +34,32 @@ class PruningSettings:
     keep: float = 0.5
     bucket: int = 1
     fastv_layer: int = 2
+    alpha: float = 0.8
+    global_tokens: int = 30
+    local_coarse: int = 24
+    local_fine: int = 40
+    dynamic_coarse: int = 20
+    dynamic_fine: int = 10
+    similarity: float = 0.95
+    fine_translation: float = 0.5
+    fine_rotation: float = 0.2
+    layer_share: float = 0.9
+    update_rate: float = 0.2
+    rank_slope: float = 5.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.keep <= 1:
-            raise ConfigError(f"expected a share of visual tokens above 0 and at most 1, found {self.keep:g}")
-        if min(self.bucket, self.fastv_layer) < 1:
-            raise ConfigError(f"expected pruning.bucket and pruning.fastv_layer of at least 1, found {self}")
+        for name in ("keep", "layer_share", "update_rate"):
+            self._require(name, 0 < getattr(self, name) <= 1, "above 0 and at most 1")
+        for name in ("alpha", "fine_translation", "fine_rotation", "rank_slope"):
+            self._require(name, 0 < getattr(self, name) < float("inf"), "above 0")
+        counts = ("global_tokens", "local_coarse", "local_fine", "dynamic_coarse", "dynamic_fine")
+        for name in ("bucket", "fastv_layer", *counts):
+            self._require(name, getattr(self, name) >= 1, "of at least 1")
+        self._require("similarity", -1 <= self.similarity <= 1, "from -1 to 1")
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise ConfigError(f"pruning.{name}: expected a value {expected}, found {getattr(self, name):g}")
 
 
 PRUNING = PruningSettings()

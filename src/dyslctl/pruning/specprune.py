@@ -1,0 +1,322 @@
+"""SpecPrune-VLA (Wang et al., arXiv 2509.05614v3): prune by what the last inference found, and by the present.
+
+    V_retain = V_global + V_dynamic + V_local                                           (section 4)
+
+``V_global``: what the prompt attended to most in a middle and in the last layer of the previous inference.
+``V_dynamic``: patches whose pixels have changed since. ``V_local``: what the first two layers attend to now. All other
+visual tokens go, once, after the second layer. Then, deeper and deeper, the least important tenth goes (section 5). How
+many of each kind stay depends on whether the motion is coarse or fine (section 6).
+
+Where the paper is open or its public code differs (that one has no global set, no entropy, and drops BOS):
+
+* Attention is that of text queries to visual keys, as in Equation 7 and the code; Equation 2 is the other way round.
+* Scores of the two global layers are scaled to 0 .. 1 each and averaged; a token that was pruned before a layer counts
+  nothing there. Ranks are those of a mean over heads.
+* Entropy is that of the attention among image keys, scaled to sum to one: as Equation 7 is written, the layers that
+  look at the image least would be trusted most.
+* Every budget is a view's own. That alone explains the paper's number of retained tokens.
+* Importance is updated at every layer between the static pruning and the last pruning, but not where one prunes.
+* The first inference prunes nothing, as does one whose views differ from those of the one before: it has no past. It
+  measures the entropies that the next ones reuse.
+* Layers and budgets are scaled to models of other depths and views of other sizes (:mod:`dyslctl.pruning.depth`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dyslctl.backbone import Backbone
+from dyslctl.engine import RUN, LayerSchedule, Step
+from dyslctl.policy import Plan, SchedulePolicy
+from dyslctl.pruning.action_mode import Mode, Velocity, check_action, next_mode, velocity
+from dyslctl.pruning.attention import Asked, AttentionRows, ask, text_tokens
+from dyslctl.pruning.depth import count, depth, depths
+from dyslctl.pruning.frames import Frame, FrameMemory, changed, frame_of, similarity
+from dyslctl.pruning.importance import confidence, min_max, moved, rank_weights
+from dyslctl.pruning.settings import PruningSettings
+from dyslctl.pruning.tokens import prune, retain, snapped, top, views
+from dyslctl.types import LayerState, Observation, TokenKind
+
+Layout = tuple[tuple[int, ...], ...]
+"""The original positions of each view's tokens."""
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """How many tokens of a view each source may name."""
+
+    global_: int
+    local: int
+    dynamic: int
+
+    @classmethod
+    def of(cls, settings: PruningSettings, mode: Mode, tokens: int) -> Budgets:
+        """``K = alpha base``, for a view of ``tokens`` (A.6.2)."""
+        local, dynamic = (
+            (settings.local_fine, settings.dynamic_fine)
+            if mode == "fine"
+            else (settings.local_coarse, settings.dynamic_coarse)
+        )
+        wanted = (settings.alpha * base for base in (settings.global_tokens, local, dynamic))
+        return cls(*(count(base, tokens) for base in wanted))
+
+
+@dataclass(frozen=True)
+class Depths:
+    """At which layers what happens, 0-based; of 32: local 0, 1; global 14, 31; pruned after 9, 14, 19, 24.
+
+    Attributes:
+        local: Whose attention names the local set; after the last of them the static pruning is.
+        global_: Whose attention names the next inference's global set.
+        pruned: After which the least important go.
+        updated: Before which importance is updated.
+    """
+
+    local: tuple[int, ...]
+    global_: tuple[int, ...]
+    pruned: tuple[int, ...]
+    updated: tuple[int, ...]
+
+    @classmethod
+    def of(cls, num_layers: int) -> Depths:
+        """Scaled: the first pruning leaves a layer to learn importance from, and so does each later one."""
+        local = tuple(range(min(2, num_layers)))
+        first, last, step = max(4, depth(10, num_layers)), depth(25, num_layers), max(2, depth(5, num_layers))
+        pruned = tuple(layers - 1 for layers in range(first, last + 1, step) if layers < num_layers)
+        updated = tuple(layer for layer in range(2, pruned[-1] if pruned else 0) if layer not in pruned)
+        return cls(local, tuple(layers - 1 for layers in depths((15, 32), num_layers)), pruned, updated)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one inference leaves to the next.
+
+    Attributes:
+        layout: Its visual tokens, before any went.
+        important: ``V_global``, original positions, a view each.
+        trust: Confidence of each updated layer (Eq. 8), measured once.
+    """
+
+    layout: Layout
+    important: tuple[Tensor, ...]
+    trust: Mapping[int, Tensor]
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is known before the first layer.
+
+    Attributes:
+        found: By the previous inference.
+        mode: Coarse or fine.
+        changed: ``V_dynamic``, indices into each view's patches.
+    """
+
+    found: Found
+    mode: Mode
+    changed: tuple[np.ndarray, ...]
+
+
+class SpecPruneSchedule(LayerSchedule):
+    """Every layer runs, on fewer and fewer visual tokens. One sample at a time.
+
+    Attributes:
+        outlook: For the next pass; ``None``: it prunes nothing, and only looks.
+        found: By the last pass.
+    """
+
+    outlook: Outlook | None = None
+    found: Found | None = None
+
+    def __init__(self, rows: AttentionRows, settings: PruningSettings, num_layers: int) -> None:
+        self._rows, self._settings = rows, settings
+        self.depths = Depths.of(num_layers)
+
+    def begin_episode(self, seed: int) -> None:
+        """Nothing of another episode is known."""
+        self.outlook = self.found = None
+
+    def start(self, state: LayerState) -> None:
+        """Note where the visual tokens stand; those of another layout than the outlook's have no past."""
+        seen = views(state.kinds[0])
+        self._views = [state.positions[0, view] for view in seen]
+        layout = tuple(tuple(positions.tolist()) for positions in self._views)
+        usable = self.outlook is not None and self.outlook.found.layout == layout
+        nothing = torch.zeros(int(state.positions.max()) + 1, device=state.hidden.device)
+        self._pass = _Pass.of(layout, self.outlook if usable else None, nothing)
+
+    def before(self, layer: int, state: LayerState) -> Step:
+        """Listen to what the prompt attends to, where that is of use."""
+        now = self._pass
+        if layer in self._listens(now.outlook is not None):
+            asked = ask(self._rows, layer, state, text_tokens(state))
+            if layer in self.depths.local:
+                now.local.append(asked.received()[0])
+            if layer in self.depths.updated:
+                self._weigh(layer, state, asked)
+            if layer in self.depths.global_:
+                self._note_global(state, asked.received()[0])
+        return RUN
+
+    def after(self, layer: int, state: LayerState) -> None:
+        """Prune, once by what was named, later by importance; at the end, leave what was found."""
+        now = self._pass
+        if now.outlook is not None and layer == self.depths.local[-1]:
+            retain(state, [self._named(state, now.outlook)])
+        if now.outlook is not None and layer in self.depths.pruned:
+            known = now.importance[state.positions]
+            prune(state, self._settings.layer_share, top, known, self._settings.bucket)
+        if layer == self.depths.global_[-1]:
+            self.found = Found(now.layout, tuple(map(self._most_important, self._views)), now.trust)
+
+    def _listens(self, prunes: bool) -> tuple[int, ...]:
+        depths = self.depths
+        return (*depths.global_, *depths.updated, *(depths.local if prunes else ()))
+
+    def _weigh(self, layer: int, state: LayerState, asked: Asked) -> None:
+        """Without a past measure how much the layer is to be trusted, else let it move the importance."""
+        now = self._pass
+        if now.outlook is None:
+            seen = state.kinds >= TokenKind.VISION
+            now.trust[layer] = confidence(asked.entropy(seen)[0])
+            return
+        scores = asked.received()[0]
+        for view in views(state.kinds[0]):
+            positions, weights = state.positions[0, view], rank_weights(scores[view], self._settings.rank_slope)
+            now.importance[positions] = moved(
+                now.importance[positions], weights, now.trust[layer], self._settings.update_rate
+            )
+
+    def _note_global(self, state: LayerState, scores: Tensor) -> None:
+        now = self._pass
+        for view in views(state.kinds[0]):
+            positions = state.positions[0, view]
+            now.global_[positions] += min_max(scores[view]) / len(self.depths.global_)
+            now.reached[positions] = True
+
+    def _named(self, state: LayerState, outlook: Outlook) -> Tensor:
+        """Positions that stay after the static pruning. A budget that is not full is filled by the second layer."""
+        kept = []
+        for number, view in enumerate(views(state.kinds[0])):
+            positions, tokens = state.positions[0, view], len(view)
+            named = torch.isin(positions, outlook.found.important[number])
+            named[torch.from_numpy(outlook.changed[number]).to(named.device)] = True
+            budgets = Budgets.of(self._settings, outlook.mode, tokens)
+            for scores in self._pass.local:
+                named[top(scores[view], budgets.local)] = True
+            so_far = int(named.sum())
+            missing = snapped(so_far, tokens, self._settings.bucket) - so_far
+            named[top(self._pass.local[-1][view].masked_fill(named, -torch.inf), missing)] = True
+            kept.append(positions[named])
+        return torch.cat(kept)
+
+    def _most_important(self, positions: Tensor) -> Tensor:
+        """Of one view, among those that reached a global layer."""
+        reached = positions[self._pass.reached[positions]]
+        wanted = Budgets.of(self._settings, "coarse", len(positions)).global_
+        return reached[top(self._pass.global_[reached], wanted)]
+
+
+@dataclass
+class _Pass:
+    """What one pass gathers. Vectors are indexed by original position.
+
+    Attributes:
+        layout: Visual tokens before any went.
+        outlook: What it prunes by, or ``None``.
+        trust: Confidence of each updated layer: measured now, or taken over.
+        importance: ``S`` (Eq. 9).
+        global_: Mean score in the global layers.
+        reached: Whether a token reached any of them.
+        local: Scores of all tokens in each of the first layers.
+    """
+
+    layout: Layout
+    outlook: Outlook | None
+    trust: dict[int, Tensor]
+    importance: Tensor
+    global_: Tensor
+    reached: Tensor
+    local: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, layout: Layout, outlook: Outlook | None, nothing: Tensor) -> _Pass:
+        """At its beginning; ``nothing``: zeros, one a position."""
+        trust = {} if outlook is None else dict(outlook.found.trust)
+        return cls(layout, outlook, trust, nothing, nothing.clone(), nothing.bool())
+
+
+@dataclass(frozen=True)
+class History:
+    """A policy's past. A value: whoever wants to predict once more from the same past keeps it and puts it back.
+
+    Attributes:
+        mode: Of the last inference.
+        last: How fast its last executed action was.
+        frames: What it and those before it saw.
+        found: What it found.
+    """
+
+    mode: Mode = "coarse"
+    last: Velocity | None = None
+    frames: FrameMemory = field(default_factory=FrameMemory)
+    found: Found | None = None
+
+
+class SpecPrunePolicy(SchedulePolicy):
+    """Tokens pruned by the previous inference, the pictures, and the first two layers.
+
+    Attributes:
+        history: What it knows of the episode.
+    """
+
+    schedule: SpecPruneSchedule
+
+    def __init__(self, backbone: Backbone, settings: PruningSettings, execute_horizon: int) -> None:
+        """Raises ``ConfigError`` if actions are not displacements of one end effector."""
+        check_action(backbone.spec.action_dim)
+        schedule = SpecPruneSchedule(backbone.attention_rows, settings, backbone.spec.num_layers)
+        super().__init__(backbone, schedule, execute_horizon)
+        self._settings = settings
+        self.history = History()
+
+    def reset(self, seed: int = 0) -> None:
+        """Forget the past, in the head too."""
+        super().reset(seed)
+        self.history = History()
+
+    def plan(self, observation: Observation) -> Plan:
+        """As any schedule, with a look at the pictures before and what was found after."""
+        frame, mode = frame_of(observation.images), self._mode()
+        self.schedule.outlook = self._outlook(frame, mode)
+        chunk = yield from super().plan(observation)
+        last = velocity(chunk.normalized[-1], self.backbone.spec.gripper_dim)
+        frames = self.history.frames.after(frame, self._execute_horizon)
+        self.history = History(mode, last, frames, self.schedule.found)
+        return chunk
+
+    def _mode(self) -> Mode:
+        past = self.history
+        return past.mode if past.last is None else next_mode(past.mode, past.last, self._settings)
+
+    def _outlook(self, frame: Frame, mode: Mode) -> Outlook | None:
+        """``None`` without a past, or if the cameras have changed."""
+        past = self.history
+        if past.found is None or past.last is None:
+            return None
+        then = past.frames.reference(past.last.translation, self._execute_horizon)
+        if then is None or [view.shape for view in then] != [view.shape for view in frame]:
+            return None
+        layout = past.found.layout
+        seen = zip(frame[: len(layout)], then, layout, strict=False)  # suites may show more views than a model reads
+        return Outlook(past.found, mode, tuple(self._changed(*view, mode) for view in seen))
+
+    def _changed(self, now: np.ndarray, then: np.ndarray, positions: tuple[int, ...], mode: Mode) -> np.ndarray:
+        tokens = len(positions)
+        wanted = Budgets.of(self._settings, mode, tokens).dynamic
+        return changed(similarity(now, then, tokens), self._settings.similarity, wanted)
