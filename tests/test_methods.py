@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 PARTITION = LayerPartition(8, (0, 3, 7))
+SIMILARITY = (0.1, 0.9, 0.8, 0.5, 0.7, 0.8, 0.6, 0.2)
+"""The least important of eight layers, as four of 32, is 1."""
 DELTAS = np.linspace(0, 1, 101)[:, None]
 """Of one exit that can be left."""
 
@@ -78,7 +80,8 @@ def assets() -> Assets:
         torch.nn.init.normal_(adapter.get_parameter("up.weight"))
     paper = Paper(modules.eval(), GuidanceSettings(-1e-4, 0.0, k=1, tau=0.0))
     made, alone = (Exits(each.eval(), ExitSettings(99.0)) for each in (exits, static))
-    return Assets(PARTITION, made, paper, alone, Routers(routers.eval(), tau=0.0), Deer(alone.modules, DELTAS), mole)
+    deer, routed = Deer(alone.modules, DELTAS), Routers(routers.eval(), tau=0.0)
+    return Assets(PARTITION, made, paper, alone, routed, deer, mole, SIMILARITY)
 
 
 def reports(
@@ -119,6 +122,8 @@ def test_names_are_in_table_order() -> None:
         "oracle",
         "divprune",
         "fastv",
+        "sparsevlm",
+        "efficientvla",
         "specprune",
     ]
 
@@ -140,6 +145,8 @@ def test_what_each_method_needs() -> None:
         "oracle": "dysl",
         "divprune": None,
         "fastv": None,
+        "sparsevlm": None,
+        "efficientvla": None,
         "specprune": None,
     }
     assert methods.bundles(["dysl-paper", "full", "random-skip-adapters", "dysl"]) == ["dysl-paper", "dysl"]
@@ -175,6 +182,7 @@ def test_a_missing_bundle_or_target_is_named(tiny_backbone: type[TinyBackbone], 
         "oracle": "trained exits",
         "flexidepth": "trained routers",
         "deer": "exits to compare",
+        "efficientvla": "a skip profile",
         "mole": "a trained router of layers",
     }
     for name, said in missing.items():
@@ -221,6 +229,9 @@ def test_methods_do_what_they_say(
     assert {sum(report.tokens) for report in ran["full"]} == {8 * 13}
     assert {report.tokens for report in ran["divprune"]} == {(11,) * 8}, "two of four visual tokens"
     assert {report.tokens for report in ran["fastv"]} == {(13, 13) + (11,) * 6}
+    assert {report.tokens for report in ran["sparsevlm"]} == {(13,) + (12,) * 3 + (11,) * 4}
+    assert {report.tokens for report in ran["efficientvla"]} == {(13,) + (11,) * 6}
+    assert {report.jumps for report in ran["efficientvla"]} == {((1, 2),)}
     first, *later = [report.tokens for report in ran["specprune"]]
     assert first == (13,) * 8 and all(tokens[:2] == (13, 13) and tokens[2] < 13 for tokens in later)
     assert layers["oracle"] == {1} and all(report.consulted == () for report in ran["oracle"])

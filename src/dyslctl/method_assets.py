@@ -106,6 +106,7 @@ class Assets:
         flexidepth: The bundle of ``flexidepth``.
         deer: The bundle of ``deer``.
         mole: The bundle of ``mole``.
+        similarity: The skip profile's: each layer's mean cosine of input and output.
     """
 
     partition: LayerPartition | None = None
@@ -115,6 +116,7 @@ class Assets:
     flexidepth: RouterAssets | None = None
     deer: ConsistencyAssets | None = None
     mole: MixtureAssets | None = None
+    similarity: tuple[float, ...] | None = None
 
     def bundles(self) -> set[Trained]:
         """Which bundles are at hand."""
@@ -170,6 +172,14 @@ class Setup:
             ConfigError: If there is none.
         """
         return _required(self.assets.partition, "a skip profile", "dyslctl profile makes it")
+
+    def similarity(self) -> tuple[float, ...]:
+        """How little each layer changes, from the skip profile.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        return _required(self.assets.similarity, "a skip profile", "dyslctl profile makes it")
 
     def exits(self) -> ExitAssets:
         """The bundle of ``dysl``.

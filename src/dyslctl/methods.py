@@ -27,7 +27,8 @@ from dyslctl.errors import ConfigError
 from dyslctl.method_assets import NO_ASSETS, Assets, Dial, Setup, Trained
 from dyslctl.plugins import did_you_mean
 from dyslctl.policy import Policy, SchedulePolicy, full_policy
-from dyslctl.pruning import divprune, fastv
+from dyslctl.pruning import divprune, fastv, sparsevlm
+from dyslctl.pruning.efficientvla import EfficientVLASchedule
 from dyslctl.pruning.settings import PRUNING, PruningSettings
 from dyslctl.pruning.specprune import SpecPrunePolicy
 
@@ -203,6 +204,11 @@ def _pruned(schedule: Callable[[Backbone, PruningSettings], LayerSchedule]) -> C
     return make
 
 
+def _efficientvla(setup: Setup) -> Policy:
+    schedule = EfficientVLASchedule(setup.backbone.attention_rows, setup.pruning, setup.similarity())
+    return SchedulePolicy(setup.backbone, schedule, setup.execute_horizon)
+
+
 def _specprune(setup: Setup) -> Policy:
     return SpecPrunePolicy(setup.backbone, setup.pruning, setup.execute_horizon)
 
@@ -254,6 +260,14 @@ METHODS: Mapping[str, Method] = {
     ),
     "fastv": Method(
         "after two layers the visual tokens that the action attends to most", _pruned(fastv.schedule), prunes=True
+    ),
+    "sparsevlm": Method(
+        "at three depths fewer visual tokens, by the words about the picture; some are merged",
+        _pruned(sparsevlm.schedule),
+        prunes=True,
+    ),
+    "efficientvla": Method(
+        "without the least important layers, and after two of them on fewer visual tokens", _efficientvla, prunes=True
     ),
     "specprune": Method(
         "visual tokens that were important last time, have changed, or are attended to at once", _specprune, prunes=True

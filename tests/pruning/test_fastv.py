@@ -35,7 +35,7 @@ def test_the_most_attended_stay_from_layer_k_on(inputs: tuple[TinyBackbone, Laye
         made[:, :, 0, 1:5] = torch.tensor([3.0, 90, 90, 1])
         return made
 
-    trace = forward(backbone, state, FastVSchedule(rows, PruningSettings(keep=0.5, fastv_layer=3)))
+    trace = forward(backbone, state, FastVSchedule(rows, PruningSettings(keep=0.5, after_layers=3)))
     assert trace.tokens == [15] * 3 + [13] * 5
     assert asked == [(2, [7, 10, 11, 12, 13])], "the last word, and the four actions; once"
     assert state.positions[0, :4].tolist() == [0, 2, 3, 5], "18 a token, equal, against 2.2 and 6.6"
@@ -72,4 +72,4 @@ def test_a_backbone_that_shows_no_attention_is_refused(
 
 def test_there_must_be_a_layer_left(inputs: tuple[TinyBackbone, LayerState]) -> None:
     with pytest.raises(ConfigError, match="prunes after 8 layers: expected fewer than the 8"):
-        fastv.schedule(inputs[0], PruningSettings(fastv_layer=8))
+        fastv.schedule(inputs[0], PruningSettings(after_layers=8))

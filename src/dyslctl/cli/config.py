@@ -179,7 +179,9 @@ class PruningConfig(Part):
 
     keep: float = Field(default=PRUNING.keep, gt=0, le=1)
     bucket: Positive = PRUNING.bucket
-    fastv_layer: Positive = PRUNING.fastv_layer
+    after_layers: Positive = PRUNING.after_layers
+    recycled: float = Field(default=PRUNING.recycled, ge=0, le=1)
+    dropped_layers: NotNegative = PRUNING.dropped_layers
     alpha: PositiveFloat = PRUNING.alpha
     global_tokens: Positive = PRUNING.global_tokens
     local_coarse: Positive = PRUNING.local_coarse

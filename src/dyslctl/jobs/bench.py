@@ -257,7 +257,7 @@ def _measured_document(subject: Subject, measured: Measured) -> Row:
             **latency.as_dict(),
             "speedup": full.mean("llm") / latency.mean("llm"),
             "end_to_end_speedup": full.mean("end_to_end") / latency.mean("end_to_end"),
-            "skip_efficiency": measured_skip_efficiency(full, latency, num_layers),
+            "skip_efficiency": _skip_efficiency(name, full, latency, num_layers),
             "parts_ms": parts_ms(latency, measured.shares[name]),
         }
         for name, latency in measured.latency.items()
@@ -273,6 +273,11 @@ def _measured_document(subject: Subject, measured: Measured) -> Row:
         "skip_efficiency": headline(rows),
         "controller_overhead": None if never is None else controller_overhead(full.p50("llm"), never.p50("llm")),
     }
+
+
+def _skip_efficiency(name: str, full: Latency, latency: Latency, num_layers: int) -> float | None:
+    """Of layers that cost alike: none, where they see fewer tokens."""
+    return None if methods.method(name).prunes else measured_skip_efficiency(full, latency, num_layers)
 
 
 def _predicted_document(

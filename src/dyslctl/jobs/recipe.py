@@ -242,4 +242,5 @@ def _load_assets(
         load_routers(folders["flexidepth"], profile, loaded) if "flexidepth" in folders else None,
         load_deer(folders["deer"], profile, loaded) if "deer" in folders else None,
         load_router(folders["mole"], profile, loaded) if "mole" in folders else None,
+        similarity=profile.similarity.cosine,
     )

@@ -25,9 +25,9 @@ class FastVSchedule(LayerSchedule):
     """Every layer runs, those after the first ``K`` on fewer tokens. A ``keep`` of 1 is the full model, bit for bit."""
 
     def __init__(self, rows: AttentionRows, settings: PruningSettings) -> None:
-        """``settings``: ``keep``, ``bucket``, ``fastv_layer``."""
+        """``settings``: ``keep``, ``bucket``, ``after_layers``."""
         self._rows, self._settings = rows, settings
-        self._guide = settings.fastv_layer - 1
+        self._guide = settings.after_layers - 1
 
     def before(self, layer: int, state: LayerState) -> Step:
         """Score before the last layer that sees all tokens."""
@@ -49,9 +49,9 @@ def schedule(backbone: Backbone, settings: PruningSettings) -> LayerSchedule:
         ConfigError: If the model has no layer left to run on fewer tokens.
     """
     layers = backbone.spec.num_layers
-    if settings.fastv_layer >= layers:
+    if settings.after_layers >= layers:
         raise ConfigError(
-            f"fastv prunes after {settings.fastv_layer} layers: expected fewer than the {layers} of this backbone",
-            hint="--set pruning.fastv_layer=2",
+            f"fastv prunes after {settings.after_layers} layers: expected fewer than the {layers} of this backbone",
+            hint="--set pruning.after_layers=2",
         )
     return FastVSchedule(backbone.attention_rows, settings)

@@ -14,9 +14,12 @@ class PruningSettings:
     Those from ``alpha`` on are SpecPrune-VLA's, and numbers of tokens are of a view of 256: they are scaled to others.
 
     Attributes:
-        keep: Share of each view's tokens that ``divprune`` and ``fastv`` keep.
+        keep: Share of each view's tokens that ``divprune``, ``fastv``, ``efficientvla`` and, after its last stage,
+            ``sparsevlm`` keep.
         bucket: How many tokens of a view stay is a multiple of this, if it has so many: rounded up.
-        fastv_layer: ``K``: ``fastv`` prunes after so many layers.
+        after_layers: ``K``: ``fastv`` and ``efficientvla`` prune after so many layers.
+        recycled: Share of the dropped tokens that ``sparsevlm`` merges instead of losing them.
+        dropped_layers: How many layers of 32 ``efficientvla`` leaves out; scaled to models of other depths.
         alpha: What the five numbers of tokens are multiplied by (section 7.2).
         global_tokens: ``K_global``, of those that the previous inference found important.
         local_coarse, local_fine: ``K_local``, of each of the first two layers, by mode.
@@ -33,7 +36,9 @@ class PruningSettings:
 
     keep: float = 0.5
     bucket: int = 1
-    fastv_layer: int = 2
+    after_layers: int = 2
+    recycled: float = 0.3
+    dropped_layers: int = 4
     alpha: float = 0.8
     global_tokens: int = 30
     local_coarse: int = 24
@@ -53,8 +58,10 @@ class PruningSettings:
         for name in ("alpha", "fine_translation", "fine_rotation", "rank_slope"):
             self._require(name, 0 < getattr(self, name) < float("inf"), "above 0")
         counts = ("global_tokens", "local_coarse", "local_fine", "dynamic_coarse", "dynamic_fine")
-        for name in ("bucket", "fastv_layer", *counts):
+        for name in ("bucket", "after_layers", *counts):
             self._require(name, getattr(self, name) >= 1, "of at least 1")
+        self._require("recycled", 0 <= self.recycled <= 1, "from 0 to 1")
+        self._require("dropped_layers", self.dropped_layers >= 0, "of at least 0")
         self._require("similarity", -1 <= self.similarity <= 1, "from -1 to 1")
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
