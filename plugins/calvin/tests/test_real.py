@@ -16,7 +16,7 @@ from dyslctl_calvin.settings import Settings
 from dyslctl_calvin.simulator import Simulator, make_env
 
 from dyslctl import plugins
-from dyslctl.suite import EpisodeSpec
+from dyslctl.suite import EpisodeSpec, Split
 from dyslctl.testing import check_suite
 
 pytestmark = [pytest.mark.calvin, pytest.mark.filterwarnings("default")]
@@ -111,6 +111,24 @@ def test_worlds_do_not_disturb_each_other(installation: Installation) -> None:
     assert pybullet.getNumBodies(physicsClientId=fourth.env.cid) == 7  # the first one's number, and still there
     for world in (*worlds, fourth):
         world.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "index"), [("calvin_d", "test", 18), ("calvin_abc", "train", 1), ("calvin_abc", "train", 2)]
+)
+def test_the_expert_solves_a_chain_and_a_replay_is_the_same(name: str, split: Split, index: int) -> None:
+    suite = plugins.load_suite(name)
+    spec = suite.episodes(split, index + 1)[index]
+    shown = suite.demonstrate(spec)
+    assert shown.score == 5 and len(shown.actions) < 5 * 200
+    environment = suite.make()
+    environment.reset(spec)
+    results = [environment.step(action) for action in shown.actions]
+    assert (results[-1].done, results[-1].score) == (True, 5)
+    for step in (0, len(results) // 2):
+        one, other = results[step].observation, shown.observations[step + 1]
+        np.testing.assert_array_equal(one.images["gripper"], other.images["gripper"])
+    environment.close()
 
 
 def test_the_oracle_sees_the_drawer_move_and_nothing_else(simulator: Simulator) -> None:

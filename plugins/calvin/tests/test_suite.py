@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from dyslctl_calvin import CalvinABC, CalvinD, initial_states, sequences, suite
 from dyslctl_calvin.sequences import Chain
+from dyslctl_calvin.settings import Settings
 from dyslctl_calvin.suite import CalvinEnvironment
 
 from dyslctl import plugins
@@ -22,6 +24,7 @@ from dyslctl.testing import check_suite
 
 IDLE = np.array([0, 0, 0, 0, 0, 0, 1], np.float32)
 SOLVE = np.array([1, 0, 0, 0, 0, 0, 1], np.float32)
+PUSHED = np.array([0, 0.25, 0, 0, 0, 0, 1], np.float32)
 TEST = EpisodeSpec("calvin_d", "test", 0, "chain", 0)
 
 
@@ -38,7 +41,7 @@ def test_the_official_protocol(name: str) -> None:
 
 @pytest.mark.parametrize("kind", [CalvinD, CalvinABC])
 def test_the_contract_of_a_task_suite(
-    kind: type[Any], make: Callable[[Any], CalvinEnvironment], monkeypatch: pytest.MonkeyPatch
+    kind: type[Any], stage: None, make: Callable[[Any], CalvinEnvironment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kind, "make", lambda self: make(self))
     check_suite(kind())
@@ -210,8 +213,38 @@ def test_a_suite_travels_to_a_worker_process() -> None:
     assert found.episodes("test", 1) == [TEST]
 
 
-def test_there_is_no_expert() -> None:
-    with pytest.raises(PluginError, match="no scripted expert"):
-        CalvinD().demonstrated_episodes("train", 1)
-    with pytest.raises(PluginError, match="no scripted expert"):
+@pytest.fixture
+def stage(make: Callable[[Any], CalvinEnvironment], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """An expert that solves an instruction with the second action."""
+    monkeypatch.setattr(suite, "prepare", lambda settings: suite.Installation(tmp_path, "3.2.7"))
+    monkeypatch.setattr(suite, "expert", lambda simulator, task: cycle([IDLE, SOLVE]))
+    suite._stage.cache_clear()
+    yield
+    suite._stage.cache_clear()
+
+
+def test_a_demonstration_goes_through_the_chain(stage: None) -> None:
+    shown = CalvinD().demonstrate(TEST)
+    assert (len(shown.observations), len(shown.actions), shown.score) == (10, 10, 5)
+    said = [observation.instruction for observation in shown.observations]
+    assert said[:4] == ["pull the handle to open the drawer"] * 2 + ["press the button to turn on the led light"] * 2
+    np.testing.assert_array_equal(shown.chunk(1, 3), [SOLVE] * 3)  # the next instruction is not known yet
+
+
+def test_a_disturbed_demonstration_executes_one_thing_and_holds_another(stage: None) -> None:
+    shown = CalvinD().demonstrate_disturbed(TEST, lambda action: action if action is SOLVE else PUSHED)
+    np.testing.assert_array_equal(shown.actions[:2], [IDLE, SOLVE])
+    executed = suite._stage(CalvinD, Settings.of()).simulator.executed  # type: ignore[attr-defined]
+    assert executed[0][1] == 0.25 and executed[1][0] == 1
+
+
+def test_the_experts_scene_stays_unless_something_goes_wrong(stage: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(3):
         CalvinD().demonstrate(TEST)
+    made: Any = suite.Simulator
+    assert made.made == 1
+    with monkeypatch.context() as patch, pytest.raises(PluginError, match="expected a finite action"):
+        patch.setattr(suite, "expert", lambda *_: iter([np.full(7, np.nan)]))
+        CalvinD().demonstrate(TEST)
+    CalvinD().demonstrate(TEST)
+    assert made.made == 2

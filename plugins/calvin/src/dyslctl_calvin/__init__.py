@@ -2,7 +2,7 @@
 
 ``tasks`` holds what there is to do, ``sequences`` the chains, ``initial_states`` and ``fnv`` where they begin;
 ``settings`` and ``installation`` how the simulator is found, ``simulator`` and ``snapshot`` one scene and its pictures,
-and ``suite`` what the rest of the tool sees.
+``expert`` the demonstrator, and ``suite`` what the rest of the tool sees.
 """
 
 from dyslctl_calvin.suite import CalvinABC, CalvinD

@@ -15,15 +15,18 @@ import numpy as np
 from dyslctl.errors import ConfigError, PluginError
 from dyslctl.suite import (
     Demonstration,
+    Disturb,
     Environment,
     EpisodeSpec,
     PaintedViews,
     Split,
     StepResult,
     TaskSuite,
+    undisturbed,
 )
 from dyslctl.types import Observation
 from dyslctl_calvin import initial_states, sequences
+from dyslctl_calvin.expert import expert
 from dyslctl_calvin.initial_states import Scene
 from dyslctl_calvin.installation import Installation, prepare
 from dyslctl_calvin.sequences import LENGTH, OFFICIAL_COUNT, Chain
@@ -157,11 +160,6 @@ class _Calvin(TaskSuite):
         """:data:`CHAIN` alone."""
         return (CHAIN,)
 
-    @property
-    def demonstrated_tasks(self) -> Sequence[str]:
-        """None: there is no expert."""
-        return ()
-
     def episodes(self, split: Split, count: int) -> list[EpisodeSpec]:
         """The first ``count`` episodes of ``split``; ``test`` has the official chains in the official order.
 
@@ -216,12 +214,36 @@ class _Calvin(TaskSuite):
         }
 
     def demonstrate(self, spec: EpisodeSpec) -> Demonstration:
-        """There is no expert.
+        """The scripted expert's episode from ``spec``."""
+        return self.demonstrate_disturbed(spec, undisturbed)
 
-        Raises:
-            PluginError: Always.
-        """
-        raise PluginError(f"{self.name} has no scripted expert", hint="name recorded episodes with --data")
+    def demonstrate_disturbed(self, spec: EpisodeSpec, disturb: Disturb) -> Demonstration:
+        """The same, executing ``disturb(action)``: the expert looks at the scene before every action."""
+        environment = _stage(type(self), Settings.of())
+        try:
+            return _show(environment, spec, disturb)
+        except BaseException:
+            _stage.cache_clear()  # whatever state it is in now
+            raise
+
+
+@lru_cache(maxsize=1)
+def _stage(suite: type[_Calvin], settings: Settings) -> CalvinEnvironment:
+    """Where this process's expert acts, kept for the next demonstration."""
+    return CalvinEnvironment(suite(), settings, prepare(settings))
+
+
+def _show(environment: CalvinEnvironment, spec: EpisodeSpec, disturb: Disturb) -> Demonstration:
+    observations, actions = [environment.reset(spec)], list[np.ndarray]()
+    moves = expert(environment.simulator, environment.task)
+    while True:
+        actions.append(next(moves))
+        result = environment.step(disturb(actions[-1]))
+        if result.done:
+            return Demonstration(spec, observations, np.stack(actions), result.score)
+        if result.new_instruction:
+            moves = expert(environment.simulator, environment.task)
+        observations.append(result.observation)
 
 
 @lru_cache(maxsize=1)
