@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from dyslctl.engine import (
     EXIT,
@@ -16,6 +17,7 @@ from dyslctl.engine import (
     FullSchedule,
     Jump,
     LayerSchedule,
+    Run,
     Step,
     forward,
     forward_together,
@@ -25,7 +27,7 @@ from dyslctl.engine import (
 from dyslctl.types import LayerInputs, LayerState, Observation, Ran, TokenKind
 
 if TYPE_CHECKING:
-    from tests.tiny import TinyBackbone
+    from tests.tiny import TinyBackbone, TinyReach
 
 
 class At(LayerSchedule):
@@ -344,3 +346,27 @@ def test_nothing_together_is_nothing(backbone: TinyBackbone) -> None:
 def test_a_sample_without_a_schedule_is_refused(backbone: TinyBackbone) -> None:
     with pytest.raises(ValueError, match="zip"):
         forward_together(backbone, [one_state(backbone, 0)], [], [0])
+
+
+def test_a_schedule_may_run_a_layer_by_itself(tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach]) -> None:
+    """Layer 2 is run by the schedule, alone in both cases; it counts as run."""
+    backbone, suite = tiny_backbone(), tiny_suite()
+    inputs = backbone.encode([suite.make().reset(suite.episodes("test", 1)[0])])
+    asked: list[tuple[int, int]] = []
+
+    class ByItself(LayerSchedule):
+        def before(self, layer: int, state: LayerState) -> Step:
+            return Run(by=self.run) if layer == 2 else RUN
+
+        def run(self, layer: int, state: LayerState) -> Tensor:
+            asked.append((layer, len(state.hidden)))
+            return backbone.run_layer(layer, state) + 1
+
+    alone, plain, *pair = (LayerState.of(inputs) for _ in range(4))
+    trace = forward(backbone, alone, ByItself())
+    forward(backbone, plain, FullSchedule())
+    traces = forward_together(backbone, pair, [ByItself(), ByItself()], [0, 0])
+    assert asked == [(2, 1)] * 3 and trace.layers_run == traces[0].layers_run == list(range(8))
+    assert not torch.allclose(alone.hidden, plain.hidden)
+    for state in pair:
+        torch.testing.assert_close(state.hidden, alone.hidden, atol=1e-5, rtol=1e-5)

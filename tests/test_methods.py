@@ -124,6 +124,7 @@ def test_names_are_in_table_order() -> None:
         "fastv",
         "sparsevlm",
         "efficientvla",
+        "vla-cache",
         "specprune",
     ]
 
@@ -147,6 +148,7 @@ def test_what_each_method_needs() -> None:
         "fastv": None,
         "sparsevlm": None,
         "efficientvla": None,
+        "vla-cache": None,
         "specprune": None,
     }
     assert methods.bundles(["dysl-paper", "full", "random-skip-adapters", "dysl"]) == ["dysl-paper", "dysl"]
@@ -225,7 +227,7 @@ def test_methods_do_what_they_say(
     assert layers["flexidepth"] == {0}, "no layer is static"
     assert layers["deer"] == {6}, "half of the layers is less than it can run"
     assert layers["mole"] == {4}
-    assert layers["divprune"] == layers["fastv"] == layers["specprune"] == {8}
+    assert layers["divprune"] == layers["fastv"] == layers["vla-cache"] == layers["specprune"] == {8}
     assert {sum(report.tokens) for report in ran["full"]} == {8 * 13}
     assert {report.tokens for report in ran["divprune"]} == {(11,) * 8}, "two of four visual tokens"
     assert {report.tokens for report in ran["fastv"]} == {(13, 13) + (11,) * 6}

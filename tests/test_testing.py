@@ -15,7 +15,7 @@ from dyslctl.errors import ConfigError, PluginError
 from dyslctl.suite import Demonstration, Disturb, EpisodeSpec, Split, StepResult
 from dyslctl.testing import CheckReport, check_backbone, check_suite
 from dyslctl.testing.report import Check, Findings
-from dyslctl.types import ActionChunk, LayerInputs, LayerState, Observation, TokenKind
+from dyslctl.types import ActionChunk, KeysValues, LayerInputs, LayerState, Observation, TokenKind
 
 if TYPE_CHECKING:
     from tests.tiny import TinyBackbone, TinyReach, TinyWorld
@@ -36,7 +36,7 @@ def observations() -> list[Observation]:
 @pytest.mark.parametrize("memory", [False, True])
 def test_a_sound_backbone_keeps_every_rule(tiny_backbone: Base, observations: list[Observation], memory: bool) -> None:
     report = check_backbone(tiny_backbone(memory=memory), observations)
-    assert len(report.results) == 17
+    assert len(report.results) == 18
     assert report.failures == ()
     assert "ok    Encode is pure" in str(report)
 
@@ -168,6 +168,23 @@ def whole_map(base: Base) -> TinyBackbone:
     return Broken()
 
 
+def hands_back_everything(base: Base) -> TinyBackbone:
+    class Broken(base):  # type: ignore[misc, valid-type]
+        def run_layer_beside(self, layer: int, state: LayerState, beside: KeysValues | None) -> Any:
+            hidden, own = super().run_layer_beside(layer, state, beside)
+            return hidden, own if beside is None else own.and_(beside)
+
+    return Broken()
+
+
+def alone_beside_others(base: Base) -> TinyBackbone:
+    class Broken(base):  # type: ignore[misc, valid-type]
+        def run_layer_beside(self, layer: int, state: LayerState, beside: KeysValues | None) -> Any:
+            return super().run_layer_beside(layer, state, None)
+
+    return Broken()
+
+
 def trainable(base: Base) -> TinyBackbone:
     backbone = base()
     backbone.out.requires_grad_(True)
@@ -274,6 +291,8 @@ def negative_loss(base: Base) -> TinyBackbone:
         (attends_to_padding, "Attention rows"),
         (raw_scores, "Attention rows"),
         (whole_map, "Attention rows"),
+        (hands_back_everything, "A layer beside"),
+        (alone_beside_others, "A layer beside"),
         (forgets_the_mask, "A batch of two"),
         (trainable, "Gradients reach"),
         (detached, "Gradients reach"),

@@ -26,7 +26,7 @@ from dyslctl.suite import (
     TaskSuite,
     undisturbed,
 )
-from dyslctl.types import ActionChunk, LayerInputs, LayerState, Observation, TokenKind
+from dyslctl.types import ActionChunk, KeysValues, LayerInputs, LayerState, Observation, TokenKind
 
 IMAGE, PATCH, WORDS, MAX_STEP, WINDOW = 8, 4, 4, 0.1, 12
 
@@ -165,6 +165,21 @@ class TinyBackbone(Backbone):
         scores = (q + places) @ (k + places).transpose(1, 2) / math.sqrt(q.shape[-1]) + bias
         rows: Tensor = scores.softmax(-1).gather(1, queries[..., None].expand(-1, -1, scores.shape[-1]))
         return rows[:, None].float()
+
+    def run_layer_beside(self, layer: int, state: LayerState, beside: KeysValues | None) -> tuple[Tensor, KeysValues]:
+        if state.context is None:
+            state.context = self._context(state)
+        one: Any = self.layers[layer]
+        places, bias = state.context
+        q, k, v = one.qkv(one.attention_norm(state.hidden)).chunk(3, -1)
+        own = KeysValues(state.positions, (k + places)[:, None], v[:, None])
+        if beside is None:
+            return one(state.hidden, places, bias), own
+        every = own.and_(beside)
+        bias = nn.functional.pad(bias, (0, len(beside.positions[0])))
+        scores = (q + places) @ every.keys[:, 0].transpose(1, 2) / math.sqrt(q.shape[-1]) + bias
+        x = state.hidden + one.attention_out(scores.softmax(-1) @ every.values[:, 0])
+        return x + one.mlp(x), own
 
     def packed_layers(self, pack: PackLinear) -> Sequence[PackedLayer]:
         return [self._packed(layer, pack) for layer in self.layers]

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from dyslctl.errors import ConfigError
-from dyslctl.types import ActionChunk, LayerInputs, LayerState, Observation
+from dyslctl.types import ActionChunk, KeysValues, LayerInputs, LayerState, Observation
 
 Linear = Callable[[Tensor], Tensor]
 """One matrix product, ``[..., in]`` to a new ``[..., out]``, of a weight that stays."""
@@ -228,6 +228,27 @@ class Backbone(ABC):
         raise ConfigError(
             f"{type(self).__name__} shows no attention to prune tokens by: expected Backbone.attention_rows",
             hint="divprune prunes without it; packed layers show none: --set model.backend=eager",
+        )
+
+    def run_layer_beside(self, layer: int, state: LayerState, beside: KeysValues | None) -> tuple[Tensor, KeysValues]:
+        """``run_layer``, whose tokens also attend to others that are not computed again; optional.
+
+        With ``None`` it gives the bits of ``run_layer``.
+
+        Args:
+            layer: Which one.
+            state: The state before it, without those tokens.
+            beside: Their keys and values in this layer, from another pass with them at the same positions.
+
+        Returns:
+            The output ``[B, T, H]``, and the keys and values of ``state``'s own tokens.
+
+        Raises:
+            ConfigError: If this backbone offers none.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} keeps no keys and values to reuse: expected Backbone.run_layer_beside",
+            hint="--method specprune computes all that stay; packed layers keep none: --set model.backend=eager",
         )
 
     def stock_layers(self) -> Callable[[LayerInputs], Tensor]:

@@ -6,7 +6,7 @@ faster runtime can replace it by captured graphs of the same plan (docs/architec
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,7 +19,14 @@ from dyslctl.types import LayerState, Past, Ran, Through
 
 @dataclass(frozen=True)
 class Run:
-    """Execute the layer."""
+    """Execute the layer.
+
+    Attributes:
+        by: What runs it in the place of ``run_layer``: layer, state to the output ``[B, T, H]``. Such a layer shares no
+            batch with other samples.
+    """
+
+    by: Callable[[int, LayerState], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,7 @@ def forward(backbone: Layers, state: LayerState, schedule: LayerSchedule, first:
     walk = _Walk(state, schedule, first, backbone.spec.num_layers)
     for layer in range(first, backbone.spec.num_layers):
         if walk.runs(layer):
-            walk.ran(layer, backbone.run_layer(layer, state))
+            walk.ran(layer, (walk.by or backbone.run_layer)(layer, state))
     return walk.trace
 
 
@@ -151,7 +158,7 @@ def forward_together(
     walks = [_Walk(*sample, num_layers) for sample in zip(states, schedules, firsts, strict=True)]
     contexts: dict[tuple[int, tuple[_Walk, ...]], Any] = {}
     for layer in range(min(firsts, default=num_layers), num_layers):
-        running = [walk for walk in walks if walk.runs(layer)]
+        running = [walk for walk in walks if walk.runs(layer) and not walk.ran_by_itself(layer)]
         for indices in _side_by_side([walk.state for walk in running]):
             group = tuple(running[index] for index in indices)
             batch = _joined([walk.state for walk in group])
@@ -233,6 +240,7 @@ class _Walk:
     def __init__(self, state: LayerState, schedule: LayerSchedule, first: int, num_layers: int) -> None:
         self.state, self.trace = state, ForwardTrace()
         self._schedule, self._next, self._num_layers = schedule, first, num_layers
+        self.by: Callable[[int, LayerState], Tensor] | None = None
         schedule.start(state)
 
     def runs(self, layer: int) -> bool:
@@ -241,6 +249,7 @@ class _Walk:
             return False
         step = self._schedule.before(layer, self.state)
         if isinstance(step, Run):
+            self.by = step.by
             return True
         if self.trace.resume_layer is None:
             self.trace.resume_layer, self.trace.resume_state = layer, self.state.fork()
@@ -249,6 +258,12 @@ class _Walk:
         else:
             self._jump(layer, step)
         return False
+
+    def ran_by_itself(self, layer: int) -> bool:
+        """Whether the schedule has another way to run ``layer``; then that has been done."""
+        if self.by is not None:
+            self.ran(layer, self.by(layer, self.state))
+        return self.by is not None
 
     def ran(self, layer: int, hidden: Tensor) -> None:
         """``layer`` was executed and gave ``hidden`` ``[B, T, H]``."""

@@ -31,6 +31,7 @@ from dyslctl.pruning import divprune, fastv, sparsevlm
 from dyslctl.pruning.efficientvla import EfficientVLASchedule
 from dyslctl.pruning.settings import PRUNING, PruningSettings
 from dyslctl.pruning.specprune import SpecPrunePolicy
+from dyslctl.pruning.vla_cache import VLACachePolicy
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,10 @@ def _efficientvla(setup: Setup) -> Policy:
     return SchedulePolicy(setup.backbone, schedule, setup.execute_horizon)
 
 
+def _vla_cache(setup: Setup) -> Policy:
+    return VLACachePolicy(setup.backbone, setup.pruning, setup.execute_horizon)
+
+
 def _specprune(setup: Setup) -> Policy:
     return SpecPrunePolicy(setup.backbone, setup.pruning, setup.execute_horizon)
 
@@ -268,6 +273,11 @@ METHODS: Mapping[str, Method] = {
     ),
     "efficientvla": Method(
         "without the least important layers, and after two of them on fewer visual tokens", _efficientvla, prunes=True
+    ),
+    "vla-cache": Method(
+        "visual tokens that look as before are not computed again: their keys and values are reused",
+        _vla_cache,
+        prunes=True,
     ),
     "specprune": Method(
         "visual tokens that were important last time, have changed, or are attended to at once", _specprune, prunes=True

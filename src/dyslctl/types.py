@@ -114,6 +114,30 @@ class Ran:
         return cls(parts[0].layer, tuple(torch.cat(column) for column in zip(*(p.kept for p in parts), strict=True)))
 
 
+@dataclass(frozen=True)
+class KeysValues:
+    """Keys and values of one layer's tokens, keys with the rotary embedding of their original positions.
+
+    Attributes:
+        positions: ``[B, N]`` int64, original.
+        keys: ``[B, heads, N, d]``.
+        values: Likewise.
+    """
+
+    positions: Tensor
+    keys: Tensor
+    values: Tensor
+
+    def where(self, wanted: Tensor) -> KeysValues:
+        """Those of the tokens ``wanted``, ``[N]`` bool."""
+        return KeysValues(self.positions[:, wanted], self.keys[:, :, wanted], self.values[:, :, wanted])
+
+    def and_(self, others: KeysValues) -> KeysValues:
+        """These, then ``others``."""
+        pairs = ((self.keys, others.keys), (self.values, others.values))
+        return KeysValues(torch.cat([self.positions, others.positions], 1), *(torch.cat(pair, 2) for pair in pairs))
+
+
 Through = Callable[[Tensor], Tensor]
 """What is no layer, such as an adapter: ``[B, T, H]`` to ``[B, T, H]`` for any ``T``, token by token."""
 Past = tuple[Ran | Through, ...]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dyslctl.errors import ConfigError
-from dyslctl.pruning.frames import FrameMemory, changed, frame_of, inferences_back, similarity, steps_back
+from dyslctl.pruning.frames import FrameMemory, changed, frame_of, inferences_back, similarity, steps_back, unchanged
 
 
 def test_steps_back_by_hand() -> None:
@@ -81,3 +81,10 @@ def test_the_least_similar_have_changed() -> None:
     assert changed(similarities, 0.95, 3).tolist() == [5, 1, 3]
     assert changed(similarities, 0.95, 9).tolist() == [5, 1, 3, 0], "at the threshold it has not"
     assert changed(np.ones(4), 0.95, 2).tolist() == []
+
+
+def test_the_most_similar_are_as_before() -> None:
+    similarities = np.array([0.9, 0.99, 0.996, 1.0, 0.99])
+    assert unchanged(similarities, 0.99, 3).tolist() == [3, 2, 1]
+    assert unchanged(similarities, 0.99, 9).tolist() == [3, 2, 1, 4], "at the threshold it is"
+    assert unchanged(np.zeros(4), 0.99, 2).tolist() == []

@@ -25,6 +25,8 @@ def test_a_share_is_above_0_and_at_most_1(keep: float) -> None:
         ("fine_rotation", -0.1, "above 0"),
         ("recycled", 1.1, "from 0 to 1"),
         ("dropped_layers", -1, "of at least 0"),
+        ("static_tokens", 0, "of at least 1"),
+        ("static_similarity", 1.1, "from -1 to 1"),
         ("similarity", 1.1, "from -1 to 1"),
         ("layer_share", 0.0, "above 0 and at most 1"),
         ("update_rate", 1.5, "above 0 and at most 1"),

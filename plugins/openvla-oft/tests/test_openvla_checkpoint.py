@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from dyslctl_openvla_oft import OpenVLA, OpenVLAOFT, workload
-from dyslctl_openvla_oft.autoregressive import OpenVLAModel, _Extended
+from dyslctl_openvla_oft.autoregressive import OpenVLAModel
+from dyslctl_openvla_oft.cache import Extended
 from dyslctl_openvla_oft.inventory import take_inventory
 from dyslctl_openvla_oft.prismatic import LayerContext
 from dyslctl_openvla_oft.random_checkpoint import main, published_config, write_random_checkpoint
@@ -114,7 +115,7 @@ def without_causal_mask(self: OpenVLAModel, hidden: Tensor, positions: Tensor, m
     return LayerContext(self.language_model.rotary_emb(hidden, positions), everything)
 
 
-def forgetful(self: _Extended, key: Tensor, value: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+def forgetful(self: Extended, key: Tensor, value: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
     self.kept = (key, value)
     return key, value
 
@@ -126,7 +127,7 @@ def test_a_build_that_is_not_causal(folder: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_build_that_forgets_the_tokens_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_Extended, "update", forgetful)
+    monkeypatch.setattr(Extended, "update", forgetful)
     with pytest.raises(EnvironmentMismatch, match="a token behind the cache is off by"):
         OpenVLA.load(folder)
 

@@ -182,6 +182,9 @@ class PruningConfig(Part):
     after_layers: Positive = PRUNING.after_layers
     recycled: float = Field(default=PRUNING.recycled, ge=0, le=1)
     dropped_layers: NotNegative = PRUNING.dropped_layers
+    static_similarity: float = Field(default=PRUNING.static_similarity, ge=-1, le=1)
+    static_tokens: Positive = PRUNING.static_tokens
+    relevant_tokens: Positive = PRUNING.relevant_tokens
     alpha: PositiveFloat = PRUNING.alpha
     global_tokens: Positive = PRUNING.global_tokens
     local_coarse: Positive = PRUNING.local_coarse

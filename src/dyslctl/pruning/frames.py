@@ -86,6 +86,12 @@ def changed(similarities: np.ndarray, threshold: float, count: int) -> np.ndarra
     return order[similarities[order] < threshold][:count]
 
 
+def unchanged(similarities: np.ndarray, threshold: float, count: int) -> np.ndarray:
+    """Indices of the ``count`` most similar of those at ``threshold`` or above; of equals the first."""
+    order = np.argsort(-similarities, kind="stable")
+    return order[similarities[order] >= threshold][:count]
+
+
 def _patch_sums(values: np.ndarray, side: int) -> np.ndarray:
     """``[height, width]`` summed over ``side x side`` patches; where sizes do not divide they differ by a pixel."""
     rows, columns = (np.arange(side) * size // side for size in values.shape)

@@ -11,7 +11,7 @@ from dyslctl.errors import ConfigError
 class PruningSettings:
     """Settings of token pruning, ``--set pruning.KEY=VALUE``.
 
-    Those from ``alpha`` on are SpecPrune-VLA's, and numbers of tokens are of a view of 256: they are scaled to others.
+    Those from ``alpha`` on are SpecPrune-VLA's. Numbers of tokens are of a view of 256: they are scaled to others.
 
     Attributes:
         keep: Share of each view's tokens that ``divprune``, ``fastv``, ``efficientvla`` and, after its last stage,
@@ -20,6 +20,9 @@ class PruningSettings:
         after_layers: ``K``: ``fastv`` and ``efficientvla`` prune after so many layers.
         recycled: Share of the dropped tokens that ``sparsevlm`` merges instead of losing them.
         dropped_layers: How many layers of 32 ``efficientvla`` leaves out; scaled to models of other depths.
+        static_similarity: ``vla-cache``: a patch looks as before if its cosine to the last frame's is at least this.
+        static_tokens: At most so many of those, the most similar.
+        relevant_tokens: Of those not the ones that the prompt attended to most.
         alpha: What the five numbers of tokens are multiplied by (section 7.2).
         global_tokens: ``K_global``, of those that the previous inference found important.
         local_coarse, local_fine: ``K_local``, of each of the first two layers, by mode.
@@ -39,6 +42,9 @@ class PruningSettings:
     after_layers: int = 2
     recycled: float = 0.3
     dropped_layers: int = 4
+    static_similarity: float = 0.996
+    static_tokens: int = 150
+    relevant_tokens: int = 100
     alpha: float = 0.8
     global_tokens: int = 30
     local_coarse: int = 24
@@ -58,11 +64,12 @@ class PruningSettings:
         for name in ("alpha", "fine_translation", "fine_rotation", "rank_slope"):
             self._require(name, 0 < getattr(self, name) < float("inf"), "above 0")
         counts = ("global_tokens", "local_coarse", "local_fine", "dynamic_coarse", "dynamic_fine")
-        for name in ("bucket", "after_layers", *counts):
+        for name in ("bucket", "after_layers", "static_tokens", "relevant_tokens", *counts):
             self._require(name, getattr(self, name) >= 1, "of at least 1")
         self._require("recycled", 0 <= self.recycled <= 1, "from 0 to 1")
         self._require("dropped_layers", self.dropped_layers >= 0, "of at least 0")
-        self._require("similarity", -1 <= self.similarity <= 1, "from -1 to 1")
+        for name in ("similarity", "static_similarity"):
+            self._require(name, -1 <= getattr(self, name) <= 1, "from -1 to 1")
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:

@@ -52,6 +52,10 @@ CHECKS: tuple[Check[Case], ...] = (
         "softmax of the queries' rows in float32, with the mask and the positions that run_layer has",
     ),
     Check(
+        layer_rules.beside,
+        "append the others' keys and values to the tokens' own, with a mask by original positions if it is causal",
+    ),
+    Check(
         layer_rules.last_live,
         "usually num_layers - 1; less only if the head reads an earlier hidden state",
     ),

@@ -159,6 +159,27 @@ def attention(case: Case) -> Findings:
         yield "looking at the attention writes into the hidden state"
 
 
+def beside(case: Case) -> Findings:
+    """A layer beside keys and values, if offered, is that layer with those tokens."""
+    whole, few = LayerState.of(case.inputs()), LayerState.of(case.inputs())
+    try:
+        hidden, everything = case.backbone.run_layer_beside(0, whole.fork(), None)
+    except ConfigError:
+        return  # optional
+    if not torch.equal(hidden, case.backbone.run_layer(0, whole)):
+        yield "without others the output differs from run_layer's"
+    keep = kept(few)
+    few.select(keep)
+    gone = ~torch.isin(everything.positions[0], few.positions[0])
+    found, own = case.backbone.run_layer_beside(0, few, everything.where(gone))
+    expected = hidden.gather(1, keep[..., None].expand(-1, -1, hidden.shape[-1]))
+    error = relative_error(found, expected)
+    if error > TOLERANCE[case.backbone.dtype]:
+        yield f"tokens beside the keys and values of the others differ from all together (relative error {error:.1e})"
+    if not torch.equal(own.positions, few.positions) or own.keys.shape[2] != keep.shape[1]:
+        yield "the keys and values handed back are not those of the state's own tokens"
+
+
 def last_live(case: Case) -> Findings:
     """The head reads last_live_layer's output, and no later layer's."""
     last, expected = case.backbone.spec.last_live_layer, case.predict(case.full())

@@ -10,12 +10,9 @@ it attends to the keys and values that the layers kept of all tokens before it.
 
 from __future__ import annotations
 
-import inspect
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from dyslctl.errors import ConfigError
 from dyslctl.types import LayerInputs, LayerState, Past, Ran, Through, TokenKind
@@ -23,26 +20,11 @@ from dyslctl_openvla_oft.action_tokens import ActionTokens
 from dyslctl_openvla_oft.config import AttentionImplementation, OFTConfig
 from dyslctl_openvla_oft.prismatic import LayerContext, PrismaticModel
 
-_PARAMETERS = inspect.signature(LlamaDecoderLayer.forward).parameters
-CACHE = "cache" if "cache" in _PARAMETERS else "past_key_values"
-"""What a decoder layer calls its keys and values: ``transformers`` renamed it in 5.24."""
-
-
-class _Extended:
-    """One layer's keys and values ``[B, heads, T, head_dim]``, as the ``Cache`` that ``transformers`` hands to it."""
-
-    def __init__(self, before: tuple[Tensor, ...]) -> None:
-        self.kept = before
-
-    def update(self, key: Tensor, value: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """Those of the tokens before, then the new ones. New tensors: others may hold the old ones."""
-        new = (key, value)
-        self.kept = new if not self.kept else tuple(torch.cat(pair, 2) for pair in zip(self.kept, new, strict=True))
-        return self.kept[0], self.kept[1]
-
 
 class OpenVLAModel(PrismaticModel):
     """The model of the checkpoint; causal in either attention implementation."""
+
+    causal = True
 
     def __init__(self, config: OFTConfig, attn_implementation: AttentionImplementation = "sdpa") -> None:
         super().__init__(config, attn_implementation)
@@ -88,24 +70,6 @@ class OpenVLAModel(PrismaticModel):
             return _added(order <= queries[..., None], torch.float32)[:, None]
         rows = queries[:, None, :, None].expand(-1, 1, -1, tokens)
         return mask.expand(len(queries), -1, -1, -1).gather(2, rows).float()
-
-    def attend(
-        self, index: int, hidden: Tensor, context: LayerContext, before: tuple[Tensor, ...]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Decoder layer ``index`` on new tokens ``[B, T, H]`` behind those that it kept keys and values of.
-
-        Returns:
-            The new tokens' output ``[B, T, H]``, and the keys and values of all, each ``[B, heads, T', head_dim]``.
-        """
-        cache = _Extended(before)
-        output: Tensor = self.layers(index)(
-            hidden,
-            attention_mask=context.attention_mask,
-            position_embeddings=context.rotary,
-            **{CACHE: cache},
-            is_causal=not before and context.attention_mask is None,
-        )
-        return output, cache.kept
 
     def prefill(self, index: int, state: LayerState, context: LayerContext) -> tuple[Tensor, Ran]:
         """Decoder layer ``index`` on ``state``: its output, and what later tokens need of it.

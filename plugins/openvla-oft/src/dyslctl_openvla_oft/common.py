@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dyslctl.backbone import Backbone, BackboneSpec
-from dyslctl.types import ActionChunk, LayerInputs, LayerState
+from dyslctl.types import ActionChunk, KeysValues, LayerInputs, LayerState
 from dyslctl_openvla_oft.actions import decode, normalize
 from dyslctl_openvla_oft.checkpoint import Checkpoint, fingerprint, read_checkpoint
 from dyslctl_openvla_oft.config import Head
@@ -108,6 +108,16 @@ class PrismaticBackbone(Backbone):
         if state.context is None:
             state.context = self.model.context(state.hidden, state.positions, state.mask)
         return self.model.attention_rows(layer, state.hidden, state.context, queries)
+
+    def run_layer_beside(self, layer: int, state: LayerState, beside: KeysValues | None) -> tuple[Tensor, KeysValues]:
+        """The same kernel, with keys and values of others before its own."""
+        if state.context is None:
+            state.context = self.model.context(state.hidden, state.positions, state.mask)
+        context = state.context if beside is None else self.model.beside(state, state.context, beside.positions)
+        before = () if beside is None else (beside.keys, beside.values)
+        hidden, kept = self.model.attend(layer, state.hidden, context, before)
+        lent = 0 if beside is None else beside.positions.shape[1]
+        return hidden, KeysValues(state.positions, kept[0][:, :, lent:], kept[1][:, :, lent:])
 
     def decode_action(self, predicted: Tensor) -> list[ActionChunk]:
         """Un-normalise with the data set's bounds and decide the gripper."""

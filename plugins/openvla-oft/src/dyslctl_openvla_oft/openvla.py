@@ -10,10 +10,11 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dyslctl.backbone import Workload
-from dyslctl.types import LayerInputs, LayerState, Observation
+from dyslctl.types import KeysValues, LayerInputs, LayerState, Observation, Ran
 from dyslctl_openvla_oft import workload
 from dyslctl_openvla_oft.autoregressive import OpenVLAModel
 from dyslctl_openvla_oft.common import PrismaticBackbone
@@ -69,6 +70,14 @@ class OpenVLA(PrismaticBackbone):
         hidden, ran = self.model.prefill(layer, state, state.context)
         state.past = (*state.past, ran)
         return hidden
+
+    def run_layer_beside(self, layer: int, state: LayerState, beside: KeysValues | None) -> tuple[Tensor, KeysValues]:
+        """Likewise of the prefill; the tokens to be generated attend to ``beside`` too."""
+        hidden, own = super().run_layer_beside(layer, state, beside)
+        every, lent = (own, 0) if beside is None else (own.and_(beside), beside.positions.shape[1])
+        real = [] if state.mask is None else [F.pad(state.mask, (0, lent), value=True)]
+        state.past = (*state.past, Ran(layer, (every.keys, every.values, *real)))
+        return hidden, own
 
     def predict(self, state: LayerState) -> Tensor:
         """Greedy decoding: ``[B, 1, A]`` float32, the centres of the generated intervals.

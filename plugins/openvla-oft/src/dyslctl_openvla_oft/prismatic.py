@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, rotat
 
 from dyslctl.errors import ConfigError
 from dyslctl.runtime.llama import LlamaWeights
-from dyslctl.types import TokenKind
+from dyslctl.types import LayerState, TokenKind
+from dyslctl_openvla_oft.cache import CACHE, Extended
 from dyslctl_openvla_oft.config import AttentionImplementation, OFTConfig
 from dyslctl_openvla_oft.vision import FusedVisionBackbone
 
@@ -60,11 +61,16 @@ class LayerContext:
 class PrismaticModel(nn.Module, ABC):
     """The parts of a checkpoint that an inference reads, under their published names. Subclasses add a head.
 
+    Attributes:
+        causal: A token attends to itself and to those before it only.
+
     Args:
         config: Sizes, ids.
         attn_implementation: ``sdpa``: the fused kernel, the upstream bits. ``eager``: the softmax written out, much
             faster to train in bfloat16 on a CPU.
     """
+
+    causal: ClassVar[bool] = False
 
     def __init__(self, config: OFTConfig, attn_implementation: AttentionImplementation = "sdpa") -> None:
         super().__init__()
@@ -179,6 +185,42 @@ class PrismaticModel(nn.Module, ABC):
         k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
         scores = q.float() @ k.float().transpose(2, 3) * float(attention.scaling)
         return (scores + self.added(context, queries)).softmax(-1)
+
+    def attend(
+        self, index: int, hidden: Tensor, context: LayerContext, before: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Decoder layer ``index`` on ``[B, T, H]``, whose tokens also attend to others' keys and values.
+
+        Args:
+            index: Which layer.
+            hidden: What enters it.
+            context: Of these tokens; its mask, if it has one, is over all keys, those of others first.
+            before: Keys and values of others, ``[B, heads, N, head_dim]`` each, or nothing.
+
+        Returns:
+            These tokens' output ``[B, T, H]``, and the keys and values of all, ``[B, heads, N + T, head_dim]`` each.
+        """
+        cache = Extended(before)
+        output: Tensor = self.layers(index)(
+            hidden,
+            attention_mask=context.attention_mask,
+            position_embeddings=context.rotary,
+            **{CACHE: cache},
+            is_causal=self.causal and not before and context.attention_mask is None,
+        )
+        return output, cache.kept
+
+    def beside(self, state: LayerState, context: LayerContext, positions: Tensor) -> LayerContext:
+        """``context`` for a layer where ``state``'s tokens also attend to others at ``positions`` ``[B, N]``."""
+        real = torch.ones_like(state.kinds, dtype=torch.bool) if state.mask is None else state.mask
+        seen = torch.cat([torch.ones_like(positions, dtype=torch.bool), real], 1)[:, None]
+        if self.causal:
+            seen = seen & (torch.cat([positions, state.positions], 1)[:, None] <= state.positions[..., None])
+        elif state.mask is None:
+            return LayerContext(context.rotary, None)
+        lowest = torch.finfo(state.hidden.dtype).min
+        mask = torch.zeros_like(seen, dtype=state.hidden.dtype).masked_fill(~seen, lowest)[:, None]
+        return LayerContext(context.rotary, mask.expand(-1, -1, state.kinds.shape[1], -1))
 
     @abstractmethod
     def added(self, context: LayerContext, queries: Tensor) -> Tensor:
