@@ -1,4 +1,4 @@
-"""``dyslctl analyze ...``: studies of a run, each with its figure."""
+"""``dyslctl analyze pareto``: success against executed layers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from dyslctl.cli.command import Command
 from dyslctl.cli.config import flags
 from dyslctl.cli.options import (
     AsJson,
@@ -23,10 +22,7 @@ from dyslctl.cli.options import (
     split_numbers,
 )
 
-app = typer.Typer(name="analyze", help="Studies of a run, each with its figure.", no_args_is_help=True)
 
-
-@app.command("pareto", cls=Command)
 def pareto(
     method: Annotated[
         list[str] | None,
