@@ -12,6 +12,7 @@ from dyslctl.cli.options import (
     AsJson,
     ConfigFile,
     Debug,
+    EpisodeTimeout,
     FailIf,
     Methods,
     Quiet,
@@ -25,39 +26,35 @@ from dyslctl.cli.options import (
     split_names,
 )
 
+Episodes = Annotated[int | None, typer.Option("--episodes", help="Initial states, each run by every method.")]
+Split = Annotated[str | None, typer.Option("--split", help="Of the initial states: train, tune or test.")]
+Batch = Annotated[
+    int | None,
+    typer.Option(
+        "--batch",
+        help="Episodes side by side in each process, computed together; with more than one, nothing is timed.",
+        show_default=False,
+    ),
+]
+Video = Annotated[
+    str | None,
+    typer.Option(
+        "--video",
+        metavar="first|failed|all",
+        help="Film the first episode of each task, those that fail, or all; default: none.",
+    ),
+]
+
 
 def evaluate(
     method: Methods = None,
     suite: Suite = None,
-    episodes: Annotated[
-        int | None, typer.Option("--episodes", help="Initial states, each run by every method.")
-    ] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Of the initial states: train, tune or test.")] = None,
+    episodes: Episodes = None,
+    split: Split = None,
     workers: Workers = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(
-            "--batch",
-            help="Episodes side by side in each process, computed together; with more than one, nothing is timed.",
-            show_default=False,
-        ),
-    ] = None,
-    episode_timeout: Annotated[
-        float | None,
-        typer.Option(
-            "--episode-timeout",
-            metavar="SECONDS",
-            help="Stop an episode that takes longer; it is played again, and then an error. Default: none.",
-        ),
-    ] = None,
-    video: Annotated[
-        str | None,
-        typer.Option(
-            "--video",
-            metavar="first|failed|all",
-            help="Film the first episode of each task, those that fail, or all; default: none.",
-        ),
-    ] = None,
+    batch: Batch = None,
+    episode_timeout: EpisodeTimeout = None,
+    video: Video = None,
     seed: Seed = None,
     resume: Resume = False,
     fail_if: FailIf = None,

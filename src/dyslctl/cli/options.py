@@ -69,6 +69,14 @@ Workers = Annotated[
     int | None,
     typer.Option("--workers", help="Processes; with more than one, latencies do not compare.", show_default=False),
 ]
+EpisodeTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--episode-timeout",
+        metavar="SECONDS",
+        help="Stop an episode that takes longer; it is played again, and then an error. Default: none.",
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted command.")]
 FailIf = Annotated[
     list[str] | None,

@@ -110,12 +110,7 @@ def profile(
     spec = backbone.spec
     budget = _budget(spec, ratio, n_static)
     how: dict[str, Any] = {"samples": samples, "seed": seed, "batch_size": batch_size, "progress": progress}
-    if recorded is not None:
-        data = collect_recorded(backbone, recorded, per_episode=FRAMES_PER_EPISODE, **how)
-    else:
-        # More episodes than needed, so that both strata can be filled.
-        episodes = math.ceil(2 * samples / FRAMES_PER_EPISODE)
-        data = collect(backbone, suite, episodes=episodes, source=source, frames_per_episode=FRAMES_PER_EPISODE, **how)
+    data = _visited(backbone, suite, source, **how) if recorded is None else _replayed(backbone, recorded, **how)
     found = measure(backbone, data, batch_size=batch_size, seed=seed, progress=progress)
     result = SkipProfile(
         backbone=_reference(spec, plugin_name, checkpoint, revision),
@@ -153,6 +148,16 @@ def module_sizes(spec: BackboneSpec) -> ModuleSizes:
     published = {preset.sizes.hidden_size: preset.sizes for name, preset in PRESETS.items() if name.startswith("dysl")}
     sizes = published.get(spec.hidden_size) or SkipSizes.mini(spec.hidden_size)
     return ModuleSizes(adapter_width=sizes.adapter_rank, controller_width=sizes.controller_width, pool=sizes.pool)
+
+
+def _visited(backbone: Backbone, suite: TaskSuite, source: Source, samples: int, **how: Any) -> Dataset:
+    episodes = math.ceil(2 * samples / FRAMES_PER_EPISODE)  # more than needed, so that both strata can be filled
+    how |= {"samples": samples, "frames_per_episode": FRAMES_PER_EPISODE}
+    return collect(backbone, suite, episodes=episodes, source=source, **how)
+
+
+def _replayed(backbone: Backbone, recorded: DemonstrationSource, **how: Any) -> Dataset:
+    return collect_recorded(backbone, recorded, per_episode=FRAMES_PER_EPISODE, **how)
 
 
 def _budget(spec: BackboneSpec, ratio: float | None, n_static: int | None) -> StaticBudget:
