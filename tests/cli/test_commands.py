@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,6 +14,8 @@ from typer.testing import Result
 from dyslctl import methods, plugins
 from dyslctl.artifacts.bundle import load_bundle
 from dyslctl.artifacts.bundle_settings import Exits
+from dyslctl.artifacts.lock import locked
+from dyslctl.artifacts.run_dir import RunDirectory
 from dyslctl.artifacts.strict_yaml import read_yaml
 from dyslctl.jobs import closed_loop
 
@@ -66,6 +69,21 @@ def test_distill_reports_both_stages(distilled: dict[str, Any]) -> None:
     settings = read_yaml(Path("runs/tiny/bundles/dysl/bundle.yaml"))
     assert settings["exits"]["tolerance"] == distilled["calibrated"]["dial"]
     assert settings["calibration"]["rule"] == "closed loop: at most 1 points of success lost"
+
+
+@pytest.mark.parametrize(
+    "command", [("distill",), ("distill", "--method", "static"), ("calibrate", "--target-layers", "6"), ("profile",)]
+)
+def test_two_trainings_of_one_run_at_once_are_an_error(
+    distilled: dict[str, Any], run: Run, command: tuple[str, ...]
+) -> None:
+    before = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    with locked(RunDirectory(Path("runs/tiny")).training_lock, "", ""):
+        result = run(*command)
+    assert result.exit_code == 3
+    assert f"runs/tiny is being trained by process {os.getpid()} on " in result.stderr
+    assert "train in another run (--run)" in result.stderr
+    assert before == {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
 
 
 def test_the_papers_method_has_a_bundle_of_its_own(paper: dict[str, Any]) -> None:

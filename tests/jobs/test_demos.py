@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from dyslctl import plugins
+from dyslctl.artifacts.lock import locked
 from dyslctl.data.encoding import ImageCoding
 from dyslctl.data.open import open_source
 from dyslctl.errors import ArtifactError, ConfigError, EnvironmentMismatch, PluginError
@@ -181,6 +182,15 @@ def test_what_is_finished_stays(suite: Callable[..., TaskSuite], tmp_path: Path)
     with pytest.raises(ArtifactError, match=r"shares\.reach_blue: then 1, now 2"):
         record(again, tmp_path / "set", 4, LEROBOT, resume=True)
     assert again.shown == [] and content(tmp_path / "set") == before
+
+
+def test_two_recordings_of_one_data_set_at_once_are_an_error(suite: Callable[..., TaskSuite], tmp_path: Path) -> None:
+    with pytest.raises(Broken):
+        record(suite(breaks_at=3), tmp_path / "set", 3, LEROBOT)
+    before = content(tmp_path)
+    with locked(tmp_path / "set.lock", "", ""), pytest.raises(EnvironmentMismatch, match="set is being recorded by"):
+        record(suite(), tmp_path / "set", 3, LEROBOT)
+    assert content(tmp_path) == before
 
 
 def test_a_folder_of_something_else_stays(suite: Callable[..., TaskSuite], tmp_path: Path) -> None:

@@ -104,6 +104,11 @@ class RunDirectory:
         """Folder of a stage's training state: checkpoints and loss curve."""
         return self.path / "distill" / f"{method}-stage{stage}"
 
+    @property
+    def training_lock(self) -> Path:
+        """There while a command trains or calibrates here: two at once would mix their files."""
+        return self.path / "training.lock"
+
     def eval(self, suite: str) -> Path:
         """Folder of the episodes evaluated on ``suite``."""
         return self.path / "eval" / suite

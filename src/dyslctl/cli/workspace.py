@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from typing import Any
 from dyslctl import methods, plugins
 from dyslctl.artifacts.files import atomic_write, write_json
 from dyslctl.artifacts.fingerprint import environment
+from dyslctl.artifacts.lock import locked
 from dyslctl.artifacts.run_dir import RunDirectory, RunManifest, open_run, place_run, save_start
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.artifacts.strict_yaml import dump_yaml
 from dyslctl.cli.config import Config, Layer, merge, parse_set, read_config
 from dyslctl.devices.host import usable_cpus
 from dyslctl.errors import ConfigError
+from dyslctl.jobs.distributed import leads
 from dyslctl.jobs.recipe import BackboneRecipe, PolicyRecipe
 from dyslctl.suite import TaskSuite
 
@@ -63,6 +66,19 @@ class Workspace:
                 f"{command} reads the upstream layers: expected model.backend=eager, found {self.config.model.backend}",
                 hint="eval, bench, calibrate and load_policy take a backend",
             )
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Keep other trainings of this run out; of processes that train together, the leader speaks for all.
+
+        Raises:
+            EnvironmentMismatch: If the run is being trained.
+        """
+        if not leads():
+            yield
+            return
+        with locked(self.run.training_lock, f"{self.run.path} is being trained", "train in another run (--run)"):
+            yield
 
     def start(self) -> None:
         """Create the run, or enter it again with this backbone and suite, and make it the current one.

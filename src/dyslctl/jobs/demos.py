@@ -26,6 +26,7 @@ from dyslctl.artifacts.files import (
     write_json,
     writing,
 )
+from dyslctl.artifacts.lock import locked
 from dyslctl.artifacts.manifest import check_same
 from dyslctl.artifacts.strict_yaml import dump_yaml
 from dyslctl.data.encoding import PNG, ImageCoding
@@ -115,10 +116,18 @@ def record(
     Raises:
         ConfigError: If ``out`` is there already, or the format cannot hold the suite's episodes.
         ArtifactError: If ``<out>.partial`` is of another suite or other settings.
-        EnvironmentMismatch: If it cannot be written, or workers die.
+        EnvironmentMismatch: If another process records ``out``, it cannot be written, or workers die.
         PluginError: If the suite has no expert, or its expert fails too often, or crashes.
     """
     out, draw = out.resolve(), Draw(suite, settings.split, episodes)
+    with locked(out.with_name(f"{out.name}.lock"), f"{out} is being recorded", "choose another --out"):
+        return _record(suite, out, draw, settings, workers, resume, progress)
+
+
+def _record(
+    suite: TaskSuite, out: Path, draw: Draw, settings: DemoSettings, workers: int, resume: bool, progress: Progress
+) -> dict[str, Any]:
+    """:func:`record`, alone."""
     manifest = _manifest(suite, settings)
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         return _finished(out, manifest, draw, resume)

@@ -57,8 +57,10 @@ def calibrate_to(
     workspace: Workspace, method: str, target: Target, *, resume: bool, progress: Progress
 ) -> dict[str, Any]:
     """:func:`set_to_target` for the bundle that stands in the run; the result is kept there."""
-    document = set_to_target(workspace, method, target, workspace.run.bundle(method), resume=resume, progress=progress)
-    keep_calibration(workspace, document)
+    bundle = workspace.run.bundle(method)
+    with workspace.training():
+        document = set_to_target(workspace, method, target, bundle, resume=resume, progress=progress)
+        keep_calibration(workspace, document)
     return document
 
 

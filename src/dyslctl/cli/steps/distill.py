@@ -42,8 +42,23 @@ def run_distill(
     Stage 2 ends with calibrations: of the thresholds of ``dysl-paper``, and of the method's dial if there is a
     ``target``. Only then does the new bundle take the place of the run's: until then that one stays as it is.
     Of several processes the leader does all this, and the others train with it; their document is empty.
+
+    Raises:
+        EnvironmentMismatch: If the run is being trained by another command.
     """
     workspace.require_upstream("distill")
+    with workspace.training():
+        return _run_distill(workspace, stages, resume=resume, progress=progress, target=target)
+
+
+def _run_distill(
+    workspace: Workspace,
+    stages: Sequence[Stage],
+    *,
+    resume: bool,
+    progress: Progress,
+    target: Target | OfflineTarget | None,
+) -> dict[str, Any]:
     training, method, run = trainer(workspace, progress), workspace.config.distill.method, workspace.run
     rows, calibrated = [], dict[str, Any]()
     for stage in _stages_of(method, stages):

@@ -51,8 +51,9 @@ def run_calibrate_offline(workspace: Workspace, progress: Progress) -> dict[str,
     target = offline_target(budget, budget.method)
     if target is None:
         raise ConfigError(f"'{budget.method}' has no tolerance to set on recorded episodes", hint="--method dysl")
-    document = set_offline(workspace, target, workspace.run.bundle("dysl"), progress)
-    keep_calibration(workspace, document)
+    with workspace.training():
+        document = set_offline(workspace, target, workspace.run.bundle("dysl"), progress)
+        keep_calibration(workspace, document)
     return document
 
 

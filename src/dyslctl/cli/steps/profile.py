@@ -34,11 +34,12 @@ def run_profile(workspace: Workspace, progress: Progress) -> dict[str, Any]:
         command=command_line(),
         progress=progress,
     )
-    workspace.start()
-    result.profile.save(run.skip_profile)
-    result.save_similarity(run.path / "similarity.json")
-    document = _document(result, run)
-    as_recorded(workspace, recorded).keep("profile", document, run.path)
+    with workspace.training():  # which reads what is replaced here
+        workspace.start()
+        result.profile.save(run.skip_profile)
+        result.save_similarity(run.path / "similarity.json")
+        document = _document(result, run)
+        as_recorded(workspace, recorded).keep("profile", document, run.path)
     return document
 
 
