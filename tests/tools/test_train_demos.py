@@ -43,7 +43,7 @@ def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cached(
     tools: SimpleNamespace, demonstrations: Path, folder: Path, stride: int = 1, quality: int | None = None
 ) -> Any:
-    tools.demo_cache.build([str(demonstrations)], folder, SIDE, stride, quality, workers=1)
+    tools.demo_cache.build([str(demonstrations)], folder, tools.demo_cache.Look(SIDE, stride, quality))
     return tools.demo_cache.DemoCache.open(folder)
 
 
@@ -66,7 +66,7 @@ def test_a_cache_for_a_journey_is_unpacked_when_it_arrives(
     tools: SimpleNamespace, demonstrations: Path, tmp_path: Path
 ) -> None:
     whole = cached(tools, demonstrations, tmp_path / "whole")
-    tools.demo_cache.build([str(demonstrations)], tmp_path / "packed", SIDE, 4, 95, workers=1)
+    tools.demo_cache.build([str(demonstrations)], tmp_path / "packed", tools.demo_cache.Look(SIDE, 4, 95))
     size = sum(file.stat().st_size for file in (tmp_path / "packed").iterdir())
     assert size < whole.images.nbytes / 4
     packed = tools.demo_cache.DemoCache.open(tmp_path / "packed")
@@ -142,3 +142,20 @@ def test_a_break_changes_nothing_and_the_checkpoint_acts(
     backbone = OpenVLAOFT.load(tmp_path / "whole/checkpoint")
     assert behaviour.deviation(tmp_path / "whole/checkpoint", backbone) == 0
     assert backbone.spec.num_layers == 3 and backbone.spec.chunk_length == 8
+
+    run("again", "--steps", "1", "--from", str(tmp_path / "whole/checkpoint"))
+    again = OpenVLAOFT.load(tmp_path / "again/checkpoint").model.state_dict()
+    far = [(weight - weights[0][name]).abs().max() for name, weight in again.items() if weight.is_floating_point()]
+    assert max(far) < 0.05
+
+
+def test_a_cache_of_an_expert_needs_no_data_set(tools: SimpleNamespace, tmp_path: Path) -> None:
+    look = tools.demo_cache.Look(SIDE, stride=4, episodes=6, disturb=0.15)
+    tools.demo_cache.build(["tabletop_object"], tmp_path / "expert", look)
+    cache = tools.demo_cache.DemoCache.open(tmp_path / "expert")
+    suite, of = TabletopObject(), Disturbance(0.15).of
+    specs = sorted(suite.demonstrated_episodes("train", 6), key=lambda spec: spec.task)
+    shown = [suite.demonstrate_disturbed(spec, of(spec)) for spec in specs]
+    solved = [episode.actions for episode in shown if episode.score == suite.max_score]
+    np.testing.assert_array_equal(cache.actions, np.concatenate(solved))
+    assert len(cache.frames) < len(cache.actions) / 3

@@ -2,9 +2,11 @@
 
     python tools/train_mini/demo_cache.py demos/libero_object --out .scratch/object.cache --workers 2
     python tools/train_mini/demo_cache.py demos/libero_* --out .scratch/all.cache --stride 4 --quality 80
+    python tools/train_mini/demo_cache.py libero_object --episodes 300 --disturb 0.15 --stride 4 --out .scratch/o.cache
 
 The second form is for a journey: every fourth frame, as WebP. Whoever opens it first unpacks the images beside it.
-Actions and proprioception are there for every step, whatever the stride.
+Actions and proprioception are there for every step, whatever the stride. The third form lets a suite's expert act and
+stores no data set: only the frames that are kept are painted, and episodes that the expert does not solve are left out.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import argparse
 import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Self
@@ -22,9 +24,13 @@ import numpy as np
 from dyslctl_openvla_oft.processing import views_of
 from PIL import Image
 
+from dyslctl import plugins
 from dyslctl.artifacts.files import atomic_folder, atomic_path, read_json, write_json
+from dyslctl.data.of_suite import EPISODES, SuiteSource
 from dyslctl.data.open import open_source
+from dyslctl.data.source import DemonstrationSource
 from dyslctl.errors import ArtifactError
+from dyslctl.jobs.demo_disturbance import Disturbance
 
 SCHEMA = "dyslctl.demo-cache/1"
 BLOCK = 4096
@@ -103,32 +109,50 @@ class _Episode:
     held_out: bool
 
 
-def build(sources: Sequence[str], folder: Path, size: int, stride: int, quality: int | None, workers: int) -> None:
-    """Read ``sources`` (whatever ``--data`` takes) and write the cache ``folder``, whole or not at all.
+@dataclass(frozen=True)
+class Look:
+    """How a cache shows its episodes.
 
-    Args:
-        sources: Data sets; episodes are held out as :meth:`DemonstrationSource.numbers` says.
-        folder: Where to.
+    Attributes:
         size: Height and width of an image, pixels.
         stride: Images are kept of every so many steps, beginning elsewhere in each episode.
         quality: Of WebP, which needs half of what JPEG does; ``None``: raw.
+        episodes: That a suite's expert begins.
+        disturb: Share of the steps during which something pushes it; ``None``: nothing does.
+    """
+
+    size: int
+    stride: int = 1
+    quality: int | None = None
+    episodes: int = EPISODES
+    disturb: float | None = None
+
+
+def build(sources: Sequence[str], folder: Path, look: Look, workers: int = 1) -> None:
+    """Read ``sources`` (whatever ``--data`` takes) and write the cache ``folder``, whole or not at all.
+
+    Args:
+        sources: Data sets or task suites; episodes are held out as :meth:`DemonstrationSource.numbers` says.
+        folder: Where to.
+        look: What is kept.
         workers: Processes.
     """
-    tasks = [(name, number) for name in sources for number in range(len(open_source(name)))]
-    read = partial(_read, size=size, stride=stride, quality=quality)
+    tasks = [(name, number) for name in sources for number in _order(_source(name, look))]
+    read = partial(_read, look=look)
+    quality = look.quality
     with atomic_folder(folder) as temporary, (temporary / (RAW if quality is None else PACKED)).open("wb") as images:
         rows: list[_Episode] = []
         sizes: list[int] = []
-        for episode in _each(read, tasks, workers):
+        for episode in filter(None, _each(read, tasks, workers)):
             images.writelines(episode.images)
             sizes += [len(image) for image in episode.images]
             episode.images.clear()
             rows.append(episode)
-        about = {"schema": SCHEMA, "size": size, "stride": stride, "quality": quality, "sources": list(sources)}
+        about = {"schema": SCHEMA, **asdict(look), "sources": list(sources)}
         _write_steps(temporary, rows, np.array(sizes), about)
 
 
-def _each(read: Any, tasks: Sequence[tuple[str, int]], workers: int) -> Iterator[_Episode]:
+def _each(read: Any, tasks: Sequence[tuple[str, int]], workers: int) -> Iterator[_Episode | None]:
     if workers == 1:
         yield from map(read, tasks)
         return
@@ -136,19 +160,34 @@ def _each(read: Any, tasks: Sequence[tuple[str, int]], workers: int) -> Iterator
         yield from pool.map(read, tasks)
 
 
-_source = lru_cache(maxsize=8)(open_source)
+@lru_cache(maxsize=8)
+def _source(name: str, look: Look) -> DemonstrationSource:
+    if Path(name).exists() or name not in plugins.names(plugins.SUITES):
+        return open_source(name)
+    disturb = None if look.disturb is None else Disturbance(look.disturb).of
+    return SuiteSource(plugins.load_suite(name), look.episodes, disturb)
 
 
-def _read(task: tuple[str, int], size: int, stride: int, quality: int | None) -> _Episode:
+def _order(source: DemonstrationSource) -> Sequence[int]:
+    """Task by task where an expert acts: it keeps the scene of one task."""
+    numbers = range(len(source))
+    return sorted(numbers, key=lambda n: source.specs[n].task) if isinstance(source, SuiteSource) else numbers
+
+
+def _read(task: tuple[str, int], look: Look) -> _Episode | None:
+    """One episode; ``None`` if the expert failed at it."""
     name, number = task
-    source = _source(name)
+    source = _source(name, look)
     shown = source.episode(number)
-    frames = np.arange(number % stride, len(shown.observations), stride)
+    if isinstance(source, SuiteSource) and shown.score < source.max_score:
+        return None
+    frames = np.arange(number % look.stride, len(shown.observations), look.stride)
+    quality = look.quality
     seen = [shown.observations[frame] for frame in frames]
     images = [
         view.tobytes() if quality is None else _encode(view, quality)
         for observation in seen
-        for view in views_of(observation, len(observation.images), size)
+        for view in views_of(observation, len(observation.images), look.size)
     ]
     proprio = np.stack([observation.proprio for observation in shown.observations]).astype(np.float32)
     texts = [observation.instruction for observation in shown.observations]
@@ -200,14 +239,19 @@ def _unpack(folder: Path, sizes: np.ndarray) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sources", nargs="+", help="data sets of `dyslctl demos`, or whatever --data takes")
+    parser.add_argument(
+        "sources", nargs="+", help="task suites, data sets of `dyslctl demos`, or whatever --data takes"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the cache, a folder")
     parser.add_argument("--size", type=int, default=112, help="pixels along one side of an image")
     parser.add_argument("--stride", type=int, default=1, help="keep the images of every so many steps")
     parser.add_argument("--quality", type=int, help="store WebP of this quality; default: raw")
     parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--episodes", type=int, default=EPISODES, help="that a suite's expert begins")
+    parser.add_argument("--disturb", type=float, help="share of the steps during which something pushes that expert")
     args = parser.parse_args()
-    build(args.sources, args.out, args.size, args.stride, args.quality, args.workers)
+    look = Look(args.size, args.stride, args.quality, args.episodes, args.disturb)
+    build(args.sources, args.out, look, args.workers)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from dyslctl_openvla_oft import OpenVLAOFT
 from dyslctl_openvla_oft.config import OFTConfig
 from dyslctl_openvla_oft.modeling import OFTModel
 from dyslctl_openvla_oft.prismatic import RotaryTables
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dyslctl.artifacts.files import append_jsonl, read_jsonl, write_jsonl
+from dyslctl.errors import ArtifactError
 from dyslctl.jobs.distributed import rank, world_size
 from dyslctl.types import LayerInputs
 
@@ -64,6 +66,17 @@ def initialise(model: OFTModel) -> None:
             nn.init.normal_(weight, std=gain * weight.shape[1] ** -0.5)
     nn.init.normal_(model.language_model.embed_tokens.weight, std=0.5)
     nn.init.zeros_(model.action_head.model.fc2.weight)
+
+
+def begin_from(model: OFTModel, checkpoint: Path) -> list[str]:
+    """Copy the weights that ``checkpoint`` has too, by name and shape, into ``model``; the names of the others."""
+    known = OpenVLAOFT.load(checkpoint).model.state_dict()
+    own = model.state_dict()
+    fitting = {name: known[name] for name, weight in own.items() if name in known and known[name].shape == weight.shape}
+    if not fitting:
+        raise ArtifactError(f"--from {checkpoint}: expected weights of a model like this one, found none that fits")
+    model.load_state_dict(fitting, strict=False)
+    return [name for name in own if name not in fitting]
 
 
 def optimizers(model: OFTModel, heads: nn.Module) -> list[torch.optim.Optimizer]:

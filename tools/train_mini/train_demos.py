@@ -31,7 +31,7 @@ from dyslctl_openvla_oft.modeling import OFTModel
 from dyslctl_openvla_oft.processing import PreprocessorConfig, tower_inputs
 from dyslctl_openvla_oft.statistics import DatasetStatistics
 from dyslctl_openvla_oft.tokenizer import PromptTokenizer, build_tokenizer
-from learner import Learner, Losses, Measures, add_options, initialise, launch, model_config
+from learner import Learner, Losses, Measures, add_options, begin_from, initialise, launch, model_config
 from torch import Tensor
 
 from dyslctl.jobs import behaviour
@@ -151,6 +151,9 @@ class Trainer:
         statistics = demo_statistics(cache, config)
         self.model = OFTModel(config, attn_implementation="eager" if device.type == "cpu" else "sdpa")
         initialise(self.model)
+        if args.begin:
+            fresh = begin_from(self.model, args.begin)
+            print(f"{args.begin}: its weights fit, but for {len(fresh)}", *fresh, sep="\n  ")
         self.heads = DestinationHeads(self.model.hidden_size, config.num_patches).to(device)
         named = {args.name: statistics}
         self.learner = Learner(self.model.to(device), self.heads, tokenizer, named, args)
@@ -203,6 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("cache", type=Path, help="folder that demo_cache.py wrote")
     parser.add_argument("--size", choices=list(SIZES), default="base", help="of the model")
     parser.add_argument("--name", default="demonstrations", help="key in dataset_statistics.json")
+    parser.add_argument("--from", dest="begin", type=Path, help="checkpoint to begin with the fitting weights of")
     parser.add_argument("--device", default=device)
     args = parser.parse_args(arguments)
     args.decay_from = args.steps * 3 // 5 if args.decay_from is None else args.decay_from
