@@ -18,7 +18,7 @@ LAYERS = (
     ("policy", "suites", "testing", "runtime"),
     ("dysl",),
     ("baselines", "pruning", "artifacts"),
-    ("method_assets", "reference"),
+    ("method_assets", "reference", "joint"),
     ("methods",),
     ("devices", "data"),
     ("jobs",),
@@ -46,6 +46,7 @@ TORCH_FREE = (
     "dyslctl.pruning.action_mode",
     "dyslctl.pruning.frames",
     "dyslctl.pruning.depth",
+    "dyslctl.joint.importance",
 )
 HEAVY = {"torch", "scipy", "matplotlib", "safetensors", "huggingface_hub", "pyarrow", "h5py", "av"}
 

@@ -126,6 +126,8 @@ def test_names_are_in_table_order() -> None:
         "efficientvla",
         "vla-cache",
         "specprune",
+        "dysl+specprune",
+        "dysl-paper+specprune",
     ]
 
 
@@ -150,6 +152,8 @@ def test_what_each_method_needs() -> None:
         "efficientvla": None,
         "vla-cache": None,
         "specprune": None,
+        "dysl+specprune": "dysl",
+        "dysl-paper+specprune": "dysl-paper",
     }
     assert methods.bundles(["dysl-paper", "full", "random-skip-adapters", "dysl"]) == ["dysl-paper", "dysl"]
     assert methods.bundles(["oracle", "static", "dysl"]) == ["dysl", "static"]
@@ -236,6 +240,9 @@ def test_methods_do_what_they_say(
     assert {report.jumps for report in ran["efficientvla"]} == {((1, 2),)}
     first, *later = [report.tokens for report in ran["specprune"]]
     assert first == (13,) * 8 and all(tokens[:2] == (13, 13) and tokens[2] < 13 for tokens in later)
+    assert layers["dysl+specprune"] == {1}
+    first, *later = [report.tokens for report in ran["dysl-paper+specprune"]]
+    assert first == (13,) * 3 and min(map(min, later)) < 13 and verified["dysl-paper+specprune"]
     assert layers["oracle"] == {1} and all(report.consulted == () for report in ran["oracle"])
 
 
@@ -255,6 +262,6 @@ def test_a_dial_goes_from_all_layers_to_few_and_never_back(
         reports(name, tiny_backbone(), tiny_suite(), assets, place, steps=1)[0][0].layers_run
         for place in np.linspace(dial.low, dial.high, 25)
     ]
-    fewest = {"dysl": 1, "oracle": 1, "flexidepth": 0, "deer": 6, "mole": 1}
+    fewest = {"dysl": 1, "dysl+specprune": 1, "oracle": 1, "flexidepth": 0, "deer": 6, "mole": 1}
     assert layers[0] == 8 and layers[-1] == fewest.get(name, 3)
     assert layers == sorted(layers, reverse=True)

@@ -24,13 +24,15 @@ from dyslctl.dysl.partition import Reach
 from dyslctl.dysl.policy import DySLPolicy
 from dyslctl.engine import LayerSchedule
 from dyslctl.errors import ConfigError
+from dyslctl.joint.policy import JointPolicy
+from dyslctl.joint.skipping import Controllers, PlannedExits
 from dyslctl.method_assets import NO_ASSETS, Assets, Dial, Setup, Trained
 from dyslctl.plugins import did_you_mean
 from dyslctl.policy import Policy, SchedulePolicy, full_policy
 from dyslctl.pruning import divprune, fastv, sparsevlm
 from dyslctl.pruning.efficientvla import EfficientVLASchedule
 from dyslctl.pruning.settings import PRUNING, PruningSettings
-from dyslctl.pruning.specprune import SpecPrunePolicy
+from dyslctl.pruning.specprune_policy import SpecPrunePolicy
 from dyslctl.pruning.vla_cache import VLACachePolicy
 
 
@@ -128,15 +130,18 @@ def _full(setup: Setup) -> Policy:
     return full_policy(setup.backbone, setup.execute_horizon)
 
 
-def _dysl(setup: Setup) -> Policy:
+def _dysl(setup: Setup) -> ExitPolicy:
+    return ExitPolicy(setup.backbone, _planned(setup), setup.execute_horizon)
+
+
+def _planned(setup: Setup) -> PlannedExit:
     assets = setup.exits()
     tolerance = assets.settings.tolerance if setup.dial is None else setup.dial
-    schedule = PlannedExit(ExitLadder(assets.modules), assets.modules.planner.bind(), tolerance)
-    return ExitPolicy(setup.backbone, schedule, setup.execute_horizon)
+    return PlannedExit(ExitLadder(assets.modules), assets.modules.planner.bind(), tolerance)
 
 
-def _paper(*, pre_skip: bool = True, post_skip: bool = True) -> Callable[[Setup], Policy]:
-    def make(setup: Setup) -> Policy:
+def _paper(*, pre_skip: bool = True, post_skip: bool = True) -> Callable[[Setup], DySLPolicy]:
+    def make(setup: Setup) -> DySLPolicy:
         assets = setup.paper()
         return DySLPolicy(
             setup.backbone,
@@ -218,6 +223,18 @@ def _specprune(setup: Setup) -> Policy:
     return SpecPrunePolicy(setup.backbone, setup.pruning, setup.execute_horizon)
 
 
+def _dysl_specprune(setup: Setup) -> Policy:
+    schedule = _planned(setup)
+    skipping = PlannedExits(ExitPolicy(setup.backbone, schedule, setup.execute_horizon), schedule)
+    return JointPolicy(skipping, setup.pruning, setup.execute_horizon)
+
+
+def _paper_specprune(setup: Setup) -> Policy:
+    dynamic = setup.paper().modules.partition.dynamic_layers
+    layers, horizon = setup.backbone.spec.num_layers, setup.execute_horizon
+    return JointPolicy(Controllers(_paper()(setup), layers, dynamic, horizon), setup.pruning, horizon)
+
+
 DAMAGE = Dial(-7.0, 3.0, "log of the relative damage that is worth as much as all layers")
 """From less than the floor below which damage is not told apart, to many times the motion itself."""
 LENIENCE = Dial(-16.0, 16.0, "logits that every controller or router is more willing to skip by")
@@ -281,5 +298,15 @@ METHODS: Mapping[str, Method] = {
     ),
     "specprune": Method(
         "visual tokens that were important last time, have changed, or are attended to at once", _specprune, prunes=True
+    ),
+    "dysl+specprune": Method(
+        "planned exits, on the tokens that specprune retains", _dysl_specprune, "dysl", dial=DAMAGE, prunes=True
+    ),
+    "dysl-paper+specprune": Method(
+        "the rule of the paper, on the tokens that specprune retains",
+        _paper_specprune,
+        "dysl-paper",
+        dial=LENIENCE,
+        prunes=True,
     ),
 }

@@ -18,7 +18,8 @@ from dyslctl.errors import ConfigError
 from dyslctl.jobs.lockstep import Coroutine, run_together
 from dyslctl.policy import full_policy
 from dyslctl.pruning.settings import PRUNING, PruningSettings
-from dyslctl.pruning.specprune import Budgets, Depths, Found, Outlook, SpecPrunePolicy, SpecPruneSchedule
+from dyslctl.pruning.specprune import Budgets, Depths, Found, Outlook, SpecPruneSchedule
+from dyslctl.pruning.specprune_policy import SpecPrunePolicy
 from dyslctl.types import ActionChunk, LayerState, Observation, TokenKind
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def state() -> LayerState:
 
 def run(table: Table, settings: PruningSettings, outlook: Outlook | None) -> tuple[LayerState, ForwardTrace, Found]:
     layers, before = Still(table), state()
-    schedule = SpecPruneSchedule(layers.rows, settings, 32)
+    schedule = SpecPruneSchedule(layers.rows, settings, Depths.of(32))
     schedule.outlook = outlook
     trace = forward(layers, before, schedule)
     assert schedule.found is not None

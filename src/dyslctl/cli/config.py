@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from dyslctl.artifacts.document import Part, explain
 from dyslctl.artifacts.strict_yaml import parse_yaml, read_yaml
 from dyslctl.errors import ArtifactError, ConfigError
-from dyslctl.pruning.settings import PRUNING, PruningSettings
+from dyslctl.pruning.settings import PRUNING, Agreement, PruningSettings, VerifyTokens
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -197,6 +197,10 @@ class PruningConfig(Part):
     layer_share: float = Field(default=PRUNING.layer_share, gt=0, le=1)
     update_rate: float = Field(default=PRUNING.update_rate, gt=0, le=1)
     rank_slope: PositiveFloat = PRUNING.rank_slope
+    agreement: Agreement = PRUNING.agreement
+    refresh: float = Field(default=PRUNING.refresh, ge=0, le=1)
+    max_age: Positive = PRUNING.max_age
+    verify_tokens: VerifyTokens = PRUNING.verify_tokens
 
     def settings(self) -> PruningSettings:
         """As the library takes them.

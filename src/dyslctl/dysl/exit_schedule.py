@@ -84,19 +84,23 @@ class FixedExit(ExitSchedule):
 
 
 class PlannedExit(ExitSchedule):
-    """The exit with the least sum of predicted damage and layers: see :func:`worthwhile`."""
+    """The exit with the least sum of predicted damage and layers: see :func:`worthwhile`.
+
+    Attributes:
+        tolerance: Of the next inferences.
+    """
 
     def __init__(self, ladder: ExitLadder, planner: Callable[[Tensor], Tensor], tolerance: float) -> None:
         """``planner``: a bound :class:`ExitPlanner`."""
         super().__init__(ladder)
-        self._planner, self._tolerance = planner, tolerance
+        self._planner, self.tolerance = planner, tolerance
 
     def choose(self, state: LayerState) -> int:
         """Ask the planner; the one place where the device is waited for."""
         features = self.ladder.layout.of(state).features(state.hidden, self.memory)
         predicted: list[float] = self._planner(features)[0].tolist()
         self.consulted.append(Consultation(self.ladder.exits[0], predicted[0]))
-        return worthwhile(predicted, self._tolerance, self.ladder.exits, self.ladder.num_layers)
+        return worthwhile(predicted, self.tolerance, self.ladder.exits, self.ladder.num_layers)
 
 
 class DrawnTolerance(PlannedExit):
@@ -112,7 +116,7 @@ class DrawnTolerance(PlannedExit):
 
     def begin_episode(self, seed: int) -> None:
         """Draw."""
-        self._tolerance = float(np.random.default_rng([self._seed, seed]).choice(self._tolerances))
+        self.tolerance = float(np.random.default_rng([self._seed, seed]).choice(self._tolerances))
 
 
 def worthwhile(log_damages: Sequence[float], tolerance: float, exits: Sequence[int], num_layers: int) -> int:

@@ -8,7 +8,7 @@ Post-skip verification: at the first fall the action is predicted again with eve
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal, get_args
@@ -192,13 +192,19 @@ class SkipGuidance:
     """Continuity, verification trigger and skipping-allow points of one episode.
 
     ``preview`` a prediction, predict again if it says ``first_drop``, then ``commit`` what will be executed.
+
+    Attributes:
+        heed: What the allow points make of a signal; as it is, unless something else judges importance too.
     """
+
+    heed: Callable[[Signal], Signal]
 
     def __init__(self, segments: Sequence[Segment], settings: GuidanceSettings, gripper_dim: int | None = None) -> None:
         self.settings = settings
         self.allow_points = SkippingAllowPoints(segments, settings.eta_1, settings.eta_2, settings.stride)
         self._gripper_dim = gripper_dim
         self._tracker: ContinuityTracker | None = None
+        self.heed = lambda signal: signal
         self.reset()
 
     def reset(self) -> None:
@@ -217,7 +223,8 @@ class SkipGuidance:
         """``actions`` will be executed: they become history and the allow points move, for the next inference."""
         verdict = self._judge(self._tracker_for(actions).commit(self._watched(actions)))
         for signal in verdict.signals:
-            self.allow_points.move(signal.fall, signal.rise)
+            heeded = self.heed(signal)
+            self.allow_points.move(heeded.fall, heeded.rise)
             self._last_fall = signal.fall
         self._last_end = verdict.continuity
         return verdict

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from dyslctl.errors import ConfigError
+
+Agreement = Literal["independent", "or", "and"]
+VerifyTokens = Literal["fine", "full"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,11 @@ class PruningSettings:
         layer_share: ``gamma``, of a view's tokens that each later pruning keeps; 1: there is none.
         update_rate: ``beta`` of the moving average of importance (Eq. 9).
         rank_slope: ``k`` of the rank weights (Eq. 6), for ranks from 0 to 1; the paper leaves it open.
+        agreement: With layer skipping (``dysl+specprune``): whether tokens and layers each go by their own judgement of
+            what is important, or both by both.
+        refresh: There, a pass names the global set only if it ran at least this share of the layers before.
+        max_age: There, after so many inferences without a new global set one runs every layer, in fine mode.
+        verify_tokens: There, what a second prediction runs on: the fine set, or every token.
 
     Raises:
         ConfigError: If a value is out of its range.
@@ -57,6 +66,10 @@ class PruningSettings:
     layer_share: float = 0.9
     update_rate: float = 0.2
     rank_slope: float = 5.0
+    agreement: Agreement = "independent"
+    refresh: float = 0.5
+    max_age: int = 4
+    verify_tokens: VerifyTokens = "fine"
 
     def __post_init__(self) -> None:
         for name in ("keep", "layer_share", "update_rate"):
@@ -64,12 +77,16 @@ class PruningSettings:
         for name in ("alpha", "fine_translation", "fine_rotation", "rank_slope"):
             self._require(name, 0 < getattr(self, name) < float("inf"), "above 0")
         counts = ("global_tokens", "local_coarse", "local_fine", "dynamic_coarse", "dynamic_fine")
-        for name in ("bucket", "after_layers", "static_tokens", "relevant_tokens", *counts):
+        for name in ("bucket", "after_layers", "max_age", "static_tokens", "relevant_tokens", *counts):
             self._require(name, getattr(self, name) >= 1, "of at least 1")
-        self._require("recycled", 0 <= self.recycled <= 1, "from 0 to 1")
+        for name in ("recycled", "refresh"):
+            self._require(name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
         self._require("dropped_layers", self.dropped_layers >= 0, "of at least 0")
         for name in ("similarity", "static_similarity"):
             self._require(name, -1 <= getattr(self, name) <= 1, "from -1 to 1")
+        for name, known in (("agreement", get_args(Agreement)), ("verify_tokens", get_args(VerifyTokens))):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"pruning.{name}: expected one of {known}, found '{getattr(self, name)}'")
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:

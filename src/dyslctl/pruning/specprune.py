@@ -24,23 +24,20 @@ Where the paper is open or its public code differs (that one has no global set, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dyslctl.backbone import Backbone
 from dyslctl.engine import RUN, LayerSchedule, Step
-from dyslctl.policy import Plan, SchedulePolicy
-from dyslctl.pruning.action_mode import Mode, Velocity, check_action, next_mode, velocity
+from dyslctl.pruning.action_mode import Mode
 from dyslctl.pruning.attention import Asked, AttentionRows, ask, text_tokens
 from dyslctl.pruning.depth import count, depth, depths
-from dyslctl.pruning.frames import Frame, FrameMemory, changed, frame_of, similarity
 from dyslctl.pruning.importance import confidence, min_max, moved, rank_weights
 from dyslctl.pruning.settings import PruningSettings
 from dyslctl.pruning.tokens import prune, retain, snapped, top, views
-from dyslctl.types import LayerState, Observation, TokenKind
+from dyslctl.types import LayerState, TokenKind
 
 Layout = tuple[tuple[int, ...], ...]
 """The original positions of each view's tokens."""
@@ -122,20 +119,63 @@ class Outlook:
     changed: tuple[np.ndarray, ...]
 
 
+@dataclass
+class PassMemory:
+    """What one pass gathers. Vectors are indexed by original position.
+
+    Attributes:
+        layout: Visual tokens before any went.
+        outlook: What it prunes by, or ``None``.
+        trust: Confidence of each updated layer: measured now, or taken over.
+        importance: ``S`` (Eq. 9).
+        global_: Mean score in the global layers.
+        reached: Whether a token reached any of them.
+        local: Scores of all tokens in each of the first layers.
+    """
+
+    layout: Layout
+    outlook: Outlook | None
+    trust: dict[int, Tensor]
+    importance: Tensor
+    global_: Tensor
+    reached: Tensor
+    local: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, layout: Layout, outlook: Outlook | None, nothing: Tensor) -> PassMemory:
+        """At its beginning; ``nothing``: zeros, one a position."""
+        trust = {} if outlook is None else dict(outlook.found.trust)
+        return cls(layout, outlook, trust, nothing, nothing.clone(), nothing.bool())
+
+    def fork(self) -> PassMemory:
+        """A second one at the same point."""
+        return replace(
+            self,
+            trust=dict(self.trust),
+            importance=self.importance.clone(),
+            global_=self.global_.clone(),
+            reached=self.reached.clone(),
+            local=list(self.local),
+        )
+
+
 class SpecPruneSchedule(LayerSchedule):
     """Every layer runs, on fewer and fewer visual tokens. One sample at a time.
 
     Attributes:
         outlook: For the next pass; ``None``: it prunes nothing, and only looks.
         found: By the last pass.
+        unpruned: State and memory of the last pass behind the local layers, before anything went.
     """
 
     outlook: Outlook | None = None
     found: Found | None = None
+    unpruned: tuple[LayerState, PassMemory] | None = None
 
-    def __init__(self, rows: AttentionRows, settings: PruningSettings, num_layers: int) -> None:
+    def __init__(self, rows: AttentionRows, settings: PruningSettings, depths: Depths) -> None:
         self._rows, self._settings = rows, settings
-        self.depths = Depths.of(num_layers)
+        self.depths = depths
+        self._restored: PassMemory | None = None
 
     def begin_episode(self, seed: int) -> None:
         """Nothing of another episode is known."""
@@ -143,12 +183,15 @@ class SpecPruneSchedule(LayerSchedule):
 
     def start(self, state: LayerState) -> None:
         """Note where the visual tokens stand; those of another layout than the outlook's have no past."""
+        if self._restored is not None:
+            self._pass, self._restored = self._restored, None
+            return
         seen = views(state.kinds[0])
         self._views = [state.positions[0, view] for view in seen]
         layout = tuple(tuple(positions.tolist()) for positions in self._views)
         usable = self.outlook is not None and self.outlook.found.layout == layout
         nothing = torch.zeros(int(state.positions.max()) + 1, device=state.hidden.device)
-        self._pass = _Pass.of(layout, self.outlook if usable else None, nothing)
+        self._pass, self.unpruned = PassMemory.of(layout, self.outlook if usable else None, nothing), None
 
     def before(self, layer: int, state: LayerState) -> Step:
         """Listen to what the prompt attends to, where that is of use."""
@@ -166,13 +209,46 @@ class SpecPruneSchedule(LayerSchedule):
     def after(self, layer: int, state: LayerState) -> None:
         """Prune, once by what was named, later by importance; at the end, leave what was found."""
         now = self._pass
-        if now.outlook is not None and layer == self.depths.local[-1]:
-            retain(state, [self._named(state, now.outlook)])
-        if now.outlook is not None and layer in self.depths.pruned:
-            known = now.importance[state.positions]
-            prune(state, self._settings.layer_share, top, known, self._settings.bucket)
+        if layer == self.depths.local[-1]:
+            self.unpruned = state.fork(), now.fork()
+            self._prune_once(state)
+        for _ in range(self.depths.pruned.count(layer)):
+            self.prune_deeper(state)
         if layer == self.depths.global_[-1]:
             self.found = Found(now.layout, tuple(map(self._most_important, self._views)), now.trust)
+
+    def prune_deeper(self, state: LayerState) -> None:
+        """The least important of each view go, if anything goes in this pass."""
+        if self._pass.outlook is not None:
+            known = self._pass.importance[state.positions]
+            prune(state, self._settings.layer_share, top, known, self._settings.bucket)
+
+    def snapshot(self) -> PassMemory:
+        """What the pass has gathered so far."""
+        return self._pass.fork()
+
+    def restore(self, memory: PassMemory) -> None:
+        """The next ``start`` continues the pass that ``memory`` is of."""
+        self._restored = memory
+
+    def restart(self, outlook: Outlook | None) -> LayerState:
+        """The last pass again, from behind the local layers, with another ``outlook``: the state to continue with.
+
+        Raises:
+            ValueError: If that pass did not come so far.
+        """
+        if self.unpruned is None:
+            raise ValueError(f"expected a pass beyond layer {self.depths.local[-1]} to restart")
+        state, memory = self.unpruned
+        state = state.fork()
+        self._pass = replace(memory.fork(), outlook=outlook)
+        self._prune_once(state)
+        self.restore(self._pass)
+        return state
+
+    def _prune_once(self, state: LayerState) -> None:
+        if self._pass.outlook is not None:
+            retain(state, [self._named(state, self._pass.outlook)])
 
     def _listens(self, prunes: bool) -> tuple[int, ...]:
         depths = self.depths
@@ -220,103 +296,3 @@ class SpecPruneSchedule(LayerSchedule):
         reached = positions[self._pass.reached[positions]]
         wanted = Budgets.of(self._settings, "coarse", len(positions)).global_
         return reached[top(self._pass.global_[reached], wanted)]
-
-
-@dataclass
-class _Pass:
-    """What one pass gathers. Vectors are indexed by original position.
-
-    Attributes:
-        layout: Visual tokens before any went.
-        outlook: What it prunes by, or ``None``.
-        trust: Confidence of each updated layer: measured now, or taken over.
-        importance: ``S`` (Eq. 9).
-        global_: Mean score in the global layers.
-        reached: Whether a token reached any of them.
-        local: Scores of all tokens in each of the first layers.
-    """
-
-    layout: Layout
-    outlook: Outlook | None
-    trust: dict[int, Tensor]
-    importance: Tensor
-    global_: Tensor
-    reached: Tensor
-    local: list[Tensor] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, layout: Layout, outlook: Outlook | None, nothing: Tensor) -> _Pass:
-        """At its beginning; ``nothing``: zeros, one a position."""
-        trust = {} if outlook is None else dict(outlook.found.trust)
-        return cls(layout, outlook, trust, nothing, nothing.clone(), nothing.bool())
-
-
-@dataclass(frozen=True)
-class History:
-    """A policy's past. A value: whoever wants to predict once more from the same past keeps it and puts it back.
-
-    Attributes:
-        mode: Of the last inference.
-        last: How fast its last executed action was.
-        frames: What it and those before it saw.
-        found: What it found.
-    """
-
-    mode: Mode = "coarse"
-    last: Velocity | None = None
-    frames: FrameMemory = field(default_factory=FrameMemory)
-    found: Found | None = None
-
-
-class SpecPrunePolicy(SchedulePolicy):
-    """Tokens pruned by the previous inference, the pictures, and the first two layers.
-
-    Attributes:
-        history: What it knows of the episode.
-    """
-
-    schedule: SpecPruneSchedule
-
-    def __init__(self, backbone: Backbone, settings: PruningSettings, execute_horizon: int) -> None:
-        """Raises ``ConfigError`` if actions are not displacements of one end effector."""
-        check_action(backbone.spec.action_dim)
-        schedule = SpecPruneSchedule(backbone.attention_rows, settings, backbone.spec.num_layers)
-        super().__init__(backbone, schedule, execute_horizon)
-        self._settings = settings
-        self.history = History()
-
-    def reset(self, seed: int = 0) -> None:
-        """Forget the past, in the head too."""
-        super().reset(seed)
-        self.history = History()
-
-    def plan(self, observation: Observation) -> Plan:
-        """As any schedule, with a look at the pictures before and what was found after."""
-        frame, mode = frame_of(observation.images), self._mode()
-        self.schedule.outlook = self._outlook(frame, mode)
-        chunk = yield from super().plan(observation)
-        last = velocity(chunk.normalized[-1], self.backbone.spec.gripper_dim)
-        frames = self.history.frames.after(frame, self._execute_horizon)
-        self.history = History(mode, last, frames, self.schedule.found)
-        return chunk
-
-    def _mode(self) -> Mode:
-        past = self.history
-        return past.mode if past.last is None else next_mode(past.mode, past.last, self._settings)
-
-    def _outlook(self, frame: Frame, mode: Mode) -> Outlook | None:
-        """``None`` without a past, or if the cameras have changed."""
-        past = self.history
-        if past.found is None or past.last is None:
-            return None
-        then = past.frames.reference(past.last.translation, self._execute_horizon)
-        if then is None or [view.shape for view in then] != [view.shape for view in frame]:
-            return None
-        layout = past.found.layout
-        seen = zip(frame[: len(layout)], then, layout, strict=False)  # suites may show more views than a model reads
-        return Outlook(past.found, mode, tuple(self._changed(*view, mode) for view in seen))
-
-    def _changed(self, now: np.ndarray, then: np.ndarray, positions: tuple[int, ...], mode: Mode) -> np.ndarray:
-        tokens = len(positions)
-        wanted = Budgets.of(self._settings, mode, tokens).dynamic
-        return changed(similarity(now, then, tokens), self._settings.similarity, wanted)
