@@ -22,6 +22,7 @@ LAYERS = (
     ("methods",),
     ("devices", "data"),
     ("jobs",),
+    ("analysis",),
     ("report",),
     ("cli",),
     ("__main__",),

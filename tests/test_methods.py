@@ -112,6 +112,7 @@ def test_names_are_in_table_order() -> None:
         "dysl-paper",
         "dysl-paper-no-pre",
         "dysl-paper-no-post",
+        "dysl-paper-controllers",
         "random-skip",
         "random-skip-layers",
         "random-skip-adapters",
@@ -138,6 +139,7 @@ def test_what_each_method_needs() -> None:
         "dysl-paper": "dysl-paper",
         "dysl-paper-no-pre": "dysl-paper",
         "dysl-paper-no-post": "dysl-paper",
+        "dysl-paper-controllers": "dysl-paper",
         "random-skip": None,
         "random-skip-layers": None,
         "random-skip-adapters": "dysl",
@@ -224,6 +226,7 @@ def test_methods_do_what_they_say(
     assert verified["dysl-paper"] and verified["dysl-paper-no-pre"] and not verified["dysl-paper-no-post"]
     assert max(layers["dysl-paper-no-post"]) == 8 and min(layers["dysl-paper-no-post"]) == 3
     assert layers["dysl-paper-no-pre"] == {3, 10}
+    assert layers["dysl-paper-controllers"] == {3} and not verified["dysl-paper-controllers"]
     assert 3 <= min(layers["random-skip"]) < max(layers["random-skip"]) <= 8
     assert 3 <= min(layers["random-skip-layers"]) < max(layers["random-skip-layers"]) <= 8
     assert layers["random-skip-adapters"] == {1, 2, 4, 8}

@@ -251,6 +251,12 @@ METHODS: Mapping[str, Method] = {
     "dysl-paper-no-post": Method(
         "without post-skip verification: no second prediction", _paper(post_skip=False), "dysl-paper", dial=LENIENCE
     ),
+    "dysl-paper-controllers": Method(
+        "controllers alone: neither pre-skip prediction nor post-skip verification",
+        _paper(pre_skip=False, post_skip=False),
+        "dysl-paper",
+        dial=LENIENCE,
+    ),
     "random-skip": Method(
         "random jumps to the next static layer, without adapters",
         _random_skip("segment"),

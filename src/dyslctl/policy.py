@@ -47,6 +47,7 @@ class StepReport:
         delta_continuity: The lowest ``delta C`` the guidance saw in the chunk, ``None`` while undefined.
         predicted: The whole chunk, of which the first actions are executed.
         tokens: How many tokens, padding apart, each of ``layers`` saw; empty if that is not known.
+        noted: What a study wants to know of the step, by name (``analysis/``).
     """
 
     layers: tuple[int, ...]
@@ -59,6 +60,7 @@ class StepReport:
     delta_continuity: float | None = None
     predicted: ActionChunk | None = None
     tokens: tuple[int, ...] = ()
+    noted: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def layers_run(self) -> int:

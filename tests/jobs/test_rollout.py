@@ -99,11 +99,14 @@ def test_one_line_by_hand(tmp_path: Path) -> None:
         "inferences": 3,
         "layers_run": 9,
         "mean_layers_run": 3.0,
+        "layers_by_inference": [3, 3, 3],
         "layer_tokens": 0,
         "controllers": 3,
         "verifications": 3,
         "parts_ms": {"encode": 3.0, "guidance": 0.0, "head": 0.75, "llm": 4.5},
         "llm_ms": [1.5, 1.5, 1.5],
+        "reprediction_ms": 0.0,
+        "noted": [],
         "error": None,
     }
     assert policy.seeds == [300, 301, 302]

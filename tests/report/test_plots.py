@@ -64,9 +64,16 @@ def test_latency_parts_stack_to_the_whole() -> None:
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["encode", "layers", "reprediction", "head"]
 
 
-def test_save_writes_a_png_or_says_why_not(tmp_path: Path) -> None:
+def test_the_interval_of_the_whole_stands_beside_each_bar() -> None:
+    axes = plots.latency_breakdown({"full": {"layers": 8.0}, "dysl": {"layers": 3.0}}, {"full": (7, 9), "dysl": (3, 3)})
+    assert [text.get_text() for text in axes.axes[0].texts] == ["8.00", "3.00"]
+
+
+def test_save_writes_png_or_svg_or_says_why_not(tmp_path: Path) -> None:
     figure = plots.layer_bars([0.5, 0.6], [0])
     assert plots.save(figure, tmp_path / "new" / "a.png").read_bytes().startswith(b"\x89PNG")
+    drawn = [plots.save(figure, tmp_path / "a.svg").read_text() for _ in range(2)]
+    assert "<svg" in drawn[0] and drawn[0] == drawn[1]
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentMismatch):
         plots.save(figure, tmp_path / "file" / "a.png")

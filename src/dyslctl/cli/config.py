@@ -174,6 +174,29 @@ class ParetoConfig(Part):
     batch: Positive | None = None
 
 
+class AnalyzeConfig(Part):
+    """``dyslctl analyze``: what its studies share, and the sizes of some; ``pareto`` has a section of its own.
+
+    Attributes:
+        methods: Which methods; null: the study's own choice.
+        batch: Episodes side by side; null: as many as pays. Studies that time play one at a time.
+        parts, noise: ``importance``: equal parts of an episode, and how strongly each is disturbed (normalised).
+        ranges, damaged: ``continuity``: equally wide ranges, and the share of inferences that counts as damaged.
+        episode: ``allow-points``: which one, from 0.
+    """
+
+    methods: Names | None = None
+    episodes: Positive = 100
+    split: Literal["train", "tune", "test"] = "test"
+    workers: Positive = 1
+    batch: Positive | None = None
+    parts: Positive = 5
+    noise: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
+    ranges: Annotated[int, Field(ge=2)] = 5
+    damaged: float = Field(default=0.1, gt=0, lt=1)
+    episode: NotNegative = 0
+
+
 class PruningConfig(Part):
     """Methods that prune tokens; what each key means is said in ``pruning/settings.py``, whose defaults hold."""
 
@@ -226,6 +249,7 @@ class Config(Part):
     bench: BenchConfig = BenchConfig()
     pruning: PruningConfig = PruningConfig()
     pareto: ParetoConfig = ParetoConfig()
+    analyze: AnalyzeConfig = AnalyzeConfig()
 
 
 Layer = tuple[str, Mapping[str, Any]]

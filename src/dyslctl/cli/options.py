@@ -92,6 +92,13 @@ Methods = Annotated[
     list[str] | None,
     typer.Option("--method", metavar="A,B", help="Methods, separated by commas; also repeatable."),
 ]
+OneMethod = Annotated[str | None, typer.Option("--method", metavar="NAME", help="Which method.", show_default=False)]
+TestEpisodes = Annotated[
+    int | None,
+    typer.Option(
+        "--episodes", help="Test episodes, the same initial states for everything; default 100.", show_default=False
+    ),
+]
 
 
 def _points(text: str) -> float:

@@ -96,14 +96,14 @@ class SkippingAllowPoints:
     """
 
     def __init__(self, segments: Sequence[Segment], eta_1: float, eta_2: float, stride: Stride = "adaptive") -> None:
-        self._segments = tuple(segments)
+        self.segments = tuple(segments)
         self._eta_1, self._eta_2, self._stride = eta_1, eta_2, stride
-        self._segment_of = {layer: g for g, segment in enumerate(self._segments) for layer in segment.layers}
+        self._segment_of = {layer: g for g, segment in enumerate(self.segments) for layer in segment.layers}
         self.reset()
 
     def reset(self) -> None:
         """A new episode: skipping is allowed everywhere."""
-        self.points = [segment.start for segment in self._segments]
+        self.points = [segment.start for segment in self.segments]
 
     def allows(self, layer: int) -> bool:
         """Whether the controller of dynamic ``layer`` may decide."""
@@ -117,16 +117,20 @@ class SkippingAllowPoints:
         """
         if fall < self._eta_1:
             stride = math.ceil(fall / self._eta_1) if self._stride == "adaptive" else self._stride
-            self.points = [min(p + stride, s.stop) for p, s in zip(self.points, self._segments, strict=True)]
+            self.points = [min(p + stride, s.stop) for p, s in zip(self.points, self.segments, strict=True)]
         elif rise > self._eta_2:
-            self.points = [max(p - 1, s.start) for p, s in zip(self.points, self._segments, strict=True)]
+            self.points = [max(p - 1, s.start) for p, s in zip(self.points, self.segments, strict=True)]
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Of each segment, how many of its dynamic layers are forced to run now: 0 to ``m``."""
+        return tuple(p - s.start for p, s in zip(self.points, self.segments, strict=True))
 
     @property
     def protected_fraction(self) -> float:
         """Share of the dynamic layers that are forced to run now: 0 (none) to 1."""
-        dynamic = sum(len(segment) for segment in self._segments)
-        forced = sum(p - s.start for p, s in zip(self.points, self._segments, strict=True))
-        return forced / dynamic if dynamic else 1.0
+        dynamic = sum(len(segment) for segment in self.segments)
+        return sum(self.positions) / dynamic if dynamic else 1.0
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from dyslctl import methods
 from dyslctl.errors import ConfigError, PluginError
@@ -17,6 +17,7 @@ from dyslctl.jobs.recipe import PolicyRecipe
 from dyslctl.jobs.rollout import evaluate
 from dyslctl.jobs.statistics import paired_difference
 from dyslctl.jobs.summary import BASELINE, EvaluationResult, MethodSummary, compare
+from dyslctl.policy import Policy
 from dyslctl.suite import EpisodeSpec, TaskSuite
 from dyslctl.types import Observation
 
@@ -24,6 +25,16 @@ SERIES = Series(warmup=10, iterations=200)
 """Of the timing behind a budget in milliseconds."""
 FRAMES = 4
 """Episodes that its frames are from."""
+
+
+class Around(Protocol):
+    """Makes one policy of another: disturbed, or watched. Plain values, since worker processes get it."""
+
+    def __call__(self, policy: Policy) -> Policy:
+        """The policy that plays in the place of ``policy``."""
+
+    def identity(self) -> dict[str, Any]:
+        """What its episodes depend on, as plain values for JSON."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +56,8 @@ class Stage:
     batch: int = 1
     progress: Progress = NO_PROGRESS
 
-    def play(self, method: str, recipe: PolicyRecipe, folder: str) -> EvaluationResult:
-        """All episodes of ``method``, kept in ``folder``.
+    def play(self, method: str, recipe: PolicyRecipe, folder: str, around: Around | None = None) -> EvaluationResult:
+        """All episodes of ``method``, kept in ``folder``; of what ``around`` makes of it, if given.
 
         Raises:
             ArtifactError: If ``folder`` is to be resumed and holds episodes of another recipe.
@@ -54,10 +65,10 @@ class Stage:
         """
         result = evaluate(
             self.suite,
-            {method: recipe.factory(method)},
+            {method: _factory(method, recipe, around)},
             self.specs,
             self.out / folder,
-            about=_about(method, recipe),
+            about=_about(method, recipe) | ({} if around is None else {"around": around.identity()}),
             resume=self.resume,
             workers=self.workers,
             batch=self.batch,
@@ -122,6 +133,15 @@ def outcome(summary: MethodSummary) -> Outcome:
     if summary.mean_layers_run is None:
         raise ConfigError("nothing to decide by: expected at least one finished episode, found none")
     return Outcome(summary.episodes, summary.successes, summary.mean_layers_run)
+
+
+def _factory(method: str, recipe: PolicyRecipe, around: Around | None) -> Callable[[], Policy]:
+    make = recipe.factory(method)
+    return make if around is None else partial(_made_around, around, make)
+
+
+def _made_around(around: Around, make: Callable[[], Policy]) -> Policy:
+    return around(make())
 
 
 def _about(method: str, recipe: PolicyRecipe) -> dict[str, Any]:

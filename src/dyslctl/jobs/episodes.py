@@ -22,7 +22,7 @@ Visitor = Callable[[Observation, ActionChunk, int], object]
 
 @dataclass(frozen=True)
 class EpisodeRecord:
-    """One line of ``episodes.jsonl``. Everything but the two ``_ms`` fields is deterministic.
+    """One line of ``episodes.jsonl``. Everything but the ``_ms`` fields is deterministic.
 
     Attributes:
         index: Position in the split, the pairing key.
@@ -33,12 +33,15 @@ class EpisodeRecord:
         inferences: Model queries.
         layers_run: Executed decoder layers over all inferences, re-predictions included.
         mean_layers_run: Of one inference.
+        layers_by_inference: Executed layers of each inference, in order.
         layer_tokens: Tokens that executed layers saw, summed over layers and inferences; 0 if not known.
         controllers: Skipping controllers asked, over all inferences.
         verifications: Inferences that post-skip verification predicted again.
         parts_ms: Latency of each part of an inference, milliseconds summed over all inferences. Empty, as ``llm_ms``,
             if episodes ran side by side: an inference then has no time of its own.
         llm_ms: Latency of the decoder layers of each inference, milliseconds.
+        reprediction_ms: The part of ``llm`` and ``head`` that predicting again took, milliseconds over all inferences.
+        noted: What a study noted of each inference; empty without one.
         error: ``Type: message`` of what crashed.
     """
 
@@ -55,11 +58,14 @@ class EpisodeRecord:
     inferences: int = 0
     layers_run: int = 0
     mean_layers_run: float = 0.0
+    layers_by_inference: Sequence[int] = ()
     layer_tokens: int = 0
     controllers: int = 0
     verifications: int = 0
     parts_ms: Mapping[str, float] = field(default_factory=dict)
     llm_ms: Sequence[float] = ()
+    reprediction_ms: float = 0.0
+    noted: Sequence[Mapping[str, float]] = ()
     error: str | None = None
 
     @classmethod
@@ -123,7 +129,7 @@ def act(
         PluginError: If the policy returns an action that is not finite.
     """
     observation, score, steps = environment.reset(spec), 0, 0
-    policy.reset(seed=_seed(spec, score, suite))
+    policy.reset(seed=reset_seed(spec.seed, score, suite.max_score))
     while steps < suite.max_steps:
         seen = observation.painted()
         chunk = policy.select_action(seen) if alone else (yield from policy.plan(seen))
@@ -133,7 +139,7 @@ def act(
         if result.done:
             break
         if result.new_instruction:
-            policy.reset(seed=_seed(spec, score, suite))
+            policy.reset(seed=reset_seed(spec.seed, score, suite.max_score))
     return score, steps
 
 
@@ -147,9 +153,9 @@ def _execute(environment: Environment, chunk: ActionChunk, limit: int) -> tuple[
     return results[-1], len(results)
 
 
-def _seed(spec: EpisodeSpec, score: int, suite: TaskSuite) -> int:
-    """Another seed for each episode and each of its subtasks."""
-    return spec.seed * suite.max_score + score
+def reset_seed(seed: int, score: int, max_score: int) -> int:
+    """What a policy is reset with: another number for each episode, by its ``seed``, and each of its subtasks."""
+    return seed * max_score + score
 
 
 def _finite(actions: np.ndarray) -> np.ndarray:
@@ -165,9 +171,18 @@ def _totals(reports: Sequence[StepReport]) -> dict[str, Any]:
         "inferences": len(reports),
         "layers_run": layers,
         "mean_layers_run": round(layers / len(reports), 6) if reports else 0.0,
+        "layers_by_inference": [report.layers_run for report in reports],
         "layer_tokens": sum(sum(report.tokens) for report in reports),
         "controllers": sum(len(report.consulted) for report in reports),
         "verifications": sum(report.verified for report in reports),
         "parts_ms": {part: round(sum(report.timings_ms.get(part, 0.0) for report in reports), 3) for part in parts},
         "llm_ms": [round(report.timings_ms["llm"], 3) for report in reports if report.timings_ms],
+        "reprediction_ms": round(sum(report.reprediction_ms for report in reports), 3),
+        "noted": _noted(reports),
     }
+
+
+def _noted(reports: Sequence[StepReport]) -> list[dict[str, float]]:
+    if not any(report.noted for report in reports):
+        return []
+    return [{name: round(value, 6) for name, value in report.noted.items()} for report in reports]

@@ -15,10 +15,11 @@ from dyslctl.errors import ArtifactError
 from dyslctl.report.cells import interval, number, percent
 from dyslctl.report.html import Figure, Link, Section, render
 from dyslctl.report.results import tables
+from dyslctl.report.studies import STUDIES
 from dyslctl.report.tables import Column, Table
 
 Document = dict[str, Any]
-ORDER = ("profile", "distill", "calibrate", "eval", "pareto", "bench")
+ORDER = ("profile", "distill", "calibrate", "eval", "pareto", *STUDIES, "bench")
 TEXTS = {
     "profile": "How little each layer changes the hidden state. The static layers change it most and always run.",
     "distill": "Adapters learn to stand in for skipped layers (stage 1), then what decides learns when they can "
@@ -29,6 +30,7 @@ TEXTS = {
     "episodes; all points are from the same test episodes.",
     "bench": "One inference at batch 1. Measured methods are interleaved in one process; predictions come from a "
     "roofline model with the error band shown.",
+    **{name: study.text for name, study in STUDIES.items()},
 }
 TITLES = {
     "profile": "Profile",
@@ -37,6 +39,7 @@ TITLES = {
     "eval": "Evaluation",
     "pareto": "Success against layers",
     "bench": "Latency",
+    **{name: study.title for name, study in STUDIES.items()},
 }
 
 

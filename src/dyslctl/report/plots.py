@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -52,13 +53,20 @@ class Point:
 def heat_map(similarity: Sequence[Sequence[float]], static_layers: Collection[int]) -> Figure:
     """Fig. 3 (a): mean cosine similarity between the outputs of every two layers, ``[L, L]``."""
     figure, axes = _figure(4.6, 3.9)
+    draw_heat_map(figure, axes, similarity, static_layers)
+    return figure
+
+
+def draw_heat_map(
+    figure: Figure, axes: Axes, similarity: Sequence[Sequence[float]], static_layers: Collection[int]
+) -> None:
+    """:func:`heat_map` in a panel of a figure."""
     values = np.asarray(similarity)
     image = axes.imshow(values, cmap="cividis", origin="lower", vmin=min(0.0, float(values.min())), vmax=1.0)
     figure.colorbar(image, ax=axes, label="cosine similarity of outputs", fraction=0.046, pad=0.04)
     axes.set(xlabel="layer (* static)", ylabel="layer")
     _label_layers(axes, len(values), static_layers)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure
 
 
 def layer_bars(similarity: Sequence[float], static_layers: Collection[int]) -> Figure:
@@ -123,11 +131,14 @@ def success_against_layers(points: Sequence[Point], num_layers: int, episodes: i
     return figure
 
 
-def latency_breakdown(rows: Mapping[str, Mapping[str, float]]) -> Figure:
+def latency_breakdown(
+    rows: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Sequence[float]] | None = None
+) -> Figure:
     """Fig. 10: the parts of one inference, stacked.
 
     Args:
         rows: Label (method, and how the row was obtained) -> part -> milliseconds; parts as in :data:`PARTS`.
+        intervals: Label -> low and high end of the whole, milliseconds; written beside each bar.
     """
     figure, axes = _figure(6.0, 0.9 + 0.42 * len(rows))
     labels, left = list(rows), np.zeros(len(rows))
@@ -136,6 +147,12 @@ def latency_breakdown(rows: Mapping[str, Mapping[str, float]]) -> Figure:
         if widths.any():
             axes.barh(labels, widths, left=left, color=colour, height=0.66, label=part)
             left += widths
+    for place, label in enumerate(labels if intervals is not None else ()):
+        low, high = (intervals or {})[label]
+        axes.errorbar(left[place], place, xerr=[[left[place] - low], [high - left[place]]], color="black", capsize=3)
+        axes.annotate(f"{left[place]:.2f}", (high, place), (6, 0), textcoords="offset points", va="center", fontsize=8)
+    if intervals is not None:
+        axes.set_xlim(0, 1.12 * max(high for _, high in intervals.values()))
     axes.invert_yaxis()
     axes.set(xlabel="latency of one inference, ms")
     _legend_above(axes, columns=4)
@@ -143,13 +160,15 @@ def latency_breakdown(rows: Mapping[str, Mapping[str, float]]) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write ``figure`` as PNG at 200 dots an inch, atomically.
+    """Write ``figure`` atomically: as PNG at 200 dots an inch, or as SVG, by the ending of ``path``.
 
     Raises:
         EnvironmentMismatch: If it cannot be written.
     """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=200, facecolor="white")
+    with rc_context({"svg.hashsalt": path.name, "svg.fonttype": "none"}):
+        undated = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(buffer, format=path.suffix.removeprefix("."), dpi=200, facecolor="white", metadata=undated)
     atomic_write(path, buffer.getvalue())
     return path
 

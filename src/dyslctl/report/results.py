@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from dyslctl.report import pareto
+from dyslctl.report import pareto, studies
 from dyslctl.report.cells import MISSING, interval, number, percent
 from dyslctl.report.tables import Column, Table
 
@@ -15,7 +15,7 @@ Document = Mapping[str, Any]
 
 def tables(document: Document) -> list[Table]:
     """The tables for ``document``, by its schema."""
-    return _BUILDERS[str(document["schema"])](document)
+    return list(_BUILDERS[str(document["schema"])](document))
 
 
 def _profile(document: Document) -> list[Table]:
@@ -301,12 +301,13 @@ def _demos(document: Document) -> list[Table]:
     return [Table(f"Demonstrations of {document['suite']} ({document['split']})", columns, rows, notes)]
 
 
-_BUILDERS: dict[str, Callable[[Document], list[Table]]] = {
+_BUILDERS: dict[str, Callable[[Document], Sequence[Table]]] = {
     "dyslctl.profile/1": _profile,
     "dyslctl.distill/1": _distill,
     "dyslctl.calibrate/1": _calibrate,
     "dyslctl.eval/1": _eval,
     "dyslctl.pareto/1": pareto.tables,
+    **{f"dyslctl.{name}/1": study.tables for name, study in studies.STUDIES.items()},
     "dyslctl.bench/1": _bench,
     "dyslctl.demos/1": _demos,
     "dyslctl.doctor/1": _doctor,

@@ -22,8 +22,28 @@ from dyslctl.runtime.packed import EAGER
 
 def run_eval(workspace: Workspace, *, resume: bool, progress: Progress) -> dict[str, Any]:
     """Evaluate, save everything, and return the result's document."""
-    settings, suite = workspace.config.eval, workspace.suite
-    out, target = workspace.run.eval(suite.name), None
+    out = workspace.run.eval(workspace.suite.name)
+    result, recipe = play_methods(workspace, out, resume=resume, progress=progress)
+    more = {
+        "seed": workspace.config.seed,
+        "batch": workspace.config.eval.batch,
+        "backend": workspace.backbone.backend,
+        "target_layers": recipe.target_layers,
+        "figures": _draw(result, workspace),
+        "videos": [path.relative_to(workspace.run.path).as_posix() for path in videos(out)],
+    }
+    document = {**result.as_dict(), **more}
+    workspace.keep(f"eval-{workspace.suite.name}", document, out)
+    for bundle in recipe.bundles.values():
+        write_card(bundle, SkipProfile.load(recipe.skip_profile).suite, _metrics(result))
+    return document
+
+
+def play_methods(
+    workspace: Workspace, out: Path, *, resume: bool, progress: Progress
+) -> tuple[EvaluationResult, PolicyRecipe]:
+    """The episodes that the section ``eval`` asks for, kept in ``out``, and how the policies were made."""
+    settings, suite, target = workspace.config.eval, workspace.suite, None
     if any([methods.needs_target(name) for name in settings.methods]):
         target = measure_target(workspace, out / "target", resume=resume, progress=progress)
     recipe = workspace.policies(settings.methods, target)
@@ -40,19 +60,7 @@ def run_eval(workspace: Workspace, *, resume: bool, progress: Progress) -> dict[
         video=settings.video,
         progress=progress,
     )
-    more = {
-        "seed": workspace.config.seed,
-        "batch": settings.batch,
-        "backend": workspace.backbone.backend,
-        "target_layers": target,
-        "figures": _draw(result, workspace),
-        "videos": [path.relative_to(workspace.run.path).as_posix() for path in videos(out)],
-    }
-    document = {**result.as_dict(), **more}
-    workspace.keep(f"eval-{suite.name}", document, out)
-    for bundle in recipe.bundles.values():
-        write_card(bundle, SkipProfile.load(recipe.skip_profile).suite, _metrics(result))
-    return document
+    return result, recipe
 
 
 def _metrics(result: EvaluationResult) -> dict[str, CardMetric]:

@@ -1,0 +1,67 @@
+"""Several methods interleaved on the same episodes, one at a time: for the studies that time them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from dyslctl import methods
+from dyslctl.cli.steps.evaluate import play_methods
+from dyslctl.cli.steps.study import folder
+from dyslctl.cli.workspace import Workspace
+from dyslctl.errors import PluginError
+from dyslctl.jobs.progress import Progress
+from dyslctl.jobs.recipe import PolicyRecipe
+from dyslctl.jobs.summary import BASELINE, EvaluationResult
+
+METHODS = (BASELINE, "dysl", "dysl-paper", "dysl-paper-controllers")
+"""By default, as far as their bundles are there."""
+
+
+def timed_episodes(
+    workspace: Workspace, study: str, *, resume: bool, progress: Progress
+) -> tuple[EvaluationResult, PolicyRecipe]:
+    """The methods' episodes, batch 1.
+
+    Raises:
+        ConfigError: If there is no such method.
+        ArtifactError: If a bundle is missing.
+        PluginError: If an episode crashed: what is left would be a choice of episodes.
+    """
+    wanted = workspace.config.analyze
+    settings = workspace.config.eval.model_copy(
+        update={
+            "methods": wanted.methods or _at_hand(workspace),
+            "episodes": wanted.episodes,
+            "split": wanted.split,
+            "workers": wanted.workers,
+            "batch": 1,
+        }
+    )
+    workspace = replace(workspace, config=workspace.config.model_copy(update={"eval": settings}))
+    out = folder(workspace, study) / "episodes"
+    result, recipe = play_methods(workspace, out, resume=resume, progress=progress)
+    if crashed := [record for record in result.records if not record.done]:
+        raise PluginError(
+            f"{len(crashed)} of {len(result.records)} episodes crashed, the first with: {crashed[0].error}",
+            hint="--resume runs the crashed ones again",
+        )
+    return result, recipe
+
+
+def outcomes(result: EvaluationResult) -> dict[str, Any]:
+    """What a document says of each method's episodes."""
+    return {
+        name: {
+            "success_rate": found.success_rate,
+            "success_ci95": found.success_ci95,
+            "mean_layers_run": found.mean_layers_run,
+        }
+        for name, found in result.methods.items()
+    }
+
+
+def _at_hand(workspace: Workspace) -> Sequence[str]:
+    there = {path.name for path in workspace.run.bundles()}
+    return tuple(name for name in METHODS if methods.method(name).bundle in {None, *there})
