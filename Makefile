@@ -5,14 +5,14 @@ PIP_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PLUGINS := plugins/openvla-oft plugins/libero plugins/calvin
+PLUGINS := plugins/openvla-oft plugins/roboflamingo plugins/libero plugins/calvin
 PYPROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 # CALVIN's simulator is no package: a checkout, at the commit that was tried.
 CALVIN_REPO ?= https://github.com/mees/calvin_env
 CALVIN_COMMIT := 797142c588c21e76717268b7b430958dbd13bf48
 CALVIN := $(VENV)/calvin_env
 TORCH := torch==2.13.0
-# The oldest version that plugins/openvla-oft allows, and the newest it was tried with.
+# The oldest version that the backbone plugins allow, and the newest they were tried with.
 TRANSFORMERS := 4.57.6 5.24.0
 # Every pytest worker is one process: with more threads than cores they would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
@@ -53,12 +53,12 @@ test-calvin: calvin  ## the tests that run the real CALVIN simulator
 test-slow: setup  ## the tests that need many minutes
 	$(PYTEST) -m slow
 
-test-transformers: $(TRANSFORMERS:%=test-transformers-%)  ## the OpenVLA-OFT plugin, with its oldest and newest transformers
+test-transformers: $(TRANSFORMERS:%=test-transformers-%)  ## the backbone plugins, with their oldest and newest transformers
 
 test-transformers-%: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade \
 		--target $(VENV)/transformers-$* transformers==$*
-	PYTHONPATH=$(VENV)/transformers-$* $(PYTEST) -q plugins/openvla-oft
+	PYTHONPATH=$(VENV)/transformers-$* $(PYTEST) -q plugins/openvla-oft plugins/roboflamingo
 
 lint: setup  ## style, types, and the direction of imports
 	$(BIN)/ruff check .

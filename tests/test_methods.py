@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -268,3 +268,12 @@ def test_a_dial_goes_from_all_layers_to_few_and_never_back(
     fewest = {"dysl": 1, "dysl+specprune": 1, "oracle": 1, "flexidepth": 0, "deer": 6, "mole": 1}
     assert layers[0] == 8 and layers[-1] == fewest.get(name, 3)
     assert layers == sorted(layers, reverse=True)
+
+
+@pytest.mark.parametrize("name", ["divprune", "fastv", "sparsevlm", "efficientvla", "vla-cache", "specprune"])
+def test_nothing_to_prune_is_said_at_once(tiny_backbone: type[TinyBackbone], assets: Assets, name: str) -> None:
+    backbone = tiny_backbone()
+    methods.build(name, backbone, assets, execute_horizon=2)
+    backbone.spec = replace(backbone.spec, visual_tokens=False)
+    with pytest.raises(ConfigError, match=f"'{name}' prunes visual tokens, and the layers of TinyBackbone see none"):
+        methods.build(name, backbone, assets, execute_horizon=2)

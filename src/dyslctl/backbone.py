@@ -46,6 +46,7 @@ class BackboneSpec:
         fingerprint: Hash of the weights and files this backbone was loaded from.
         commit: Of the Hub repository they come from, or ``None``.
         generates: The head takes tokens of its own through the layers, so that ``predict`` reads ``LayerState.past``.
+        visual_tokens: The layers see images as tokens. If not (RoboFlamingo: by cross-attention), none can be pruned.
     """
 
     num_layers: int
@@ -57,6 +58,7 @@ class BackboneSpec:
     fingerprint: str
     commit: str | None = None
     generates: bool = False
+    visual_tokens: bool = True
 
 
 @dataclass(frozen=True)

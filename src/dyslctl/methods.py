@@ -121,8 +121,15 @@ def build(
     """A policy for ``name``, ready for ``reset``.
 
     Raises:
-        ConfigError: If the name is unknown, or the method lacks its bundle or its target.
+        ConfigError: If the name is unknown, the method lacks its bundle or its target, or it prunes visual tokens and
+            the backbone's layers see none.
     """
+    if method(name).prunes and not backbone.spec.visual_tokens:
+        raise ConfigError(
+            f"'{name}' prunes visual tokens, and the layers of {type(backbone).__name__} see none: images come in by "
+            "another way, such as cross-attention",
+            hint="token pruning is for backbones whose language model reads image tokens, such as openvla-oft",
+        )
     return method(name).build(Setup(backbone, execute_horizon, seed, assets, target_layers, dial, pruning))
 
 

@@ -24,6 +24,7 @@ KNOWN_DISTRIBUTIONS = {
     "libero_spatial": "dyslctl-libero",
     "openvla": "dyslctl-openvla-oft",
     "openvla-oft": "dyslctl-openvla-oft",
+    "roboflamingo": "dyslctl-roboflamingo",
 }
 """Plugins we publish ourselves, so that a missing one comes with its install line."""
 

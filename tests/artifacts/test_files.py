@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dyslctl.artifacts import files as module
 from dyslctl.artifacts.files import (
     append_jsonl,
     atomic_folder,
     atomic_path,
     atomic_write,
+    hash_files,
     make_folder,
     read_json,
     read_jsonl,
@@ -190,3 +192,30 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         replace_folder(tmp_path / "missing", tmp_path / "old")
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["old", "old/file"]
+
+
+def test_a_fingerprint_follows_names_and_contents(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    (tmp_path / "b").write_text("y")
+    found = hash_files(tmp_path, ["a", "b"])
+    assert len(found) == 64 and found == hash_files(tmp_path, ["b", "a"])
+    assert found != hash_files(tmp_path, ["a"])
+    (tmp_path / "b").write_text("z")
+    assert found != hash_files(tmp_path, ["a", "b"])
+    with pytest.raises(ArtifactError, match="no such file"):
+        hash_files(tmp_path, ["c"])
+
+
+def test_large_files_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit: first and last bytes count, and the size."""
+    monkeypatch.setattr(module, "_HASHED_WHOLE", 1000)
+    monkeypatch.setattr(module, "_SAMPLES", 4)
+    monkeypatch.setattr(module, "_SAMPLE_SIZE", 16)
+    seen = set()
+    for offset in (None, 0, 500, -1):
+        content = bytearray(2000)
+        if offset is not None:
+            content[offset] ^= 1
+        (tmp_path / "weights").write_bytes(content)
+        seen.add(hash_files(tmp_path, ["weights"]))
+    assert len(seen) == 3, "what lies between two samples does not count"

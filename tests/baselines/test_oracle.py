@@ -140,3 +140,16 @@ def test_side_by_side_it_acts_as_alone(
     twin.reset()
     for observation in observations[:3]:
         assert np.array_equal(policy.select_action(observation).actions, twin.select_action(observation).actions)
+
+
+def test_a_head_with_memory_remembers_the_prediction_that_is_taken(
+    tiny_backbone: type[TinyBackbone], ladder: ExitLadder, observations: list[Observation]
+) -> None:
+    """Nothing is worth any damage: the full model's actions, in both regimes of the head."""
+    backbone = tiny_backbone(memory=True)
+    policy, full = OraclePolicy(backbone, ladder, -99.0, EXECUTED), full_policy(backbone, EXECUTED)
+    policy.reset()
+    tried = [policy.select_action(observation).actions for observation in observations * 2]
+    full.reset()
+    expected = [full.select_action(observation).actions for observation in observations * 2]
+    assert all(map(np.array_equal, tried, expected))

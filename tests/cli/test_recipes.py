@@ -33,3 +33,23 @@ def test_openvla_oft_libero_is_table_10(stage: Stage, steps: int) -> None:
     assert settings.gradient_checkpointing and settings.precision == "bf16"
     settings.require_equal_parts(settings.batch_size)
     assert settings.identity() == {**DistillSettings.default(stage, 4096).identity(), "precision": "bf16"}
+
+
+@pytest.mark.parametrize(
+    ("scene", "suite", "stage", "steps"),
+    [
+        ("d", "calvin_d", 1, 1030),
+        ("d", "calvin_d", 2, 5690),
+        ("abc", "calvin_abc", 1, 3570),
+        ("abc", "calvin_abc", 2, 12780),
+    ],
+)
+def test_roboflamingo_calvin_is_tables_8_and_9(scene: str, suite: str, stage: Stage, steps: int) -> None:
+    name = f"roboflamingo-calvin-{scene}.yaml"
+    config = recipe(name)
+    changed = config.distill.model_dump(exclude=NOT_OPTIMISATION, exclude_none=True)
+    settings = DistillSettings.default(stage, hidden_size=2048).override({**changed, "steps": steps})
+    assert (config.suite, config.distill.method, config.data.execute_horizon) == (suite, "dysl-paper", 1)
+    assert (settings.batch_size, settings.decay, settings.warmup) == (24, "constant", 0)
+    assert (settings.adapter_lr, settings.controller_lr, settings.penalty_weight) == (1e-4, 1e-4, 5e-4)
+    assert f"--stage {stage} --steps {steps}\n" in (RECIPES / name).read_text()

@@ -106,6 +106,11 @@ def test_conditioning_follows_its_rows() -> None:
     assert data.groups[0].rows(torch.tensor([2, 0])).inputs.conditioning["latents"][0].tolist() == [[12.0], [10.0]]
 
 
+def test_conditioning_takes_memory_too() -> None:
+    plain, more = samples(0, 3, 2).nbytes, samples(0, 3, 2, {"latents": [torch.zeros(3, 5), torch.zeros(3, 1)]}).nbytes
+    assert more == plain + 3 * 6 * 4
+
+
 def test_opaque_conditioning_is_refused() -> None:
     with pytest.raises(PluginError, match=r"conditioning: expected tensors.*found object"):
         samples(0, 2, 3, object()).rows(torch.tensor([0]))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -194,3 +195,15 @@ def test_nothing_is_kept_for_gradients(tiny_backbone: type[TinyBackbone]) -> Non
     backbone.out.requires_grad_(True)
     (state,) = answer_together([Encode(backbone, observation(0))])
     assert isinstance(state, LayerState) and state.hidden.is_inference()
+
+
+def test_each_sample_keeps_its_conditioning(tiny_backbone: type[TinyBackbone]) -> None:
+    class Conditioned(tiny_backbone):  # type: ignore[valid-type, misc]
+        def encode(self, observations: list[Observation]) -> LayerInputs:
+            latents = torch.arange(2.0 * len(observations)).reshape(-1, 2)
+            return replace(super().encode(observations), conditioning={"latents": latents})
+
+    backbone = Conditioned()
+    states = answer_together([Encode(backbone, observation(number)) for number in range(2)])
+    found = [state.conditioning["latents"].tolist() for state in states if isinstance(state, LayerState)]
+    assert found == [[[0, 1]], [[2, 3]]]

@@ -20,7 +20,9 @@ from dyslctl.types import LayerState, Observation
 
 
 class OraclePolicy(ExitPolicy):
-    """Leave as :class:`PlannedExit` does, with the true damage for the predicted one. For heads without memory.
+    """Leave as :class:`PlannedExit` does, with the true damage for the predicted one.
+
+    A head with memory remembers the prediction that is taken, alone.
 
     Attributes:
         tolerance: Log of the damage, to the actions that are executed, that is worth as much as all layers.
@@ -34,17 +36,20 @@ class OraclePolicy(ExitPolicy):
     def plan(self, observation: Observation) -> Plan:
         """Predict with every layer, then through the exits in turn, each going on where the one before left."""
         state: LayerState = yield Encode(self.backbone, observation)
-        memory, ladder = self.recall(state), self.schedule.ladder
+        memory, ladder, head = self.recall(state), self.schedule.ladder, self.backbone.snapshot()
         full: Prediction = yield Predict(self.backbone, state.fork(), FullSchedule())
-        tried, first = dict[int, Prediction](), 0
+        tried, first, heads = dict[int, Prediction](), 0, {ladder.num_layers: self.backbone.snapshot()}
         for layer in ladder.exits:
             leave = FixedExit(ladder, layer)
             leave.memory = memory
+            self.backbone.restore(head)
             tried[layer] = yield Predict(self.backbone, state, leave, first)
+            heads[layer] = self.backbone.snapshot()
             # A fixed exit always jumps, so there is always a state before the jump.
             first, state = layer, cast(LayerState, tried[layer].trace.resume_state)
         damages = [self._log_damage(each.predicted, full.predicted) for each in tried.values()]
         leave_at = worthwhile(damages, self.tolerance, ladder.exits, ladder.num_layers)
+        self.backbone.restore(heads[leave_at])
         return self.conclude(tried.get(leave_at, full), range(leave_at))
 
     def _log_damage(self, predicted: Tensor, full: Tensor) -> float:

@@ -109,7 +109,7 @@ def _transformers() -> tuple[Status, str, str]:
     try:
         found = version("transformers")
     except PackageNotFoundError:
-        return "warn", "not installed", "the openvla-oft backbone needs it: pip install dyslctl-openvla-oft"
+        return "warn", "not installed", "backbones need it: pip install dyslctl-openvla-oft, or dyslctl-roboflamingo"
     return "ok", found, ""
 
 

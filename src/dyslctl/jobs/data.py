@@ -221,7 +221,7 @@ def encode(
     for first in range(0, len(frames), batch_size):
         chosen = frames[first : first + batch_size]
         part = _encode_batch(backbone, chosen, encoding)
-        fits = fits if parts else part.inputs.hidden.nbytes // len(part) * len(frames) <= max_bytes
+        fits = fits if parts else part.nbytes // len(part) * len(frames) <= max_bytes
         parts += part.without_padding() if fits else _without_inputs(part, chosen, encoding)
         progress.advance(len(part))
     progress.close()

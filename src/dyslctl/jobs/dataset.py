@@ -58,6 +58,13 @@ class Batch:
         """``T``."""
         return self.inputs.hidden.shape[1]
 
+    @property
+    def nbytes(self) -> int:
+        """Of what enters the layers."""
+        sizes = list[int]()
+        map_tree([[self.inputs.hidden, self.inputs.conditioning]], lambda tensors: sizes.append(tensors[0].nbytes))
+        return sum(sizes)
+
     def rows(self, index: Tensor) -> Batch:
         """The samples ``index`` ``[n]`` int64."""
         return self._map(lambda tensor: tensor[index])

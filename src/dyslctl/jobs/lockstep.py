@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dyslctl.backbone import Backbone
 from dyslctl.engine import forward_together, stack, stackable
+from dyslctl.jobs.dataset import map_tree
 from dyslctl.policy import Encode, Predict, Prediction, Request
 from dyslctl.types import ActionChunk, LayerInputs, LayerState, Observation
 
@@ -118,7 +119,8 @@ def _rows(inputs: LayerInputs) -> Iterator[LayerState]:
     """Each sample as if it had been encoded alone: without padding, so that only token counts must agree."""
     for row in range(inputs.batch_size):
         one = slice(row, row + 1)
-        state = LayerState(inputs.hidden[one], inputs.positions[one], inputs.kinds[one])
+        conditioning = map_tree([inputs.conditioning], lambda tensors: tensors[0][one])  # noqa: B023 - called here
+        state = LayerState(inputs.hidden[one], inputs.positions[one], inputs.kinds[one], conditioning=conditioning)
         if inputs.mask is not None:
             state.select(inputs.mask[one].nonzero()[None, :, 1])
         yield state

@@ -45,6 +45,8 @@ def encoded(case: Case) -> Findings:
     known = {int(kind) for kind in TokenKind} | {TokenKind.VISION + v for v in range(len(case.observations[0].images))}
     if unknown := set(inputs.kinds.flatten().tolist()) - known:
         yield f"kinds has {sorted(unknown)}, which no TokenKind and no view stands for"
+    if bool((inputs.kinds >= TokenKind.VISION).any()) != case.backbone.spec.visual_tokens:
+        yield f"kinds disagree with spec.visual_tokens = {case.backbone.spec.visual_tokens}"
     real = inputs.positions[0] if inputs.mask is None else inputs.positions[0][inputs.mask[0]]
     if not (real.diff() > 0).all() or (real < 0).any():
         yield f"positions of the real tokens do not ascend: {real.tolist()}"

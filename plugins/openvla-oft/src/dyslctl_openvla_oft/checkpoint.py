@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
+from dyslctl.artifacts.files import hash_files
 from dyslctl.errors import ArtifactError
 from dyslctl_openvla_oft import layout
 from dyslctl_openvla_oft.config import ActionConfig, OFTConfig
@@ -21,8 +21,6 @@ from dyslctl_openvla_oft.tokenizer import PromptTokenizer
 from dyslctl_openvla_oft.variants import refuse_variants
 
 _T = TypeVar("_T")
-_HASHED_WHOLE = 64 * 2**20
-_SAMPLES, _SAMPLE_SIZE = 64, 64 * 2**10
 
 
 @dataclass(frozen=True)
@@ -66,32 +64,12 @@ def _statistics(folder: Path, config: OFTConfig) -> Statistics:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over name, size and content of every file an inference depends on.
-
-    Of a file beyond 64 MiB, 64 evenly spaced blocks of 64 KiB stand for the content, the first (a safetensors
-    header) and the last among them: enough to tell checkpoints apart, quick for 15 GB.
-    """
+    """Of every file an inference depends on (:func:`hash_files`)."""
     names = [layout.CONFIG, layout.PREPROCESSOR, layout.INDEX]
     names += [layout.STATISTICS_FILE] if (folder / layout.STATISTICS_FILE).exists() else []
     names += ["tokenizer.json", "tokenizer_config.json", *shard_files(folder)]
     names += [path.name for component in layout.COMPONENTS for path in folder.glob(f"{component}--*checkpoint.pt")]
-    digest = hashlib.sha256()
-    for name in sorted(names):
-        path = folder / name
-        size = path.stat().st_size
-        digest.update(f"{name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            _hash_content(digest, file, size)
-    return digest.hexdigest()
-
-
-def _hash_content(digest: hashlib._Hash, file: BinaryIO, size: int) -> None:
-    if size <= _HASHED_WHOLE:
-        digest.update(file.read())
-        return
-    for sample in range(_SAMPLES):
-        file.seek(sample * (size - _SAMPLE_SIZE) // (_SAMPLES - 1))
-        digest.update(file.read(_SAMPLE_SIZE))
+    return hash_files(folder, names)
 
 
 def _parse(path: Path, parse: Callable[[bytes], _T]) -> _T:

@@ -1,0 +1,58 @@
+"""Camera images to CLIP's pixels as ``open_clip`` makes them: bicubic, centre crop, OpenAI's statistics."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dyslctl.errors import ConfigError
+from dyslctl.types import Observation
+
+VIEWS = 2
+"""The scene camera and the one at the gripper, in this order."""
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def pixels_of(observation: Observation, size: int) -> Tensor:
+    """``[V, 3, size, size]`` float32.
+
+    Raises:
+        ConfigError: If the number of views, an image's shape or its dtype is wrong.
+    """
+    images = observation.images
+    if len(images) != VIEWS:
+        raise ConfigError(
+            f"the model reads {VIEWS} camera views, scene then gripper; the observation has {len(images)}: "
+            f"{', '.join(images) or 'none'}",
+            hint="recorded episodes: --data-map FILE.yaml names the views that the model reads (docs/data.md)",
+        )
+    fitted = np.stack([fit(checked(name, image), size) for name, image in images.items()])
+    values = torch.from_numpy(fitted).permute(0, 3, 1, 2).float() / 255
+    return (values - values.new_tensor(MEAN)[:, None, None]) / values.new_tensor(STD)[:, None, None]
+
+
+def checked(name: str, image: np.ndarray) -> np.ndarray:
+    """``image`` itself.
+
+    Raises:
+        ConfigError: If it is not ``[height, width, 3]`` uint8.
+    """
+    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+        raise ConfigError(f"image '{name}': expected shape [height, width, 3], found {list(image.shape)}")
+    if image.dtype != np.uint8:
+        raise ConfigError(f"image '{name}': expected uint8, found {image.dtype}")
+    return image
+
+
+def fit(image: np.ndarray, size: int) -> np.ndarray:
+    """``[height, width, 3]`` uint8 to ``[size, size, 3]``: the shorter side becomes ``size``, the middle stays."""
+    height, width = image.shape[:2]
+    shorter = min(height, width)
+    scaled = (int(size * width / shorter), int(size * height / shorter))
+    if scaled != (width, height):
+        image = np.asarray(Image.fromarray(image).resize(scaled, Image.Resampling.BICUBIC))
+    top, left = round((scaled[1] - size) / 2), round((scaled[0] - size) / 2)
+    return image[top : top + size, left : left + size]

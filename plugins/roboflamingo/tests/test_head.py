@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from dyslctl_roboflamingo.config import Head
+from dyslctl_roboflamingo.head import HeadMemory, RecurrentHead, pooled
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dyslctl.errors import ConfigError
+
+CONFIG = Head(window=12, width=10, layers=2, mlp=(8, 6, 5))
+
+
+def head() -> RecurrentHead:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return RecurrentHead(6, CONFIG).eval().requires_grad_(False)
+
+
+HEAD = head()
+FEATURES = torch.randn(40, 1, 6, generator=torch.Generator().manual_seed(1))
+
+
+def actions(steps: int) -> list[Tensor]:
+    memory, found = HeadMemory(), []
+    for feature in FEATURES[:steps]:
+        action, memory = HEAD(feature, memory)
+        found.append(action)
+    return found
+
+
+def by_hand(out: Tensor) -> Tensor:
+    return torch.cat([HEAD.actions(out), HEAD.gripper(out)], -1)
+
+
+def test_twelve_steps_carry_the_state_on() -> None:
+    found, state = actions(12), None
+    for step in range(12):
+        out, state = HEAD.rnn(FEATURES[step][:, None], state)
+        assert torch.equal(found[step], by_hand(out[:, -1])), step
+
+
+def test_from_the_thirteenth_on_the_window_is_replayed_from_zero() -> None:
+    found = actions(20)
+    for step in range(12, 20):
+        window = FEATURES[step - 11 : step + 1].transpose(0, 1)
+        assert window.shape == (1, 12, 6)
+        out, _ = HEAD.rnn(window)
+        assert torch.equal(found[step], by_hand(out[:, -1])), step
+
+
+def test_carrying_on_would_give_another_thirteenth_action() -> None:
+    out, _ = HEAD.rnn(FEATURES[:13].transpose(0, 1))
+    assert (by_hand(out[:, -1]) - actions(13)[12]).abs().max() > 1e-6
+
+
+def test_what_is_remembered() -> None:
+    memory = HeadMemory()
+    for step in range(14):
+        _, memory = HEAD(FEATURES[step], memory)
+        assert len(memory.features) == min(step + 1, 12)
+        assert (memory.carried is None) == (step >= 12)
+        assert torch.equal(memory.features[-1], FEATURES[step])
+    assert torch.equal(memory.features[0], FEATURES[2])
+
+
+@given(st.lists(st.sampled_from(["step", "keep", "back", "reset"]), max_size=60))
+def test_any_walk_of_steps_and_rewinds(walk: list[str]) -> None:
+    """A rewound head goes on as one that only took the steps that count."""
+    memory, taken, kept = HeadMemory(), list[int](), (HeadMemory(), list[int]())
+    for number, move in enumerate(walk):
+        if move == "keep":
+            kept = (memory, list(taken))
+        elif move == "back":
+            memory, taken = kept[0], list(kept[1])
+        elif move == "reset":
+            memory, taken = HeadMemory(), []
+        else:
+            action, memory = HEAD(FEATURES[number % 40], memory)
+            taken.append(number % 40)
+            fresh = HeadMemory()
+            for step in taken:
+                expected, fresh = HEAD(FEATURES[step], fresh)
+            assert torch.equal(action, expected)
+
+
+def test_gradients_reach_this_step_alone() -> None:
+    feature = FEATURES[0].clone().requires_grad_()
+    _, memory = HEAD(FEATURES[1], HeadMemory())
+    action, after = HEAD(feature, memory)
+    (gradient,) = torch.autograd.grad(action.sum(), feature)
+    assert gradient.abs().max() > 0
+    assert after.carried is not None
+    assert not any(tensor.requires_grad for tensor in (*after.features, *after.carried))
+
+
+def test_another_number_of_samples_is_refused() -> None:
+    _, memory = HEAD(FEATURES[0], HeadMemory())
+    with pytest.raises(ConfigError, match="remembers 1 episodes side by side, and is given 2"):
+        HEAD(FEATURES[:2, 0], memory)
+
+
+def test_pooling_is_a_maximum_over_real_tokens() -> None:
+    hidden = torch.tensor([[[1.0, -5], [3, -7], [9, 9]]])
+    assert pooled(hidden, torch.tensor([[True, True, False]])).tolist() == [[3, -5]]
+
+
+def test_published_sizes() -> None:
+    with torch.device("meta"):
+        sizes = [sum(p.numel() for p in RecurrentHead(width, Head()).parameters()) for width in (2048, 4096)]
+    assert sizes == [41_194_759, 49_583_367]
