@@ -181,7 +181,7 @@ class TinyBackbone(Backbone):
         x = state.hidden + one.attention_out(scores.softmax(-1) @ every.values[:, 0])
         return x + one.mlp(x), own
 
-    def packed_layers(self, pack: PackLinear) -> Sequence[PackedLayer]:
+    def packed_layers(self, pack: PackLinear, *, keep: bool) -> Sequence[PackedLayer]:
         return [self._packed(layer, pack) for layer in self.layers]
 
     def _packed(self, layer: Any, pack: PackLinear) -> PackedLayer:

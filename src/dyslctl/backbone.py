@@ -13,11 +13,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -194,11 +196,16 @@ class Backbone(ABC):
     def reset(self) -> None:  # noqa: B027 - stateless heads have nothing to forget
         """Forget the past: a new episode or instruction begins."""
 
-    def packed_layers(self, pack: PackLinear) -> Sequence[PackedLayer]:
+    def pack(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
+        """How matrices beside the layers, those of adapters, are multiplied on this backbone: :data:`PackLinear`."""
+        return partial(F.linear, weight=weight, bias=bias)
+
+    def packed_layers(self, pack: PackLinear, *, keep: bool) -> Sequence[PackedLayer]:
         """The decoder layers for ``model.backend=packed``, their matrices laid out by ``pack``; optional.
 
-        Called once, on the CPU, if ``spec.generates`` is false. ``run_layer`` is not called afterwards, so that the
-        weights may be given up layer by layer: memory then holds them once. ``runtime/llama.py`` has LLaMA's layer.
+        Called once, on the CPU, if ``spec.generates`` is false. Unless ``keep`` is set ``run_layer`` is not called
+        afterwards, so that the weights may be given up layer by layer: memory then holds them once.
+        ``runtime/llama.py`` has LLaMA's layer.
 
         Raises:
             ConfigError: If this backbone offers none.

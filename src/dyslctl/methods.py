@@ -144,7 +144,7 @@ def _dysl(setup: Setup) -> ExitPolicy:
 def _planned(setup: Setup) -> PlannedExit:
     assets = setup.exits()
     tolerance = assets.settings.tolerance if setup.dial is None else setup.dial
-    return PlannedExit(ExitLadder(assets.modules), assets.modules.planner.bind(), tolerance)
+    return PlannedExit(ExitLadder(assets.modules, setup.backbone.pack), assets.modules.planner.bind(), tolerance)
 
 
 def _paper(*, pre_skip: bool = True, post_skip: bool = True) -> Callable[[Setup], DySLPolicy]:
@@ -173,13 +173,13 @@ def _random_skip(reach: Reach) -> Callable[[Setup], Policy]:
 
 
 def _random_exits(setup: Setup) -> Policy:
-    ladder = ExitLadder(setup.exits().modules)
+    ladder = ExitLadder(setup.exits().modules, setup.backbone.pack)
     probability = exit_probability(ladder.exits, ladder.num_layers, setup.target())
     return ExitPolicy(setup.backbone, RandomExits(ladder, probability, seed=setup.seed), setup.execute_horizon)
 
 
 def _static(setup: Setup) -> Policy:
-    ladder = ExitLadder(setup.static().modules)
+    ladder = ExitLadder(setup.static().modules, setup.backbone.pack)
     schedule = FixedExit(ladder, nearest_exit(ladder, setup.target()))
     return ExitPolicy(setup.backbone, schedule, setup.execute_horizon)
 
@@ -192,7 +192,7 @@ def _flexidepth(setup: Setup) -> Policy:
 
 def _deer(setup: Setup) -> Policy:
     assets, share = setup.deer(), setup.dial
-    ladder, share = ExitLadder(assets.modules), assets.share if share is None else -share
+    ladder, share = ExitLadder(assets.modules, setup.backbone.pack), assets.share if share is None else -share
     layers = share * ladder.num_layers
     thresholds = thresholds_for(assets.deltas, ladder.exits[1:], ladder.num_layers, layers)
     return ConsistencyPolicy(setup.backbone, ladder, thresholds, setup.execute_horizon)
@@ -207,7 +207,7 @@ def _mole(setup: Setup) -> Policy:
 def _oracle(setup: Setup) -> Policy:
     assets, horizon = setup.exits(), setup.execute_horizon
     tolerance = assets.settings.tolerance if setup.dial is None else setup.dial
-    return OraclePolicy(setup.backbone, ExitLadder(assets.modules), tolerance, horizon)
+    return OraclePolicy(setup.backbone, ExitLadder(assets.modules, setup.backbone.pack), tolerance, horizon)
 
 
 def _pruned(schedule: Callable[[Backbone, PruningSettings], LayerSchedule]) -> Callable[[Setup], Policy]:

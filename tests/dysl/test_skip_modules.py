@@ -6,6 +6,7 @@ import torch
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.skip_modules import PRESETS, Adapter, Pool, SkipModules, SkippingController, SkipSizes, TokenPool
 from dyslctl.errors import ConfigError
+from dyslctl.runtime.linear import best
 from dyslctl.types import LayerInputs, LayerState, TokenKind
 
 
@@ -107,6 +108,19 @@ def test_pools_keep_the_dtype(pool: Pool) -> None:
     assert TokenPool.of(pool, state)(state.hidden).dtype == torch.bfloat16
 
 
+def test_only_what_lies_between_its_tokens_is_read() -> None:
+    """Proprio, text and action: what stands outside may be anything, and a sample without any reads nothing."""
+    state = state_of(None)
+    state.hidden = state.hidden.clone()
+    read = (state.kinds >= TokenKind.PROPRIO) & (state.kinds <= TokenKind.ACTION)
+    expected = torch.stack([row[members].mean(0) for row, members in zip(state.hidden, read, strict=True)])
+    first, last = read.any(0).nonzero()[0], read.any(0).nonzero()[-1]
+    state.hidden[:, :first] = state.hidden[:, last + 1 :] = torch.nan
+    torch.testing.assert_close(TokenPool.of("query_tokens", state)(state.hidden), expected)
+    nobody = TokenPool(torch.zeros(2, 6, dtype=torch.bool))
+    assert torch.equal(nobody(torch.ones(2, 6, 3)), torch.zeros(2, 3))
+
+
 def test_query_tokens_do_not_see_pruned_vision_tokens() -> None:
     state = state_of(None)
     before = TokenPool.of("query_tokens", state)(state.hidden)
@@ -123,4 +137,5 @@ def test_bound_modules_are_the_same_functions_of_the_weights() -> None:
         adapter.scale.fill_(3.0)
         hidden, pooled = torch.randn(2, 5, 16), torch.randn(2, 16)
         torch.testing.assert_close(adapter.bind()(hidden), adapter(hidden), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(adapter.bind(best(torch.float32))(hidden), adapter(hidden), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(controller.bind()(pooled), controller(pooled), rtol=1e-5, atol=1e-5)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,9 +13,10 @@ from dyslctl.runtime import linear
 
 
 @pytest.fixture(autouse=True)
-def _nothing_remembered() -> None:
+def _nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     linear._agrees.cache_clear()
     linear._saturates.cache_clear()
+    monkeypatch.setattr(linear, "_mkl_at_home", lambda: False)
 
 
 @given(
@@ -70,6 +73,22 @@ def test_without_the_operator_products_are_plain(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.ops, "quantized", Gone())
     with pytest.raises(EnvironmentMismatch, match="expected quantised products"):
         linear.int8(torch.eye(2))
+
+
+@pytest.mark.parametrize(("vendor", "expected"), [("GenuineIntel", True), ("AuthenticAMD", False), (None, False)])
+def test_mkl_is_at_home_on_intel_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vendor: str | None, expected: bool
+) -> None:
+    monkeypatch.undo()
+    cpuinfo = tmp_path / "cpuinfo"
+    if vendor is not None:
+        cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n", encoding="utf-8")
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    assert linear._mkl_at_home(cpuinfo) is expected
+    monkeypatch.setattr(linear, "_mkl_at_home", lambda: expected)
+    assert (linear.best(torch.float32) is linear.plain) is (
+        expected or not linear._agrees(linear.onednn, torch.float32)
+    )
 
 
 def test_an_operator_that_answers_wrongly_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,9 +55,9 @@ def written_out(w: LlamaWeights, x: Tensor, angles: Tensor, mask: Tensor | None)
 
 def test_a_quarter_turn() -> None:
     """(a, b) -> (-b, a) by 90 degrees, and nothing by none; all heads of a token alike."""
-    heads = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]]).expand(1, 2, 2, 2)
+    heads = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]).expand(1, 2, 2, 2)
     found = rotate(heads, tables(torch.tensor([[0.0], [math.pi / 2]])))
-    expected = torch.tensor([[[[1.0, 2.0]], [[-4.0, 3.0]]]]).expand(1, 2, 2, 2)
+    expected = torch.tensor([[[[1.0, 2.0], [-4.0, 3.0]]]]).expand(1, 2, 2, 2)
     torch.testing.assert_close(found, expected)
 
 

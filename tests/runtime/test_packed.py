@@ -101,6 +101,17 @@ def test_a_head_keeps_its_memory(tiny_backbone: type[TinyBackbone]) -> None:
     assert policies[0].last.layers == tuple(range(8))
 
 
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+def test_what_stands_between_the_layers_is_packed_in_its_own_dtype(
+    tiny_backbone: type[TinyBackbone], backend: str
+) -> None:
+    """Not quantised: an adapter is trained for what it says."""
+    weight, bias, x = torch.randn(6, 16), torch.randn(6), torch.randn(1, 3, 16)
+    expected = torch.nn.functional.linear(x, weight, bias)
+    assert torch.equal(tiny_backbone().pack(weight, bias)(x), expected)
+    torch.testing.assert_close(with_backend(tiny_backbone(), backend).pack(weight, bias)(x), expected)
+
+
 def test_eager_is_the_backbone_itself(tiny_backbone: type[TinyBackbone]) -> None:
     backbone = tiny_backbone()
     assert with_backend(backbone, "eager") is backbone
@@ -126,8 +137,8 @@ def test_what_cannot_be_packed_is_refused(tiny_backbone: type[TinyBackbone], mon
     refused(generating, "takes tokens through its layers")
 
     class Bare(tiny_backbone):  # type: ignore[misc, valid-type]
-        def packed_layers(self, pack: PackLinear) -> object:
-            return Backbone.packed_layers(self, pack)
+        def packed_layers(self, pack: PackLinear, *, keep: bool) -> object:
+            return Backbone.packed_layers(self, pack, keep=keep)
 
     refused(Bare(), r"Bare offers no packed layers: expected Backbone\.packed_layers")
     monkeypatch.setattr(tiny_backbone, "device", torch.device("meta"))

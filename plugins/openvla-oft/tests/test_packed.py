@@ -91,6 +91,14 @@ def test_memory_holds_the_layers_once(folder: Path) -> None:
     assert (packed.spec, packed.device.type, packed.dtype) == (backbone.spec, "cpu", torch.float32)
 
 
+def test_layers_that_are_kept_run_beside_the_packed_ones(folder: Path, observe: Observe) -> None:
+    backbone = OpenVLAOFT.load(folder)
+    expected = run(backbone, [observe()])[0].hidden
+    packed = with_backend(backbone, "packed", keep=True)
+    assert torch.equal(run(backbone, [observe()])[0].hidden, expected)
+    torch.testing.assert_close(run(packed, [observe()])[0].hidden, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_a_layer_that_is_not_llamas_is_refused(folder: Path) -> None:
     backbone = OpenVLAOFT.load(folder)
     backbone.model.language_model.config.attention_bias = True

@@ -116,7 +116,7 @@ class FlexiDepthPolicy(SchedulePolicy):
             tau: The skip probability above which a layer is skipped.
             execute_horizon: Actions of a chunk that are executed before the next inference.
         """
-        super().__init__(backbone, DySLSchedule(modules, CommonThreshold(tau)), execute_horizon)
+        super().__init__(backbone, DySLSchedule(modules, CommonThreshold(tau), pack=backbone.pack), execute_horizon)
 
     def plan(self, observation: Observation) -> Plan:
         """As any schedule, with what the routers answered in the report."""

@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
+from dyslctl.backbone import PackLinear
 from dyslctl.dysl.exits import ExitModules
 from dyslctl.dysl.query_layout import LastLayout
 from dyslctl.engine import RUN, Jump, LayerSchedule, Step
 from dyslctl.policy import Consultation
+from dyslctl.runtime.linear import plain
 from dyslctl.types import LayerState
 
 
@@ -26,12 +28,13 @@ class ExitLadder:
         layout: Of the tokens at hand.
     """
 
-    def __init__(self, modules: ExitModules) -> None:
+    def __init__(self, modules: ExitModules, pack: PackLinear = plain) -> None:
+        """``pack``: how the adapters' matrices are multiplied, ``Backbone.pack``."""
         self.exits = modules.exits
         self.num_layers = modules.partition.num_layers
         self.sizes = modules.sizes
         self.layout = LastLayout(modules.sizes.chunk_length)
-        self._adapters = {layer: modules.adapter(layer).bind() for layer in self.exits}
+        self._adapters = {layer: modules.adapter(layer).bind(pack) for layer in self.exits}
 
     def jump(self, layer: int, state: LayerState, memory: Tensor) -> Jump:
         """Out of ``state``, before exit ``layer``, to the head, with the tokens that it may read."""

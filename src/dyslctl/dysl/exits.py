@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dyslctl.backbone import BackboneSpec
+from dyslctl.backbone import BackboneSpec, PackLinear
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.plan_memory import memory_size
 from dyslctl.dysl.query_layout import POOLED
 from dyslctl.dysl.skip_modules import fold
 from dyslctl.errors import ConfigError
+from dyslctl.runtime.linear import plain
 
 PUBLISHED_WIDTH = 1024
 """Backbones this wide or wider get adapters of the paper's rank."""
@@ -124,14 +125,14 @@ class ExitAdapter(nn.Module):
         return torch.addcmul(x, self.scale, self.up(F.silu(inner)))
 
     @torch.no_grad()
-    def bind(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def bind(self, pack: PackLinear = plain) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """The same function of the weights as they are now, for inference; see ``skip_modules.Adapter.bind``."""
-        size, rank, (weight, bias) = (self.down.in_features,), self.down.out_features, fold(self.norm, self.down)
-        recall, up, up_bias = self.recall.weight.clone(), self.up.weight * self.scale, self.up.bias * self.scale
+        size, rank, down = (self.down.in_features,), self.down.out_features, pack(*fold(self.norm, self.down))
+        recall, up = self.recall.weight.clone(), pack(self.up.weight * self.scale, self.up.bias * self.scale)
 
         def adapt(x: Tensor, memory: Tensor, slots: Tensor) -> Tensor:
-            inner = F.linear(F.layer_norm(x, size), weight, bias) + _by_slot(F.linear(memory, recall), slots, rank)
-            return x + F.linear(F.silu(inner), up, up_bias)
+            inner = down(F.layer_norm(x, size)).add_(_by_slot(F.linear(memory, recall), slots, rank))
+            return up(F.silu(inner, inplace=True)).add_(x)
 
         return adapt
 

@@ -40,7 +40,8 @@ class DySLPolicy(Policy):
         self._execute_horizon = execute_horizon
         self._post_skip = post_skip
         self.guidance = SkipGuidance(modules.partition.segments, settings, backbone.spec.gripper_dim)
-        self.schedule = DySLSchedule(modules, settings, self.guidance.allow_points if pre_skip else None)
+        points = self.guidance.allow_points if pre_skip else None
+        self.schedule = DySLSchedule(modules, settings, points, backbone.pack)
 
     def reset(self, seed: int = 0) -> None:
         """Forget the past: the head's memory, continuity and allow points."""

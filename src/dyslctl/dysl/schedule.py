@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
+from dyslctl.backbone import PackLinear
 from dyslctl.dysl.guidance import SkippingAllowPoints
 from dyslctl.dysl.skip_modules import SkipModules, TokenPool
 from dyslctl.engine import RUN, Jump, LayerSchedule, Step
 from dyslctl.policy import Consultation
+from dyslctl.runtime.linear import plain
 from dyslctl.types import LayerState
 
 
@@ -26,15 +28,26 @@ class DySLSchedule(LayerSchedule):
     """
 
     def __init__(
-        self, modules: SkipModules, settings: Thresholds, allow_points: SkippingAllowPoints | None = None
+        self,
+        modules: SkipModules,
+        settings: Thresholds,
+        allow_points: SkippingAllowPoints | None = None,
+        pack: PackLinear = plain,
     ) -> None:
-        """``allow_points`` as they stand when a layer is reached; ``None`` lets every controller decide."""
+        """Bind the modules as they are now.
+
+        Args:
+            modules: Adapters and controllers.
+            settings: Thresholds.
+            allow_points: As they stand when a layer is reached; ``None`` lets every controller decide.
+            pack: How the adapters' matrices are multiplied. A controller's see one vector: nothing to gain.
+        """
         partition = modules.partition
         self._pool_mode = modules.sizes.pool
         self._allow_points = allow_points
         self._tau = {layer: settings.threshold(layer) for layer in partition.dynamic_layers}
         self._jumps = {
-            layer: Jump(modules.landing(layer), modules.adapter(layer).bind()) for layer in partition.dynamic_layers
+            layer: Jump(modules.landing(layer), modules.adapter(layer).bind(pack)) for layer in partition.dynamic_layers
         }
         self._controllers = {layer: modules.controller(layer).bind() for layer in partition.dynamic_layers}
         self._pool: TokenPool | None = None

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dyslctl.backbone import PackLinear
 from dyslctl.dysl.partition import LayerPartition, Reach
 from dyslctl.errors import ConfigError
+from dyslctl.runtime.linear import plain
 from dyslctl.types import LayerState, TokenKind
 
 Pool = Literal["query_tokens", "mean", "last", "max"]
@@ -100,15 +102,18 @@ class Adapter(nn.Module):
         return torch.addcmul(x, self.scale, self.up(F.silu(self.down(self.norm(x)))))
 
     @torch.no_grad()
-    def bind(self) -> Callable[[Tensor], Tensor]:
+    def bind(self, pack: PackLinear = plain) -> Callable[[Tensor], Tensor]:
         """The same function of the weights as they are now, for inference.
 
         The norm's affine part is folded into ``W1`` and the scale into ``W2``, and no module is called: a controller
         or an adapter of a small model costs as much Python as arithmetic.
+
+        Args:
+            pack: How its matrices are multiplied, ``Backbone.pack`` of the backbone whose layers it stands in for.
         """
-        size, (weight, bias) = (self.down.in_features,), fold(self.norm, self.down)
-        up, up_bias = self.up.weight * self.scale, self.up.bias * self.scale
-        return lambda x: x + F.linear(F.silu(F.linear(F.layer_norm(x, size), weight, bias)), up, up_bias)
+        size, down = (self.down.in_features,), pack(*fold(self.norm, self.down))
+        up = pack(self.up.weight * self.scale, self.up.bias * self.scale)
+        return lambda x: up(F.silu(down(F.layer_norm(x, size)), inplace=True)).add_(x)
 
 
 class Controller(nn.Module, ABC):
@@ -194,11 +199,15 @@ class SkipModules(nn.Module):
 class TokenPool:
     """Turns ``[B, T, H]`` into the ``[B, H]`` a controller reads. Prepared once an inference, used at every layer.
 
-    Means are a product with fixed weights: one small kernel a controller, and no wait for the device.
+    Means are a product with fixed weights: one small kernel a controller, and no wait for the device. It reads
+    from the first of its tokens to the last: what asks stands together, and reading all would cost more than deciding.
     """
 
     def __init__(self, members: Tensor, *, use_max: bool = False, dtype: torch.dtype = torch.float32) -> None:
         """``members``: ``[B, T]`` bool, the tokens to read; ``dtype`` of the hidden state."""
+        read = members.any(0).nonzero()[:, 0].tolist() or [0]
+        self._span = slice(read[0], read[-1] + 1)
+        members = members[:, self._span]
         self._outside = ~members[..., None] if use_max else None
         self._weights = (members / members.sum(1, keepdim=True).clamp_min(1)).to(dtype)[:, None]
 
@@ -214,6 +223,7 @@ class TokenPool:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """``[B, T, H]`` -> ``[B, H]``, in the same dtype."""
+        hidden = hidden[:, self._span]
         if self._outside is not None:
             return hidden.masked_fill(self._outside, -torch.inf).amax(1)
         return torch.bmm(self._weights, hidden).squeeze(1)

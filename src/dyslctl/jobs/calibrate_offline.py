@@ -174,7 +174,7 @@ def calibrate_offline(
 
 
 def _planned(backbone: Backbone, modules: ExitModules, tolerance: float, execute_horizon: int) -> Policy:
-    schedule = PlannedExit(ExitLadder(modules), modules.planner.bind(), tolerance)
+    schedule = PlannedExit(ExitLadder(modules, backbone.pack), modules.planner.bind(), tolerance)
     return ExitPolicy(backbone, schedule, execute_horizon)
 
 

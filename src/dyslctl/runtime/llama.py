@@ -54,7 +54,7 @@ class LlamaTables:
     """What every layer derives from positions and padding, once a pass: kept in ``LayerState.context``.
 
     Attributes:
-        cos: ``[B, T, 1, head_dim / 2]``, of the angles of the first half; the second half has the same.
+        cos: ``[B, 1, T, head_dim / 2]``, of the angles of the first half; the second half has the same.
         sin: Likewise.
         mask: ``[B, 1, T, T]`` added to the scores, or ``None``: every token sees every other.
     """
@@ -66,7 +66,7 @@ class LlamaTables:
     @classmethod
     def of(cls, rotary: tuple[Tensor, Tensor], mask: Tensor | None) -> LlamaTables:
         """From cosines and sines ``[B, T, head_dim]``, whose halves are equal."""
-        cos, sin = (table[..., None, : table.shape[-1] // 2].contiguous() for table in rotary)
+        cos, sin = (table[:, None, :, : table.shape[-1] // 2].contiguous() for table in rotary)
         return cls(cos, sin, mask)
 
 
@@ -94,21 +94,20 @@ class LlamaLayer:
         """``[B, T, heads * head_dim]``, what each head reads, side by side."""
         batch, tokens, _ = x.shape
         rotated = self._heads + self._kv_heads
-        qkv = self._qkv(x).view(batch, tokens, rotated + self._kv_heads, self._head_dim)
-        qk = rotate(qkv[:, :, :rotated], tables)
-        q, k, v = (
-            part.transpose(1, 2) for part in (qk[:, :, : self._heads], qk[:, :, self._heads :], qkv[:, :, rotated:])
-        )
+        qkv = self._qkv(x).view(batch, tokens, rotated + self._kv_heads, self._head_dim).transpose(1, 2)
+        qk, v = rotate(qkv[:, :rotated], tables), qkv[:, rotated:]
+        q, k = qk[:, : self._heads], qk[:, self._heads :]
         read = F.scaled_dot_product_attention(q, k, v, attn_mask=tables.mask, enable_gqa=self._heads != self._kv_heads)
         return read.transpose(1, 2).reshape(batch, tokens, -1)
 
 
 def rotate(heads: Tensor, tables: LlamaTables) -> Tensor:
-    """Rotary embedding of ``[B, T, heads, head_dim]``, halves against each other as in the published layout.
+    """Rotary embedding of ``[B, heads, T, head_dim]``, halves against each other as in the published layout.
 
-    (a, b) -> (a cos - b sin, b cos + a sin), each product rounded as upstream does: no fused multiply-add.
+    (a, b) -> (a cos - b sin, b cos + a sin), each product rounded as upstream does: no fused multiply-add. Each head's
+    tokens come out side by side, which attention reads faster.
     """
-    half, rotated = heads.shape[-1] // 2, torch.empty_like(heads)
+    half, rotated = heads.shape[-1] // 2, torch.empty_like(heads, memory_format=torch.contiguous_format)
     a, b = heads[..., :half], heads[..., half:]
     crossed = b * tables.sin
     torch.mul(a, tables.cos, out=rotated[..., :half]).sub_(crossed)

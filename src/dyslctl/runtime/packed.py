@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dyslctl.backbone import Backbone, PackLinear, Workload
+from dyslctl.backbone import Backbone, Linear, PackLinear, Workload
 from dyslctl.errors import ConfigError
 from dyslctl.runtime import linear
 from dyslctl.types import ActionChunk, LayerInputs, LayerState, Observation
@@ -20,8 +20,11 @@ BACKENDS = (EAGER, PACKED, INT8)
 """What may run the layers: the plugin as it stands; packed weights; packed int8 weights, which change the action."""
 
 
-def with_backend(backbone: Backbone, backend: str) -> Backbone:
-    """``backbone``, its layers run by ``backend``. Of what is packed the original weights are given up.
+def with_backend(backbone: Backbone, backend: str, *, keep: bool = False) -> Backbone:
+    """``backbone``, its layers run by ``backend``.
+
+    Of what is packed the original weights are given up, unless they are to be kept: then ``backbone`` itself runs too,
+    and all but the layers is in memory once.
 
     Raises:
         ConfigError: If there is no such backend, or the backbone cannot run on it.
@@ -31,28 +34,29 @@ def with_backend(backbone: Backbone, backend: str) -> Backbone:
         return backbone
     if backend not in BACKENDS:
         raise ConfigError(f"no backend named '{backend}': expected one of {', '.join(BACKENDS)}")
-    return PackedBackbone(backbone, linear.int8 if backend == INT8 else linear.best(backbone.dtype))
+    return PackedBackbone(backbone, linear.int8 if backend == INT8 else linear.best(backbone.dtype), keep=keep)
 
 
 class PackedBackbone(Backbone):
     """Another backbone, with packed layers; all else is that backbone's own. For inference: there are no gradients.
 
     Args:
-        backbone: Loaded, on the CPU. Its layers are of no use by themselves afterwards.
-        pack: How a matrix is laid out.
+        backbone: Loaded, on the CPU. Its layers are of no use by themselves afterwards, unless they are kept.
+        pack: How a matrix of the layers is laid out.
+        keep: Keep its layers beside the packed ones.
 
     Raises:
         ConfigError: If it is not on the CPU, generates tokens through its layers, or offers no layers to pack.
     """
 
-    def __init__(self, backbone: Backbone, pack: PackLinear) -> None:
+    def __init__(self, backbone: Backbone, pack: PackLinear, *, keep: bool = False) -> None:
         if backbone.device.type != "cpu":
             raise ConfigError(f"expected a backbone on the CPU to pack, found one on {backbone.device}", _HINT)
         if backbone.spec.generates:
             raise ConfigError("this backbone's head takes tokens through its layers: packed layers keep none", _HINT)
         self.spec, self._backbone = backbone.spec, backbone
         with torch.no_grad():
-            self._layers = tuple(backbone.packed_layers(pack))
+            self._layers = tuple(backbone.packed_layers(pack, keep=keep))
 
     def run_layer(self, layer: int, state: LayerState) -> Tensor:
         """One packed layer.
@@ -63,6 +67,10 @@ class PackedBackbone(Backbone):
         if state.hidden.requires_grad and torch.is_grad_enabled():
             raise ConfigError("packed layers have no gradient", _HINT)
         return self._layers[layer](state)
+
+    def pack(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
+        """Adapters too are packed, in the dtype they have: what was trained is not quantised."""
+        return linear.best(weight.dtype)(weight, bias)
 
     @classmethod
     def default_checkpoint(cls) -> Path | str:

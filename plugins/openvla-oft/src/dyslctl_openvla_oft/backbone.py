@@ -86,13 +86,14 @@ class OpenVLAOFT(PrismaticBackbone):
         """Final norm and action head."""
         return self.model.predict(state.hidden, state.kinds)
 
-    def packed_layers(self, pack: PackLinear) -> Sequence[PackedLayer]:
-        """The LLaMA layers; each gives up its own weights as it is packed."""
-        return [self._packed(layer, pack) for layer in range(self.model.num_layers)]
+    def packed_layers(self, pack: PackLinear, *, keep: bool) -> Sequence[PackedLayer]:
+        """The LLaMA layers; unless they are to ``keep`` them, each gives up its own weights as it is packed."""
+        return [self._packed(layer, pack, keep=keep) for layer in range(self.model.num_layers)]
 
-    def _packed(self, index: int, pack: PackLinear) -> PackedLayer:
+    def _packed(self, index: int, pack: PackLinear, *, keep: bool) -> PackedLayer:
         layer = LlamaLayer(self.model.layer_weights(index), pack)
-        self.model.layers(index).to("meta")  # names, shapes and sizes stay
+        if not keep:
+            self.model.layers(index).to("meta")  # names, shapes and sizes stay
 
         def run(state: LayerState) -> Tensor:
             if state.context is None:

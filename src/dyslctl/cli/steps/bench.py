@@ -15,7 +15,7 @@ from dyslctl.jobs.comparison import UPSTREAM
 from dyslctl.jobs.latency import Series
 from dyslctl.jobs.progress import Progress
 from dyslctl.report import plots
-from dyslctl.runtime.packed import EAGER
+from dyslctl.runtime.packed import EAGER, with_backend
 
 
 def run_bench(workspace: Workspace, device: str, size: str | None, progress: Progress) -> dict[str, Any]:
@@ -24,13 +24,17 @@ def run_bench(workspace: Workspace, device: str, size: str | None, progress: Pro
     A run that learnt from recorded episodes is timed on frames of those that were held out.
     """
     settings = workspace.config.bench
-    workspace = replace(workspace, backbone=replace(workspace.backbone, device=torch_device(device)))
+    backend = workspace.backbone.backend
+    compared = _compared_with(settings.compare, backend)
+    # One load serves both sides of a comparison: of the plugin's own layers, with the packed ones beside them.
+    as_loaded = replace(workspace.backbone, device=torch_device(device), backend=EAGER if compared else backend)
+    workspace = replace(workspace, backbone=as_loaded)
     recipe = workspace.policies(methods.with_reference(settings.methods))
     assets = recipe.assets()
     suite = trained_suite(workspace, assets.execute_horizon) or workspace.suite
-    compared = _compared_with(settings.compare, recipe.backbone.backend)
-    upstream = replace(recipe.backbone, backend=EAGER).load() if compared else None
-    subject = Subject(recipe.backbone.plugin, recipe.backbone.load(), suite, assets, recipe.backbone.backend, upstream)
+    loaded = as_loaded.load()
+    backbone = with_backend(loaded, backend, keep=True) if compared else loaded
+    subject = Subject(as_loaded.plugin, backbone, suite, assets, backend, loaded if compared else None)
     series = Series(settings.warmup, settings.iterations, settings.min_seconds)
     document = bench(
         subject,
