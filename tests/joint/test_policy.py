@@ -170,8 +170,8 @@ def test_any_set_is_trusted_where_refresh_is_0(tiny_backbone: type[TinyBackbone]
     sets = []
     for number in range(4):
         policy.select_action(observation(number))
-        sets.append(id(policy.history.tokens.found))
-    assert len(set(sets)) == 4 and policy.history.age == 0
+        sets.append(policy.history.tokens.found)
+    assert len({id(found) for found in sets}) == 4 and policy.history.age == 0
 
 
 def test_planned_exits_leave_a_global_set_that_is_always_trusted(tiny_backbone: type[TinyBackbone]) -> None:
