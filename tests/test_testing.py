@@ -41,6 +41,13 @@ def test_a_sound_backbone_keeps_every_rule(tiny_backbone: Base, observations: li
     assert "ok    Encode is pure" in str(report)
 
 
+def test_a_backbone_that_pads_a_single_observation_is_sound(
+    tiny_backbone: Base, observations: list[Observation]
+) -> None:
+    """Its padding stays padding where tokens are masked out for comparison."""
+    assert check_backbone(tiny_backbone(), observations[::-1]).failures == ()
+
+
 def test_one_observation_is_too_few(tiny_backbone: Base, observations: list[Observation]) -> None:
     with pytest.raises(ConfigError, match="two or more observations, found 1"):
         check_backbone(tiny_backbone(), observations[:1])
@@ -128,6 +135,16 @@ def ignores_positions(base: Base) -> TinyBackbone:
             packed = state.fork()
             packed.positions = torch.arange(state.hidden.shape[1])[None].expand_as(state.positions)
             return super()._context(packed)  # type: ignore[no-any-return]
+
+    return Broken()
+
+
+def forgets_padding_once_tokens_go(base: Base) -> TinyBackbone:
+    class Broken(base):  # type: ignore[misc, valid-type]
+        def _context(self, state: LayerState) -> tuple[Tensor, Tensor]:
+            gathered = state.fork()
+            gathered.mask = state.mask if state.hidden.shape[1] == 15 else None
+            return super()._context(gathered)  # type: ignore[no-any-return]
 
     return Broken()
 
@@ -288,6 +305,7 @@ def negative_loss(base: Base) -> TinyBackbone:
         (remembers_other_layers, "resume bit for bit"),
         (shares_its_context, "Forks of one state"),
         (ignores_positions, "Tokens can be gathered"),
+        (forgets_padding_once_tokens_go, "Tokens can be gathered"),
         (attends_to_padding, "Attention rows"),
         (raw_scores, "Attention rows"),
         (whole_map, "Attention rows"),

@@ -66,13 +66,16 @@ class At(LayerSchedule):
 
 
 def kept(state: LayerState) -> Tensor:
-    """``[1, K]`` int64: all tokens but every other vision token (inner token, where the layers see no vision)."""
-    kinds = state.kinds[0]
+    """``[B, K]`` int64: all tokens but every other vision token (inner token, where the layers see no vision)."""
+    return torch.stack([_kept(kinds) for kinds in state.kinds])
+
+
+def _kept(kinds: Tensor) -> Tensor:
     inner = torch.arange(1, len(kinds) - 1, device=kinds.device)
     vision = torch.nonzero(kinds >= TokenKind.VISION).flatten()
     keep = torch.ones_like(kinds, dtype=torch.bool)
     keep[(vision if len(vision) > 1 else inner)[1::2]] = False
-    return torch.nonzero(keep).flatten()[None]
+    return torch.nonzero(keep).flatten()
 
 
 def check_shape(case: Case, predicted: Tensor, batch: int) -> Findings:

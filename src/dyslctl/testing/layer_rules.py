@@ -11,7 +11,7 @@ from dyslctl.engine import EXIT, Jump
 from dyslctl.errors import ConfigError
 from dyslctl.testing.case import TOLERANCE, At, Case, Keep, check_shape, kept, relative_error
 from dyslctl.testing.report import Findings
-from dyslctl.types import LayerState, TokenKind
+from dyslctl.types import LayerInputs, LayerState, TokenKind
 
 
 def spec(case: Case) -> Findings:
@@ -130,15 +130,24 @@ def select(case: Case) -> Findings:
     everything.select(torch.arange(inputs.hidden.shape[1], device=inputs.hidden.device)[None])
     if not torch.equal(case.run(everything).hidden, case.full().hidden):
         yield "selecting every token, in order, changes the output"
+    for gathered, what in ((inputs, ""), (case.backbone.encode(case.observations[:2]), " of two samples")):
+        error, tokens = _gathering_error(case, gathered)
+        if error > TOLERANCE[case.backbone.dtype]:
+            yield f"keeping {tokens} tokens{what} differs from masking out the others (relative error {error:.1e})"
+    subset.select(kept(subset))
+    yield from check_shape(case, case.predict(case.run(subset)), batch=1)
+
+
+def _gathering_error(case: Case, inputs: LayerInputs) -> tuple[float, int]:
+    """Gathering against masking, where tokens are real; and how many were kept. What is padding stays padding."""
+    subset, masked = LayerState.of(inputs), LayerState.of(inputs)
     keep = kept(subset)
     subset.select(keep)
-    masked = LayerState.of(inputs)
-    masked.mask = torch.zeros(inputs.kinds.shape, dtype=torch.bool, device=keep.device).scatter(1, keep, True)
+    real = torch.ones_like(inputs.kinds, dtype=torch.bool) if inputs.mask is None else inputs.mask
+    masked.mask = torch.zeros_like(real).scatter(1, keep, True) & real
     reference = case.run(masked).hidden.gather(1, keep[..., None].expand(-1, -1, inputs.hidden.shape[-1]))
-    error = relative_error(case.run(subset).hidden, reference)
-    if error > TOLERANCE[case.backbone.dtype]:
-        yield f"keeping {keep.shape[1]} tokens differs from masking out the others (relative error {error:.1e})"
-    yield from check_shape(case, case.predict(subset), batch=1)
+    compared = real.gather(1, keep)
+    return relative_error(case.run(subset).hidden[compared], reference[compared]), keep.shape[1]
 
 
 def attention(case: Case) -> Findings:
