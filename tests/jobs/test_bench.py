@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,9 +18,11 @@ from dyslctl.dysl.skip_modules import SkipSizes
 from dyslctl.errors import ConfigError, EnvironmentMismatch
 from dyslctl.jobs import bench as bench_module
 from dyslctl.jobs.bench import BenchPlan, Subject, bench, torch_device
-from dyslctl.jobs.latency import Series
+from dyslctl.jobs.latency import Series, demonstration_frames
 from dyslctl.jobs.prediction import choose_workload, exit_params, headline, module_params, scaled
+from dyslctl.jobs.token_sweep import EvenlySpaced
 from dyslctl.method_assets import Assets
+from dyslctl.types import LayerState
 
 if TYPE_CHECKING:
     from tests.tiny import TinyBackbone, TinyReach
@@ -58,7 +60,7 @@ def test_this_machine_is_measured(subject: Subject) -> None:
     assert rows["random-skip-adapters"]["layers_run"] == 2.0  # what dysl ran
     assert rows["full"]["speedup"] == 1.0 and rows["full"]["inferences"] == 6
     assert set(rows["dysl"]["parts_ms"]) == {
-        *("encode", "layers", "controllers", "adapters", "reprediction", "head", "guidance"),
+        *("encode", "layers", "controllers", "adapters", "tokens", "reprediction", "head", "guidance"),
     }
     assert isinstance(document["skip_efficiency"], float) and isinstance(document["controller_overhead"], float)
     assert json.loads(json.dumps(document, allow_nan=False)) == document
@@ -157,3 +159,46 @@ def test_scaling_and_headline() -> None:
     assert headline(rows) == 0.9
     assert headline([*rows, {"method": "dysl", "skip_efficiency": 0.8}]) == 0.8
     assert headline(rows[:1]) is None
+
+
+def test_choosing_tokens_is_inside_the_time_and_listed_apart(subject: Subject) -> None:
+    document = bench(subject, replace(PLAN, methods=("specprune", "dysl+specprune")))
+    rows = {row["method"]: row for row in document["rows"]}
+    for name in ("specprune", "dysl+specprune"):
+        assert rows[name]["parts_ms"]["tokens"] > 0 and rows[name]["parts_ms"]["controllers"] == 0
+    assert rows["specprune"]["mean_tokens"] < rows["full"]["mean_tokens"] == 13
+    assert rows["full"]["parts_ms"]["tokens"] == 0
+
+
+def test_the_full_pass_on_fewer_tokens_is_measured(subject: Subject) -> None:
+    sweep = bench(subject, replace(PLAN, methods=("full",), tokens=(12, 13)))["tokens_sweep"]
+    assert [row["tokens"] for row in sweep] == [15, 13, 12]
+    assert all(row["source"] == "measured" and row["llm_ms_p50"] > 0 for row in sweep)
+    first, second, third = sweep
+    assert first["saving_efficiency"] is first["ms_per_token"] is None and first["speedup"] == 1
+    assert second["ms_per_token"] == pytest.approx((first["llm_ms_p50"] - second["llm_ms_p50"]) / 2)
+    saved = 1 - third["llm_ms_p50"] / first["llm_ms_p50"]
+    assert third["saving_efficiency"] == pytest.approx(saved / (1 - 12 / 15))
+
+
+def test_and_predicted(subject: Subject) -> None:
+    """64 tokens of the tiny workload; at so few the weights bind, and fewer save next to nothing."""
+    sweep = bench(subject, replace(PLAN, tokens=(32,)), device="orin")["tokens_sweep"]
+    assert [(row["tokens"], row["source"]) for row in sweep] == [(64, "predicted"), (32, "predicted")]
+    size = replace(subject.backbone.workloads()["tiny-1b"], tokens=32)
+    assert sweep[1]["llm_ms_p50"] == pytest.approx(predict(find_device("orin"), size, Usage(24)).llm_ms)
+    assert sweep[1]["saving_efficiency"] < 0.5
+
+
+@pytest.mark.parametrize(("tokens", "device", "said"), [(11, "cpu", "at least 12"), (16, "cpu", "at most all 15")])
+def test_a_number_of_tokens_that_cannot_be_is_refused(subject: Subject, tokens: int, device: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"--tokens {tokens}: expected .*{said}"):
+        bench(subject, replace(PLAN, methods=("full",), tokens=(tokens,)), device=device)
+
+
+def test_evenly_spaced_tokens_stay(tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach]) -> None:
+    """Visual tokens stand at 1 to 4; two of them are the ends."""
+    backbone, frame = tiny_backbone(), demonstration_frames(tiny_suite(), 1)[0][0]
+    state = LayerState.of(backbone.encode([frame]))
+    EvenlySpaced(13).before(0, state)
+    assert [p for p in state.positions[0].tolist() if 1 <= p <= 4] == [1, 4] and state.hidden.shape[1] == 13

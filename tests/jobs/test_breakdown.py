@@ -64,6 +64,17 @@ def test_shares_of_a_pass(tiny_backbone: type[TinyBackbone], tiny_suite: type[Ti
     shares = pass_shares(backbone, {"slow": policy}, demonstration_frames(tiny_suite(), 1), frames=3, clock=dial)
     found = shares["slow"]
     assert (found.layers, found.controllers, found.adapters) == pytest.approx((50 / 92, 12 / 92, 30 / 92))
+    assert found.tokens == 0
+
+
+def test_where_tokens_are_pruned_the_decisions_are_about_them(
+    tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach]
+) -> None:
+    """What follows a layer, ten of 92 each for five, is theirs too."""
+    backbone, dial = tiny_backbone(num_layers=8), Sundial()
+    policy, frames = SchedulePolicy(backbone, Slow(dial), execute_horizon=2), demonstration_frames(tiny_suite(), 1)
+    found = pass_shares(backbone, {"slow": policy}, frames, frames=3, clock=dial, pruning={"slow"})["slow"]
+    assert (found.layers, found.tokens, found.controllers) == pytest.approx((0, 62 / 92, 0))
 
 
 def test_parts_add_up_to_the_inference() -> None:
@@ -80,6 +91,7 @@ def test_parts_add_up_to_the_inference() -> None:
             "layers": 6.0,  # the first pass takes 8 ms in both inferences
             "controllers": 1.0,
             "adapters": 1.0,
+            "tokens": 0.0,
             "reprediction": 3.25,
             "head": 0.5,
             "guidance": 0.25,

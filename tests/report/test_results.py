@@ -98,10 +98,25 @@ def test_no_pairs_no_table() -> None:
     assert len(tables({**EVAL, "paired": {}})) == 1
 
 
+def test_the_full_pass_on_fewer_tokens_has_a_table() -> None:
+    sweep = [
+        {"tokens": 605, "llm_ms_p50": 676.0, "end_to_end_ms_p50": 897.0, "speedup": 1.0}
+        | {"saving_efficiency": None, "ms_per_token": None},
+        {"tokens": 305, "llm_ms_p50": 406.0, "end_to_end_ms_p50": 627.0, "speedup": 676 / 406}
+        | {"saving_efficiency": 0.8055, "ms_per_token": 0.9},
+    ]
+    _, table = tables({**BENCH, "tokens_sweep": sweep})
+    assert table.title == "The full pass on fewer tokens, predicted"
+    assert table.rows == [
+        ("605", "676.00", "897.00", "1.00", "–", "–"),
+        ("305", "406.00", "627.00", "1.67", "80.5 %", "900.0"),
+    ]
+
+
 def test_latency_rows_say_where_they_come_from() -> None:
     (table,) = tables(BENCH)
-    assert table.rows[0] == ("full", "predicted", "676.00", "–", "10", "897.00", "32.00", "1.00", "–")
-    assert table.rows[1] == ("dysl", "published", "345.00", "–", "–", "–", "–", "1.96", "–")
+    assert table.rows[0] == ("full", "predicted", "676.00", "–", "10", "897.00", "32.00", "–", "–", "1.00", "–")
+    assert table.rows[1] == ("dysl", "published", "345.00", "–", "–", "–", "–", "–", "–", "1.96", "–")
     assert table.title == "Latency on orin: openvla-7b, 32 layers, 605 tokens, batch 1"
     assert table.notes == [
         "speedup is that of the mean time: full / method",

@@ -22,6 +22,7 @@ from dyslctl.cli.options import (
     Summary,
     complete_devices,
     split_names,
+    split_whole,
 )
 
 
@@ -43,6 +44,15 @@ def bench(
             "--compare",
             metavar="A,B",
             help="Time the full pass beside others of the same weights: eager, transformers, transformers-compiled.",
+        ),
+    ] = None,
+    tokens: Annotated[
+        str | None,
+        typer.Option(
+            "--tokens",
+            metavar="605,384",
+            help="The full pass on so many tokens too, measured or predicted: what pruning could save at most.",
+            show_default=False,
         ),
     ] = None,
     fail_if: FailIf = None,
@@ -85,7 +95,11 @@ def bench(
     limit = None if max_regress is None else parse_percent(max_regress)
     before = None if baseline is None else read_baseline(baseline)
     given = flags(
-        suite=suite, bench__methods=split_names(method), bench__compare=split_names(compare), model__backend=backend
+        suite=suite,
+        bench__methods=split_names(method),
+        bench__compare=split_names(compare),
+        bench__tokens=split_whole(tokens, "--tokens"),
+        model__backend=backend,
     )
     workspace = enter(run, layers_of(config, set_, given))
     with progress(quiet=quiet) as listener:

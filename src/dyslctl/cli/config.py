@@ -147,7 +147,8 @@ class EvalConfig(Part):
 class BenchConfig(Part):
     """``dyslctl bench``: which methods, how long each is timed, and for which software a prediction stands.
 
-    ``compare``: what else runs all the layers, to be timed beside (``jobs/comparison.py``).
+    ``compare``: what else runs all the layers, to be timed beside (``jobs/comparison.py``). ``tokens``: how many
+    the full pass is timed or predicted on, beside all (``jobs/token_sweep.py``).
     """
 
     methods: Names = DEFAULT_METHODS
@@ -157,6 +158,7 @@ class BenchConfig(Part):
     episodes: Positive = 4
     stack: str = "paper-eager"
     compare: tuple[Literal["eager", "transformers", "transformers-compiled"], ...] = ()
+    tokens: tuple[Positive, ...] = ()
 
 
 class ParetoConfig(Part):

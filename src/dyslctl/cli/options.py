@@ -206,3 +206,9 @@ def split_numbers(text: str | None, option: str) -> list[float] | None:
         return [float(name) for name in names]
     except ValueError:
         raise ConfigError(f"{option}: expected numbers separated by commas, found {text!r}") from None
+
+
+def split_whole(text: str | None, option: str) -> list[float | int] | None:
+    """:func:`split_numbers`, whole numbers as such; the settings refuse the others."""
+    values = split_numbers(text, option)
+    return None if values is None else [int(value) if value.is_integer() else value for value in values]

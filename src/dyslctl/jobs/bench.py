@@ -44,6 +44,7 @@ from dyslctl.jobs.prediction import (
     scaled,
 )
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
+from dyslctl.jobs.token_sweep import measured_sweep, predicted_sweep
 from dyslctl.method_assets import NO_ASSETS, Assets
 from dyslctl.policy import Policy
 from dyslctl.pruning.settings import PRUNING, PruningSettings
@@ -86,6 +87,7 @@ class BenchPlan:
         target_layers: What random skipping matches; ``None``: the mean of ``methods.reference``, measured first.
         pruning: What methods that prune tokens are told.
         compare: What else runs the same layers, of ``comparison.RIVALS``; needs ``Subject.upstream``.
+        tokens: Numbers of tokens on which the full pass is timed, or predicted, too.
     """
 
     methods: tuple[str, ...] = ("full", "dysl")
@@ -94,6 +96,7 @@ class BenchPlan:
     target_layers: float | None = None
     pruning: PruningSettings = PRUNING
     compare: tuple[str, ...] = ()
+    tokens: tuple[int, ...] = ()
 
 
 DEFAULT_PLAN = BenchPlan()
@@ -166,6 +169,7 @@ def bench(
         if elsewhere is None:
             document = _measured_document(subject, _measure(subject, plan, progress))
             document["compared"] = _compared(subject, plan, progress)
+            document["tokens_sweep"] = _measured_sweep(subject, plan, progress)
         else:
             document = _predicted_document(subject, plan, elsewhere, workload, stack, progress)
     rows = [*document["rows"], *map(_published_row, published_latency(device, subject.plugin))]
@@ -203,8 +207,17 @@ def _measure(subject: Subject, plan: BenchPlan, progress: Progress) -> Measured:
     beside = _never_skip(subject, names)
     latency = measure(subject.backbone, {**policies, **beside}, frames, plan.series, progress=progress)
     never_skip = latency.pop(NEVER_SKIP, None)
-    shares = pass_shares(subject.backbone, policies, frames, min(plan.series.iterations, SHARES_FRAMES))
+    pruning = {name for name in names if methods.method(name).prunes}
+    looks = min(plan.series.iterations, SHARES_FRAMES)
+    shares = pass_shares(subject.backbone, policies, frames, looks, pruning=pruning)
     return Measured(latency, shares, never_skip)
+
+
+def _measured_sweep(subject: Subject, plan: BenchPlan, progress: Progress) -> list[Row]:
+    if not plan.tokens:
+        return []
+    frames, horizon = demonstration_frames(subject.suite, plan.episodes), subject.suite.execute_horizon
+    return measured_sweep(subject.backbone, frames, plan.tokens, plan.series, horizon, progress)
 
 
 def _compared(subject: Subject, plan: BenchPlan, progress: Progress) -> list[Row]:
@@ -295,7 +308,9 @@ def _predicted_document(
     params[NEVER_SKIP] = _params(subject, reference, size)
     beside = measured.never_skip
     never = None if beside is None else scaled(beside.usage, ratio, once=_by_exits(reference))
-    return {"workload": name, **predicted_document(usages, never, device, size, params, stack)}
+    document = predicted_document(usages, never, device, size, params, stack)
+    document["tokens_sweep"] = predicted_sweep(device, size, plan.tokens, stack) if plan.tokens else []
+    return {"workload": name, **document}
 
 
 def _refuse_privileged(names: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ time itself; of that series only the shares are used.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,11 +23,19 @@ from dyslctl.types import LayerState, Observation
 
 @dataclass(frozen=True)
 class PassShares:
-    """Shares of one pass through the layers, together 1."""
+    """Shares of one pass through the layers, together 1.
+
+    Attributes:
+        layers: The layers themselves.
+        controllers: Decisions about layers.
+        adapters: What is run in the place of layers.
+        tokens: Choosing and gathering tokens, attention rows included; where a method does both, all its decisions.
+    """
 
     layers: float
     controllers: float
     adapters: float
+    tokens: float = 0.0
 
 
 class ClockedSchedule(LayerSchedule):
@@ -36,11 +44,12 @@ class ClockedSchedule(LayerSchedule):
     Attributes:
         decisions: Seconds spent deciding: pooling, controllers, thresholds.
         adapters: Seconds spent in adapters.
+        afterwards: Seconds spent once a layer has run: gathering tokens.
     """
 
     def __init__(self, schedule: LayerSchedule, now: Clock) -> None:
         self._schedule, self._now = schedule, now
-        self.decisions = self.adapters = 0.0
+        self.decisions = self.adapters = self.afterwards = 0.0
 
     def start(self, state: LayerState) -> None:
         """Start the wrapped schedule."""
@@ -55,7 +64,9 @@ class ClockedSchedule(LayerSchedule):
 
     def after(self, layer: int, state: LayerState) -> None:
         """Tell the wrapped schedule."""
+        begin = self._now()
         self._schedule.after(layer, state)
+        self.afterwards += self._now() - begin
 
     def _clocked(self, jump: Jump) -> Jump:
         adapter = jump.through
@@ -78,8 +89,18 @@ def pass_shares(
     episodes: Episodes,
     frames: int,
     clock: Clock | None = None,
+    pruning: Container[str] = (),
 ) -> dict[str, PassShares]:
-    """Where a pass through the layers spends its time, over the first ``frames`` frames, for every policy."""
+    """Where a pass through the layers spends its time, over the first ``frames`` frames, for every policy.
+
+    Args:
+        backbone: What the policies run on.
+        policies: By name.
+        episodes: Frames to show them.
+        frames: How many.
+        clock: Seconds; default: the wall clock, waiting for the device first.
+        pruning: Names of those that prune tokens: their decisions are about these.
+    """
     now = clock or device_clock(backbone.device)
     observations = [(step, frame) for episode in episodes for step, frame in enumerate(episode)]
     shares = {}
@@ -90,8 +111,12 @@ def pass_shares(
                 policy.reset()
             policy.select_action(observation)  # moves the guidance on, so that the next decisions are the real ones
             rows.append(_clocked_pass(backbone, policy.schedule, observation, now))
-        layers, controllers, adapters = np.sum(rows, axis=0) / np.sum(rows)
-        shares[name] = PassShares(float(layers), float(controllers), float(adapters))
+        layers, decisions, adapters, afterwards = (np.sum(rows, axis=0) / np.sum(rows)).tolist()
+        shares[name] = (
+            PassShares(layers, 0.0, adapters, decisions + afterwards)
+            if name in pruning
+            else PassShares(layers + afterwards, decisions, adapters)
+        )
     return shares
 
 
@@ -107,6 +132,7 @@ def parts_ms(latency: Latency, shares: PassShares) -> dict[str, float]:
         "layers": first_pass * shares.layers,
         "controllers": first_pass * shares.controllers,
         "adapters": first_pass * shares.adapters,
+        "tokens": first_pass * shares.tokens,
         "reprediction": mean["reprediction"],
         "head": head,
         "guidance": mean["guidance"],
@@ -115,11 +141,12 @@ def parts_ms(latency: Latency, shares: PassShares) -> dict[str, float]:
 
 def _clocked_pass(
     backbone: Backbone, schedule: LayerSchedule, observation: Observation, now: Clock
-) -> tuple[float, float, float]:
-    """Seconds in layers, decisions and adapters of one pass; what is left of the loop counts as layers."""
+) -> tuple[float, float, float, float]:
+    """Seconds of one pass in layers, decisions, adapters and after layers; the rest of the loop counts as layers."""
     clocked = ClockedSchedule(schedule, now)
     state = LayerState.of(backbone.encode([observation]))
     begin = now()
     forward(backbone, state, clocked)
     total = now() - begin
-    return total - clocked.decisions - clocked.adapters, clocked.decisions, clocked.adapters
+    apart = clocked.decisions, clocked.adapters, clocked.afterwards
+    return total - sum(apart), *apart

@@ -29,7 +29,7 @@ COLOURS = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, GREY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 PARTS = {
     "encode": SKY, "layers": BLUE, "controllers": ORANGE, "adapters": GREEN, "reprediction": VERMILION, "head": PURPLE,
-    "guidance": YELLOW,
+    "guidance": YELLOW, "tokens": GREY,
 }  # fmt: skip
 """Parts of one inference, in the order they are stacked (Fig. 10), each always in the same colour."""
 
@@ -156,6 +156,22 @@ def latency_breakdown(
     axes.invert_yaxis()
     axes.set(xlabel="latency of one inference, ms")
     _legend_above(axes, columns=4)
+    return figure
+
+
+def token_staircase(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """The full pass on fewer tokens: milliseconds against tokens, and where they would lie if tokens were all of it.
+
+    Args:
+        rows: Each with ``tokens`` and ``llm_ms_p50``; the first has all tokens.
+    """
+    figure, axes = _figure(4.6, 3.0)
+    tokens, ms = ([row[key] for row in rows] for key in ("tokens", "llm_ms_p50"))
+    axes.plot([0, tokens[0]], [0, ms[0]], color="0.6", linewidth=1, linestyle="--", label="in proportion")
+    axes.step(tokens, ms, where="post", color="tab:blue", linewidth=1)
+    axes.plot(tokens, ms, "o", color="tab:blue", markersize=4, label=str(rows[0].get("source", "")))
+    axes.set(xlabel="tokens", ylabel="layers, ms", xlim=(0, None), ylim=(0, None))
+    _legend_above(axes, columns=2)
     return figure
 
 

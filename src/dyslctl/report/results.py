@@ -192,6 +192,8 @@ def _bench(document: Document) -> list[Table]:
         Column("± %"),
         Column("end to end ms p50"),
         Column("layers run"),
+        Column("tokens"),
+        Column("choosing them, ms"),
         Column("LLM speedup"),
         Column("skip efficiency"),
     ]
@@ -204,6 +206,8 @@ def _bench(document: Document) -> list[Table]:
             number(row.get("band_pct"), 0),
             number(row["end_to_end_ms_p50"], 2),
             number(row["layers_run"], 2),
+            number(row.get("mean_tokens"), 0),
+            number(row.get("parts_ms", {}).get("tokens") or None, 2),
             number(row["speedup"], 2),
             percent(row.get("skip_efficiency")),
         )
@@ -211,9 +215,37 @@ def _bench(document: Document) -> list[Table]:
     ]
     return [
         Table(_bench_title(document), columns, rows, _bench_notes(document)),
+        *_tokens(document),
         *_compared(document),
         *_changes(document),
     ]
+
+
+def _tokens(document: Document) -> list[Table]:
+    headers = (
+        "tokens",
+        "LLM ms p50",
+        "end to end ms p50",
+        "LLM speedup",
+        "time saved / tokens saved",
+        "us a token here",
+    )
+    rows = [
+        (
+            str(row["tokens"]),
+            number(row["llm_ms_p50"], 2),
+            number(row["end_to_end_ms_p50"], 2),
+            number(row["speedup"], 2),
+            percent(row["saving_efficiency"]),
+            MISSING if row["ms_per_token"] is None else number(row["ms_per_token"] * 1e3, 1),
+        )
+        for row in document.get("tokens_sweep", [])
+    ]
+    notes = [
+        "evenly spaced visual tokens, dropped before the first layer: nothing chooses them, nothing is charged for it"
+    ]
+    title = f"The full pass on fewer tokens, {document['source']}"
+    return [Table(title, [*map(Column, headers)], rows, notes)] if rows else []
 
 
 def _compared(document: Document) -> list[Table]:

@@ -20,6 +20,7 @@ from dyslctl.cli.options import (
     Workers,
     split_names,
     split_numbers,
+    split_whole,
 )
 
 
@@ -74,7 +75,7 @@ def pareto(
         suite=suite,
         pareto__methods=split_names(method),
         pareto__budgets=split_numbers(budgets, "--budgets"),
-        pareto__seeds=_whole(split_numbers(seeds, "--seeds")),
+        pareto__seeds=split_whole(seeds, "--seeds"),
         pareto__episodes=episodes,
         pareto__tune_episodes=tune_episodes,
         pareto__batch=batch,
@@ -84,8 +85,3 @@ def pareto(
     with progress(quiet=quiet) as listener:
         document = run_pareto(workspace, resume=resume, progress=listener)
     show(document, as_json=as_json)
-
-
-def _whole(values: list[float] | None) -> list[float | int] | None:
-    """Whole numbers as such; the settings refuse the others."""
-    return None if values is None else [int(value) if value.is_integer() else value for value in values]

@@ -44,6 +44,7 @@ def run_bench(workspace: Workspace, device: str, size: str | None, progress: Pro
             settings.episodes,
             pruning=workspace.config.pruning.settings(),
             compare=compared,
+            tokens=settings.tokens,
         ),
         device=device,
         workload=size,
@@ -70,4 +71,10 @@ def _draw(document: dict[str, Any], workspace: Workspace) -> dict[str, str]:
     device = document["device"]
     rows = {f"{row['method']}\n{row['source']}": row["parts_ms"] for row in document["rows"] if "parts_ms" in row}
     path = plots.save(plots.latency_breakdown(rows), workspace.run.report / f"latency_{device}.png")
-    return {f"Where the time of one inference goes on {device} (Fig. 10).": str(path)}
+    figures = {f"Where the time of one inference goes on {device} (Fig. 10).": str(path)}
+    if document["tokens_sweep"]:
+        path = plots.save(
+            plots.token_staircase(document["tokens_sweep"]), workspace.run.report / f"tokens_{device}.png"
+        )
+        figures[f"Time of the full pass on fewer tokens on {device}, {document['source']}."] = str(path)
+    return figures
