@@ -33,3 +33,17 @@ def test_the_full_pass_on_fewer_tokens(profiled: dict[str, Any], document: Docum
     refused = run("bench", "--method", "full", "--tokens", "11", "--quiet")
     assert refused.exit_code == 2 and "--tokens 11: expected at least 12" in refused.stderr
     assert run("bench", "--tokens", "1.5", "--quiet").exit_code == 2
+
+
+def test_retained_tokens_of_an_episode(profiled: dict[str, Any], document: Documents, run: Run) -> None:
+    found = document("analyze", "tokens", "--episode", "1")
+    assert (found["schema"], found["method"], found["tokens_per_view"]) == ("dyslctl.tokens/1", "specprune", [4])
+    assert [row["layer"] for row in found["layers"]] == list(range(8))
+    lines = Path(found["csv"]).read_text().splitlines()
+    assert len(lines) == 1 + len(found["moments"]) + 8
+    assert all(Path(figure).stat().st_size > 1000 for figure in found["figures"].values())
+    shown = run("analyze", "tokens", "--method", "divprune", "--quiet")
+    assert "Tokens that divprune retains" in shown.stdout and "Entropy" in shown.stdout
+    refused = run("analyze", "tokens", "--method", "full", "--quiet")
+    assert refused.exit_code == 2 and "expected one that prunes tokens" in refused.stderr
+    assert "dyslctl.tokens/1" in document("report")["results"]

@@ -163,6 +163,8 @@ class SpecPruneSchedule(LayerSchedule):
     """Every layer runs, on fewer and fewer visual tokens. One sample at a time.
 
     Attributes:
+        rows: What tokens attend to.
+        depths: Where it looks and prunes.
         outlook: For the next pass; ``None``: it prunes nothing, and only looks.
         found: By the last pass.
         unpruned: State and memory of the last pass behind the local layers, before anything went.
@@ -173,7 +175,7 @@ class SpecPruneSchedule(LayerSchedule):
     unpruned: tuple[LayerState, PassMemory] | None = None
 
     def __init__(self, rows: AttentionRows, settings: PruningSettings, depths: Depths) -> None:
-        self._rows, self._settings = rows, settings
+        self.rows, self._settings = rows, settings
         self.depths = depths
         self._restored: PassMemory | None = None
 
@@ -197,7 +199,7 @@ class SpecPruneSchedule(LayerSchedule):
         """Listen to what the prompt attends to, where that is of use."""
         now = self._pass
         if layer in self._listens(now.outlook is not None):
-            asked = ask(self._rows, layer, state, text_tokens(state))
+            asked = ask(self.rows, layer, state, text_tokens(state))
             if layer in self.depths.local:
                 now.local.append(asked.received()[0])
             if layer in self.depths.updated:

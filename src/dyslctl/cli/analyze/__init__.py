@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from dyslctl.cli.analyze import allow_points, continuity, importance, kept_layers, latency, pareto, similarity
+from dyslctl.cli.analyze import allow_points, continuity, importance, kept_layers, latency, pareto, similarity, tokens
 from dyslctl.cli.command import Command
 
 app = typer.Typer(name="analyze", help="Studies of a run, each with its figure.", no_args_is_help=True)
@@ -19,6 +19,7 @@ STUDIES: dict[str, Callable[..., None]] = {
     "continuity": continuity.continuity,
     "allow-points": allow_points.allow_points,
     "latency": latency.latency,
+    "tokens": tokens.tokens,
 }
 for name, function in STUDIES.items():
     app.command(name, cls=Command)(function)

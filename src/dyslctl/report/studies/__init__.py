@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dyslctl.report.studies import allow_points, continuity, importance, kept_layers, latency, similarity
+from dyslctl.report.studies import allow_points, continuity, importance, kept_layers, latency, similarity, tokens
 from dyslctl.report.tables import Table
 
 
@@ -32,5 +32,6 @@ STUDIES: Mapping[str, Study] = {
     "continuity": Study("Continuity and the cost of skipping", continuity.TEXT, continuity.tables),
     "allow-points": Study("Skipping-allow points in one episode", allow_points.TEXT, allow_points.tables),
     "latency": Study("Where the time goes", latency.TEXT, latency.tables),
+    "tokens": Study("Retained tokens in one episode", tokens.TEXT, tokens.tables),
 }
 """By the name of the command, in the order of the paper's figures."""
