@@ -149,6 +149,7 @@ class TaskSuite(ABC):
         execute_horizon: Actions of a chunk executed before the next inference, always explicit.
         action_dim: ``A``.
         control_frequency: Actions a second; what recorded demonstrations are stamped with.
+        gripper_open: Of an action's last dimension, the value that opens the gripper; the opposite one closes it.
     """
 
     name: str
@@ -157,6 +158,7 @@ class TaskSuite(ABC):
     execute_horizon: int
     action_dim: int
     control_frequency: int = 20
+    gripper_open: Literal[-1, 1] = -1
 
     @property
     @abstractmethod

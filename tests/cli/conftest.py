@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from typer.testing import CliRunner, Result
 from dyslctl import plugins
 from dyslctl.cli import app
 
+TESTS = Path(__file__).parents[1]
+ENTRY_POINTS = "[dyslctl.backbones]\ntiny = tiny:TinyBackbone\n[dyslctl.suites]\ntiny_reach = mortal:MortalReach\n"
 QUICK = [
     *("--set", "profile.samples=16"),
     *("--set", "distill.episodes=2"),
@@ -106,3 +109,20 @@ def paper(run: Callable[..., Result], _template: dict[str, Any]) -> dict[str, An
     shutil.copytree(_template["folder"] / "paper", "runs")
     found: dict[str, Any] = _template["paper"]
     return found
+
+
+@pytest.fixture
+def mortal(tmp_path: Path) -> Mapping[str, str]:
+    """The environment of a process that has the plugins of ``mortal.py`` installed."""
+    info = tmp_path / "site" / "mortal-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mortal\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(ENTRY_POINTS)
+    (tmp_path / "diary").mkdir()
+    paths = (tmp_path / "site", TESTS, TESTS / "jobs", TESTS / "cli")
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+        "MORTAL_DIARY": str(tmp_path / "diary"),
+        "OMP_NUM_THREADS": "1",
+    }

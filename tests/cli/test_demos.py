@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +36,14 @@ def test_what_was_recorded_is_counted(document: Documents, run: Run) -> None:
     assert shown.exit_code == 0 and "3 demonstrations" in shown.stdout and "reach_blue" in shown.stdout
 
 
-@pytest.mark.parametrize("format_", ["lerobot", "hdf5"])
+@pytest.mark.parametrize("format_", ["lerobot", "hdf5", "calvin"])
 def test_from_demonstrations_to_a_bundle(
     document: Documents, tiny_suite: type[TinyReach], monkeypatch: pytest.MonkeyPatch, format_: str
 ) -> None:
     """Columns, gripper, and how many actions are executed: the data set says it."""
     with monkeypatch.context() as patch:
         patch.setattr(tiny_suite, "execute_horizon", 3)
+        patch.setattr(tiny_suite, "gripper_open", 1 if format_ == "calvin" else -1)
         document("demos", "tiny_reach", "--episodes", "12", "--out", "set", "--format", format_)
     assert document("profile", "tiny", "--data", "set")["samples"] == 16
     assert document("distill")["calibrated"]["offline"] is True
@@ -86,8 +90,11 @@ def test_tasks_without_a_skill_are_said_and_left_out(
         (("--image-quality", "0"), "--image-quality"),
         (("--episodes", "0"), "--episodes"),
         (("--workers", "0"), "--workers"),
+        (("--episode-timeout", "0"), "--episode-timeout: expected seconds above 0, found 0"),
         (("--disturb", "0.6"), "--disturb"),
-        (("--format", "hdf5", "--image-quality", "90"), "without loss"),
+        (("--format", "hdf5", "--image-quality", "90"), "--format hdf5 has images without loss"),
+        (("--format", "calvin", "--image-quality", "90"), "--format calvin has images without loss"),
+        (("--format", "calvin"), "its files open the gripper at 1, tiny_reach at -1"),
     ],
 )
 def test_wrong_arguments(run: Run, flags: tuple[str, ...], message: str) -> None:
@@ -102,3 +109,21 @@ def test_a_folder_that_is_there_is_left_alone(run: Run) -> None:
     found = run("demos", "tiny_reach", "--out", "set")
     assert found.exit_code == 2 and "expected a new folder" in found.stderr
     assert Path("set/notes.txt").read_text() == "mine"
+
+
+def test_an_expert_that_dies_costs_no_more_than_its_episode(tmp_path: Path, mortal: Mapping[str, str]) -> None:
+    """The second episode is played again; in the place of the third, which always dies, comes the next of its task."""
+    how = ("--episodes", "4", "--out", "set", "--episode-timeout", "300", "--json", "--quiet")
+    done = subprocess.run(
+        [sys.executable, "-m", "dyslctl", "demos", "tiny_reach", *how],
+        cwd=tmp_path,
+        env=mortal,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert (found["episodes"], found["failed"]) == (4, 0)
+    assert found["errors"] == {"2": "the worker process died of signal 9 (Killed)"}
+    assert len(open_source(str(tmp_path / "set"))) == 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -14,26 +13,7 @@ import pytest
 
 from dyslctl.artifacts.bundle import load_bundle
 
-TESTS = Path(__file__).parents[1]
-ENTRY_POINTS = "[dyslctl.backbones]\ntiny = tiny:TinyBackbone\n[dyslctl.suites]\ntiny_reach = mortal:MortalReach\n"
 EVAL = ("eval", "--method", "full", "--episodes", "4")
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> Mapping[str, str]:
-    """Where the plugins of ``mortal.py`` are installed."""
-    info = tmp_path / "site" / "mortal-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mortal\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(ENTRY_POINTS)
-    (tmp_path / "diary").mkdir()
-    paths = (tmp_path / "site", TESTS, TESTS / "jobs", TESTS / "cli")
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, paths)),
-        "MORTAL_DIARY": str(tmp_path / "diary"),
-        "OMP_NUM_THREADS": "1",
-    }
 
 
 def records() -> list[dict[str, Any]]:
@@ -44,12 +24,12 @@ def records() -> list[dict[str, Any]]:
 
 
 def test_a_simulator_that_dies_costs_no_more_than_its_episode(
-    profiled: dict[str, Any], document: Callable[..., dict[str, Any]], environment: Mapping[str, str]
+    profiled: dict[str, Any], document: Callable[..., dict[str, Any]], mortal: Mapping[str, str]
 ) -> None:
     """An untrained policy fails, so that every episode but the one that always dies leaves a video."""
     how = ("--workers", "2", "--episode-timeout", "120", "--video", "failed", "--json", "--quiet")
     done = subprocess.run(
-        [sys.executable, "-m", "dyslctl", *EVAL, *how], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dyslctl", *EVAL, *how], env=mortal, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     survived = records()

@@ -19,7 +19,7 @@ ACTIONS = arrays(
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_valid(name: str) -> None:
-    assert DataMap.load(name).action in ("action", "actions")
+    assert DataMap.load(name).action in ("action", "actions", "rel_actions")
 
 
 def test_known_data_sets_have_a_preset() -> None:
@@ -43,6 +43,8 @@ def test_what_the_presets_do_to_libero() -> None:
         (Gripper(open=1.0, closed=-1.0), [1.0, -1.0], [-1.0, 1.0]),
         (Gripper(open=1.0, closed=0.0), [1.0, 0.0, 0.25], [-1.0, 1.0, 0.5]),
         (Gripper(index=0, open=0.0, closed=255.0), [0.0, 255.0], [-1.0, 1.0]),
+        (Gripper(open=1.0, closed=-1.0, executed_open=1), [1.0, -1.0], [1.0, -1.0]),
+        (Gripper(open=0.0, closed=1.0, executed_open=1), [0.0, 1.0, 0.25], [1.0, -1.0, 0.5]),
     ],
 )
 def test_the_gripper_as_suites_execute_it(gripper: Gripper, written: list[float], executed: list[float]) -> None:
@@ -114,6 +116,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("views: {front: {column: cam0, rotate: 45}}", "views.front.rotate"),
         ("views: {}", "views: "),
         ("gripper: {open: 1, closed: 1}", "open and closed must differ"),
+        ("gripper: {open: 1, closed: 0, executed_open: 0}", "gripper.executed_open"),
         ("noop_threshold: -1", "noop_threshold"),
     ],
 )

@@ -8,6 +8,7 @@ import huggingface_hub
 import pytest
 
 from dyslctl import plugins
+from dyslctl.data.calvin import CalvinSource
 from dyslctl.data.hdf5 import Hdf5Source
 from dyslctl.data.lerobot import LeRobotSource
 from dyslctl.data.of_suite import SuiteSource
@@ -22,10 +23,13 @@ def test_the_format_is_known_from_the_files(writers: ModuleType, tmp_path: Path)
     episodes = [writers.episode(number, 3) for number in range(2)]
     lerobot = writers.write_lerobot(tmp_path / "a", episodes)
     hdf5 = writers.write_hdf5(tmp_path / "b", episodes)
+    calvin = writers.write_calvin(tmp_path / "c", episodes)
     assert isinstance(open_source(str(lerobot)), LeRobotSource)
     assert isinstance(open_source(str(hdf5)), Hdf5Source)
     assert isinstance(open_source(str(next(hdf5.iterdir()))), Hdf5Source)
     assert open_source(str(lerobot)).name == str(lerobot)
+    for folder in (calvin, calvin / "training"):
+        assert isinstance(open_source(str(folder)), CalvinSource) and open_source(str(folder)).name == str(folder)
 
 
 def test_what_is_neither_is_refused_with_what_was_looked_for(tmp_path: Path) -> None:

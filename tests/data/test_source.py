@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -124,3 +125,37 @@ def test_flips_of_the_gripper_are_marked() -> None:
 
 def test_the_width_of_actions_is_that_of_the_first_episode() -> None:
     assert Numbered([3, 3]).action_dim == 2
+
+
+class Chained(Numbered):
+    """The first four steps of an episode have one instruction, the others another."""
+
+    def episode(self, number: int) -> Demonstration:
+        found = super().episode(number)
+        words = ["first"] * 4 + ["second"] * (len(found.observations) - 4)
+        seen = [replace(each, instruction=word) for each, word in zip(found.observations, words, strict=True)]
+        return replace(found, observations=seen)
+
+
+@given(st.integers(1, 6), st.integers(0, 3))
+def test_windows_are_all_consecutive_frames_of_one_instruction(length: int, seed: int) -> None:
+    """By hand, of 7 steps 4 + 3: length 3 begins at 0, 1 and at 4; length 5 nowhere."""
+    found = list(Chained([7] * 5).windows(length, seed=seed, buffer=4))
+    starts = {1: [0, 1, 2, 3, 4, 5, 6], 2: [0, 1, 2, 4, 5], 3: [0, 1, 4], 4: [0]}.get(length, [])
+    assert sorted((window.episode, window.actions[0, 0]) for window in found) == [
+        (number, start) for number in range(4) for start in starts
+    ]
+    for window in found:
+        assert window.actions[:, 0].tolist() == [window.actions[0, 0] + ahead for ahead in range(length)]
+        assert [each.proprio.tolist()[1] for each in window.observations if each.proprio is not None] == (
+            window.actions[:, 0].tolist()
+        )
+
+
+def test_windows_of_the_held_out_part_and_so_many_of_each() -> None:
+    assert {window.episode for window in Chained([7] * 5).windows(2, part="tune")} == {4}
+    assert Counter(window.episode for window in Chained([7] * 5).windows(2, per_episode=2)) == dict.fromkeys(
+        range(4), 2
+    )
+    with pytest.raises(ConfigError, match="at least 1 frame, found 0"):
+        Chained([7] * 5).windows(0)

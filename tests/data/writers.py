@@ -184,6 +184,34 @@ def write_hdf5(folder: Path, episodes: Sequence[Episode], *, said: bool = True) 
     return folder
 
 
+def write_calvin(root: Path, episodes: Sequence[Episode], windows: Sequence[tuple[int, int]] | None = None) -> Path:
+    """A CALVIN data set: the episodes are recordings, ``windows`` of their frames are put into the words of the first.
+
+    Without ``windows`` each recording is one.
+    """
+    folder, frame, recordings = root / "training", 0, []
+    (folder / "lang_annotations").mkdir(parents=True)
+    for each in episodes:
+        recordings.append((frame, frame + len(each) - 1))
+        for step in range(len(each)):
+            arrays: dict[str, Any] = {
+                f"rgb_{name}": pictures[step]
+                for name, pictures in zip(("static", "gripper"), each.views.values(), strict=True)
+            }
+            arrays |= {"rel_actions": each.actions[step].astype(np.float64), "robot_obs": each.state[step]}
+            np.savez_compressed(folder / f"episode_{frame:07d}.npz", **arrays, scene_obs=np.zeros(24))
+            frame += 1
+    np.save(folder / "ep_start_end_ids.npy", np.array(recordings))
+    spans = [(first, last + 1) for first, last in recordings] if windows is None else windows
+    words = [each.instruction for each in episodes] if windows is None else [episodes[0].instruction] * len(windows)
+    content = {
+        "language": {"ann": words, "task": ["lift"] * len(words), "emb": np.ones((len(words), 1, 4), np.float32)},
+        "info": {"episodes": [], "indx": [(np.int64(first), np.int64(end)) for first, end in spans]},
+    }
+    np.save(folder / "lang_annotations/auto_lang_ann.npy", np.array(content, object), allow_pickle=True)
+    return root
+
+
 def _write_demo(group: Any, each: Episode) -> None:
     group["actions"] = each.actions.astype(np.float64)
     group["obs/ee_states"], group["obs/gripper_states"] = each.state[:, :6], each.state[:, 6:]

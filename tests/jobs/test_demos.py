@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from dyslctl import plugins
 from dyslctl.artifacts.lock import locked
 from dyslctl.data.encoding import ImageCoding
+from dyslctl.data.mapping import DataMap, Gripper
 from dyslctl.data.open import open_source
 from dyslctl.errors import ArtifactError, ConfigError, EnvironmentMismatch, PluginError
 from dyslctl.jobs import demos
@@ -118,7 +120,12 @@ def test_only_what_was_solved_is_kept_and_all_is_counted(suite: Callable[..., Ta
     lengths = {index: len(acting.demonstrate(acting.episodes("train", 6)[index]).actions) for index in (1, 2, 4, 5)}
     assert (about["episodes"], about["failed"], about["skipped_tasks"]) == (4, 2, [])
     assert about["frames"] == sum(lengths.values())
-    assert about["tasks"]["reach_red"] == {"episodes": 2, "failed": 1, "frames": lengths[2] + lengths[4]}
+    assert about["tasks"]["reach_red"] == {
+        "episodes": 2,
+        "failed": 1,
+        "errors": 0,
+        "frames": lengths[2] + lengths[4],
+    }
     assert json.loads((tmp_path / "set/demos.json").read_text()) == about
     assert not (tmp_path / "set.partial").exists()
 
@@ -214,8 +221,9 @@ def test_a_folder_that_happens_to_have_the_name_of_an_unfinished_one_stays(
 
 
 def test_a_chain_of_instructions_is_for_lerobot(suite: Callable[..., TaskSuite], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected one instruction an episode, found 2"):
+    with pytest.raises(ConfigError, match="expected one instruction an episode, found chains of 2"):
         record(suite(chain=2), tmp_path / "a", 1, HDF5)
+    assert list(tmp_path.iterdir()) == []
     assert record(suite(chain=2), tmp_path / "b", 1, LEROBOT)["episodes"] == 1
     words = {observation.instruction for observation in open_source(str(tmp_path / "b")).episode(0).observations}
     assert words == {"reach red", "reach blue"}
@@ -250,13 +258,61 @@ def test_a_crash_of_the_simulator_is_an_error_and_no_failure(
     assert (tmp_path / "set.partial/outcomes.jsonl").read_text() == ""
 
 
-def test_a_worker_that_always_dies_is_an_error_and_no_failure(
+def played_by(dying: dict[int, str]) -> Callable[..., Any]:
+    """In the place of worker processes; some initial states end theirs."""
+
+    def play(make: Callable[[], Any], specs: Sequence[EpisodeSpec], workers: int, timeout: float | None) -> Any:
+        assert (workers, timeout) == (1, 5.0)
+        for spec in specs:
+            yield from [(spec, Died(dying[spec.index]))] if spec.index in dying else make()([spec])
+
+    return play
+
+
+def test_a_state_that_ends_its_worker_is_replaced_and_is_no_failure(
     suite: Callable[..., TaskSuite], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def play(_make: object, specs: Sequence[EpisodeSpec], _workers: int) -> Any:
-        yield specs[0], Died("died of signal 9 (Killed)")
+    """Once it can be played it takes its place again, and the files are those of a recording without errors."""
+    record(suite(failing=(1,)), tmp_path / "whole", 5, LEROBOT)
+    dying = {0: "was stopped after 5 s", 4: "died of signal 9 (Killed)"}
+    for name, breaks_at in (("set", None), ("broken", 6)):
+        monkeypatch.setattr(demos, "play_in_processes", played_by(dying))
+        with suppress(Broken):
+            record(suite((1,), breaks_at), tmp_path / name, 5, LEROBOT, episode_timeout=5.0)
+    about = json.loads((tmp_path / "set/demos.json").read_text())
+    assert (about["episodes"], about["failed"]) == (5, 1)
+    assert about["errors"] == {str(index): f"the worker process {how}" for index, how in dying.items()}
+    assert {key: about["tasks"]["reach_red"][key] for key in ("episodes", "failed", "errors")} == {
+        "episodes": 3,
+        "failed": 0,
+        "errors": 2,
+    }
+    monkeypatch.setattr(demos, "play_in_processes", played_by({}))
+    record(suite(failing=(1,)), tmp_path / "broken", 5, LEROBOT, episode_timeout=5.0, resume=True)
+    assert content(tmp_path / "broken") == content(tmp_path / "whole")
 
-    monkeypatch.setattr(demos, "play_in_processes", play)
-    with pytest.raises(EnvironmentMismatch, match=r"episode 0 \(reach_red\): the worker died of signal 9"):
-        record(suite(), tmp_path / "set", 2, LEROBOT, workers=2)
-    assert (tmp_path / "set.partial/outcomes.jsonl").read_text() == ""
+
+def test_one_equal_error_after_the_other_ends_the_recording(
+    suite: Callable[..., TaskSuite], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    always = dict.fromkeys(range(99), "was stopped after 5 s")
+    monkeypatch.setattr(demos, "play_in_processes", played_by(always))
+    with pytest.raises(
+        PluginError, match=r"3 episodes in a row could not be played, the last one 4 \(reach_red\): the w"
+    ):
+        record(suite(), tmp_path / "set", 6, LEROBOT, episode_timeout=5.0)
+    assert not (tmp_path / "set").exists()
+
+
+def test_the_gripper_is_written_as_the_suite_executes_it(suite: Callable[..., TaskSuite], tmp_path: Path) -> None:
+    """And what is read is what was executed, whichever value opens."""
+    acting = suite()
+    acting.gripper_open = 1
+    for settings in (LEROBOT, HDF5):
+        out = tmp_path / settings.format
+        record(acting, out, 2, settings)
+        assert DataMap.load(str(out / "data-map.yaml")).gripper == Gripper(open=1.0, closed=-1.0, executed_open=1)
+        shown = [acting.demonstrate(spec).actions[:, -1].tolist() for spec in acting.episodes("train", 2)]
+        assert sorted(open_source(str(out)).episode(number).actions[:, -1].tolist() for number in (0, 1)) == sorted(
+            shown
+        )

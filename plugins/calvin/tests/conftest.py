@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from dyslctl_calvin import suite
-from dyslctl_calvin.initial_states import Placement
 from dyslctl_calvin.installation import Installation
 from dyslctl_calvin.sequences import Chain
 from dyslctl_calvin.settings import Settings
@@ -21,6 +20,9 @@ from hypothesis import settings as hypothesis_settings
 hypothesis_settings.register_profile("any-machine", deadline=None, derandomize="CI" in os.environ)
 hypothesis_settings.load_profile("any-machine")
 
+# By its name, so that worker processes, which find it on ``sys.path``, can unpickle what it defines.
+sys.path.insert(0, str(Path(__file__).parent))
+stand_in = importlib.import_module("calvin_stand_in")
 left_out = 0
 
 
@@ -47,57 +49,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         )
 
 
-START = {
-    "led": 0,
-    "lightbulb": 0,
-    "slider": "right",
-    "drawer": "closed",
-    "red_block": "table",
-    "blue_block": "table",
-    "pink_block": "slider_right",
-    "grasped": 0,
-}
-"""The first of the 192 scenes."""
-TASKS = ("open_drawer", "turn_on_led", "lift_red_block_table", "stack_block", "move_slider_left")
-
-
 @pytest.fixture(scope="session")
 def chain() -> Chain:
-    return Chain(START, TASKS)
-
-
-class CountingSimulator:
-    """A scene of one number. An action adds its first entry; a task is done when it grew by 1 since its start."""
-
-    made = 0
-
-    def __init__(self, installation: Installation, scene: str) -> None:
-        self.scene, self.value = scene, 0.0
-        self.began: list[Placement] = []
-        self.executed: list[np.ndarray] = []
-        self.asked: list[tuple[str, float]] = []
-        self.env = self
-        CountingSimulator.made += 1
-
-    def begin(self, placement: Placement) -> None:
-        self.value = 0.0
-        self.began.append(placement)
-
-    def step(self, action: np.ndarray) -> None:
-        self.executed.append(action)
-        self.value += float(action[0])
-
-    def info(self) -> dict[str, float]:
-        return {"value": self.value}
-
-    def solved(self, task: str, start: dict[str, float], now: dict[str, float]) -> bool:
-        self.asked.append((task, start["value"]))
-        return now["value"] - start["value"] >= 1
-
-    def proprio(self) -> np.ndarray:
-        return np.full(15, self.value, np.float32)
-
-    def close(self) -> None: ...
+    return stand_in.CHAIN
 
 
 @pytest.fixture
@@ -107,23 +61,16 @@ def painted() -> list[float]:
 
 
 @pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch, painted: list[float]) -> None:
-    """Every environment that is made has the stand-in simulator."""
-
-    def paint(snapshot: float) -> list[np.ndarray]:
-        painted.append(snapshot)
-        return [np.full((4, 4, 3), int(snapshot) + view, np.uint8) for view in (0, 100)]
-
-    monkeypatch.setattr(suite, "Simulator", CountingSimulator)
-    monkeypatch.setattr(CountingSimulator, "made", 0)
-    monkeypatch.setattr(suite, "take", lambda env: env.value)
-    monkeypatch.setattr(suite, "painter", lambda *_: SimpleNamespace(paint=paint))
+def installed(monkeypatch: pytest.MonkeyPatch, painted: list[float]) -> None:
+    """Every environment that is made has the stand-in simulator, and all ``test`` episodes are ``chain``."""
+    for name, value in stand_in.parts(painted).items():
+        monkeypatch.setattr(suite, name, value)
+    monkeypatch.setattr(stand_in.CountingSimulator, "made", 0)
 
 
 @pytest.fixture
-def make(stand_in: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chain: Chain) -> Callable[[Any], Any]:
-    """``make(suite)``: an environment with the stand-in, in which all ``test`` episodes are ``chain``."""
-    monkeypatch.setattr(suite, "_test_chains", lambda settings: [chain] * 1000)
+def make(installed: None, tmp_path: Path) -> Callable[[Any], Any]:
+    """``make(suite)``: an environment with the stand-in."""
 
     def environment(of: Any) -> CalvinEnvironment:
         return CalvinEnvironment(of, Settings(tmp_path), Installation(tmp_path, "3.2.7"))

@@ -89,3 +89,15 @@ def test_half_a_checkout_is_refused(checkout: Path, settings: Settings, monkeypa
     monkeypatch.setattr(installation, "_installed", lambda: checkout.parent)
     with pytest.raises(EnvironmentMismatch, match=r"lacks calvin_env/__init__\.py|lacks conf"):
         installation.prepare(settings)
+
+
+def test_a_folder_of_that_name_is_not_the_package(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder in which the checkout was cloned: Python takes the checkout itself for the package there."""
+    (tmp_path / "calvin_env").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "calvin_env", raising=False)
+    with pytest.raises(EnvironmentMismatch, match=r"found the folder .*calvin_env, which hides it") as caught:
+        installation.locate(settings)
+    assert caught.value.hint is not None and "export DYSLCTL_CALVIN_ENV=" in caught.value.hint

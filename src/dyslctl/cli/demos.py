@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dyslctl.cli.options import AsJson, Debug, Quiet, Resume, complete_suites
+from dyslctl.cli.options import AsJson, Debug, EpisodeTimeout, Quiet, Resume, complete_suites
 
 
 class Formats(StrEnum):
@@ -16,6 +16,7 @@ class Formats(StrEnum):
 
     LEROBOT = "lerobot"
     HDF5 = "hdf5"
+    CALVIN = "calvin"
 
 
 class Splits(StrEnum):
@@ -30,7 +31,7 @@ def demos(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The data set; a new folder.")],
     episodes: Annotated[int, typer.Option("--episodes", min=1, help="Solved demonstrations, tasks in turn.")] = 100,
     format_: Annotated[
-        Formats, typer.Option("--format", help="LeRobot 3.0 (parquet), or LIBERO's HDF5 files.")
+        Formats, typer.Option("--format", help="LeRobot 3.0 (parquet), LIBERO's HDF5 files, or CALVIN's npz files.")
     ] = Formats.LEROBOT,
     split: Annotated[Splits, typer.Option("--split", help="Of the initial states.")] = Splits.TRAIN,
     image_quality: Annotated[
@@ -50,6 +51,7 @@ def demos(
         ),
     ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
+    episode_timeout: EpisodeTimeout = None,
     resume: Resume = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -80,7 +82,8 @@ def demos(
         if task not in acting.demonstrated_tasks:
             note(f"skipped: {task} (the expert has no skill for it)", quiet=quiet)
     with progress(quiet=quiet) as listener:
-        about = record(acting, out, episodes, settings, workers=workers, resume=resume, progress=listener)
+        how: dict[str, Any] = {"workers": workers, "episode_timeout": episode_timeout, "resume": resume}
+        about = record(acting, out, episodes, settings, progress=listener, **how)
     document: dict[str, Any] = {**about, "path": str(out), "megabytes": _megabytes(out)}
     show(document, as_json=as_json)
 

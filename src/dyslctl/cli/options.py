@@ -145,8 +145,8 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="PATH|ID",
-        help="Recorded episodes: a folder (LeRobot, LIBERO hdf5) or a Hub id ORG/NAME[@REVISION]. Or 'expert' or "
-        "'policy': who visits the states of the suite.",
+        help="Recorded episodes: a folder (LeRobot, LIBERO hdf5, CALVIN) or a Hub id ORG/NAME[@REVISION]. Or 'expert' "
+        "or 'policy': who visits the states of the suite.",
         rich_help_panel=WHAT,
     ),
 ]

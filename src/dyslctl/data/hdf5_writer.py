@@ -18,7 +18,7 @@ import numpy as np
 from dyslctl.data.episode_file import PURPOSE, RecordedEpisode
 from dyslctl.data.hdf5 import SUFFIX
 from dyslctl.data.images import decode_image
-from dyslctl.data.mapping import DataMap, Gripper, View
+from dyslctl.data.mapping import DataMap, View
 from dyslctl.data.optional import require
 from dyslctl.errors import ConfigError, PluginError
 
@@ -30,7 +30,7 @@ GZIP = 1
 """Of a picture the higher levels save two hundredths more, and take twice the time."""
 
 
-def check_instruction(episode: RecordedEpisode) -> None:
+def _check_instruction(episode: RecordedEpisode) -> None:
     """Can the format hold ``episode``?
 
     Raises:
@@ -44,7 +44,7 @@ def check_instruction(episode: RecordedEpisode) -> None:
 
 
 def write_hdf5(root: Path, episodes: Iterable[RecordedEpisode]) -> DataMap:
-    """Write ``episodes``, at least one, into the empty folder ``root``, one at a time: how they are read back.
+    """Write ``episodes``, at least one, into the empty folder ``root``, one at a time: its columns.
 
     Raises:
         ConfigError: If there is no episode, or an instruction changes within one.
@@ -55,7 +55,7 @@ def write_hdf5(root: Path, episodes: Iterable[RecordedEpisode]) -> DataMap:
     columns: DataMap | None = None
     with ExitStack() as stack:
         for episode in episodes:
-            check_instruction(episode)
+            _check_instruction(episode)
             columns, task = columns or _column_map(episode), episode.spec.task
             if task not in files:
                 files[task] = _File(stack, root / f"{task}_demo{SUFFIX}", episode)
@@ -125,7 +125,6 @@ def _column_map(episode: RecordedEpisode) -> DataMap:
         views={view: View(column=column, rotate=180) for view, column in _columns(episode).items()},
         proprio=(*(["obs/ee_states"] if width else []), *(["obs/gripper_states"] if width > HAND else [])),
         action="actions",
-        gripper=Gripper(open=-1.0, closed=1.0),
     )
 
 

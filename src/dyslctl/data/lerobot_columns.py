@@ -11,7 +11,7 @@ import numpy as np
 from dyslctl.data.episode_file import PURPOSE, RecordedEpisode
 from dyslctl.data.feature_statistics import Statistics, of_images, of_numbers
 from dyslctl.data.lerobot import IMAGES
-from dyslctl.data.mapping import DataMap, Gripper, View
+from dyslctl.data.mapping import DataMap, View
 from dyslctl.data.optional import require
 
 STATE, ACTION = "observation.state", "action"
@@ -29,13 +29,12 @@ Features = Mapping[str, Mapping[str, Any]]
 
 
 def column_map(columns: Features) -> DataMap:
-    """How a data set with these columns is read back."""
+    """Which column is what; what the values of the gripper mean, only the suite knows."""
     images = [name for name, column in columns.items() if column["dtype"] == "image"]
     return DataMap(
         views={name.removeprefix(IMAGES): View(column=name) for name in images},
         proprio=(STATE,) if STATE in columns else (),
         action=ACTION,
-        gripper=Gripper(open=-1.0, closed=1.0),
     )
 
 

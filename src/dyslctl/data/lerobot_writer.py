@@ -29,7 +29,7 @@ PLACE = "chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 
 
 def write_lerobot(root: Path, episodes: Iterable[RecordedEpisode], *, fps: int, file_mb: float = FILE_MB) -> DataMap:
-    """Write ``episodes``, one at a time: how they are read back.
+    """Write ``episodes``, one at a time: the data set's columns.
 
     Args:
         root: An empty folder.
@@ -135,7 +135,7 @@ class _Writer:
         }
 
     def finish(self) -> DataMap:
-        """Write the index, once the last file is closed: how the data set is read back."""
+        """Write the index, once the last file is closed: the data set's columns."""
         if not self._index:
             raise ConfigError("a data set has at least one episode, found none")
         meta = make_folder(self._root / "meta")

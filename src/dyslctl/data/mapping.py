@@ -15,7 +15,7 @@ from dyslctl.artifacts.strict_yaml import parse_yaml, read_yaml
 from dyslctl.errors import ConfigError
 from dyslctl.plugins import did_you_mean
 
-PRESETS = ("huggingfacevla-libero", "lerobot", "libero-hdf5", "openpi-libero")
+PRESETS = ("calvin", "huggingfacevla-libero", "lerobot", "libero-hdf5", "openpi-libero")
 OF_DATASETS: Mapping[str, str] = {
     "HuggingFaceVLA/libero": "huggingfacevla-libero",
     "lerobot/libero": "huggingfacevla-libero",
@@ -39,17 +39,19 @@ class View(Part):
 
 
 class Gripper(Part):
-    """How the data set writes the gripper action; episodes give it as suites execute it, -1 open and +1 closed.
+    """How the data set writes the gripper action; episodes give it as suites execute it.
 
     Attributes:
         index: Its dimension in an action; negative counts from the end.
         open: The value that opens.
         closed: The value that closes.
+        executed_open: The value that opens when a suite executes it, the opposite one closes: 1 for CALVIN.
     """
 
     index: int = -1
     open: float
     closed: float
+    executed_open: Literal[-1, 1] = -1
 
     @model_validator(mode="after")
     def _two_values(self) -> Self:
@@ -58,7 +60,7 @@ class Gripper(Part):
         return self
 
     def executed(self, actions: np.ndarray) -> np.ndarray:
-        """``[T, A]`` with the gripper on the line through (open, -1) and (closed, +1), float32.
+        """``[T, A]`` with the gripper on the line through (open, executed_open) and (closed, -executed_open), float32.
 
         Raises:
             ConfigError: If actions have no such dimension.
@@ -69,7 +71,7 @@ class Gripper(Part):
             )
         result = np.array(actions, np.float32)
         share = (actions[:, self.index] - self.open) / (self.closed - self.open)
-        result[:, self.index] = 2 * share - 1
+        result[:, self.index] = self.executed_open * (1 - 2 * share)
         return result
 
 

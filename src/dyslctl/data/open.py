@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from dyslctl import plugins
+from dyslctl.data.calvin import INDEX, CalvinSource, split_folder
 from dyslctl.data.hdf5 import SUFFIX, Hdf5Source
 from dyslctl.data.lerobot import LeRobotSource
 from dyslctl.data.lerobot_index import INFO
@@ -53,12 +54,15 @@ def _read(path: Path, columns: str | None, name: str, preset: str | None = None)
     columns = columns or _beside(path) or preset
     if (path / INFO).is_file():
         return LeRobotSource(path, DataMap.load(columns or "lerobot"), name)
+    if (frames := split_folder(path)) is not None:
+        return CalvinSource(frames, DataMap.load(columns or "calvin"), name)
     if path.suffix == SUFFIX or any(path.rglob(f"*{SUFFIX}")):
         return Hdf5Source(path, DataMap.load(columns or "libero-hdf5"), name)
     raise ArtifactError(
         f"{path}: expected recorded episodes, found {_content(path)}\n"
-        f"  looked for: {INFO} with a codebase_version (LeRobot 2.x or 3.0), *{SUFFIX} (LIBERO)",
-        hint=f"name the folder that holds meta/ and data/, or the one with the {SUFFIX} files, or such a file",
+        f"  looked for: {INFO} with a codebase_version (LeRobot 2.x or 3.0), {INDEX} (CALVIN), *{SUFFIX} (LIBERO)",
+        hint=f"name the folder that holds meta/ and data/, or training/ and validation/, or the one with the {SUFFIX} "
+        "files, or such a file",
     )
 
 

@@ -44,6 +44,21 @@ class Sample:
     near_flip: bool
 
 
+@dataclass(frozen=True)
+class Window:
+    """Consecutive frames of one instruction, for heads with a memory.
+
+    Attributes:
+        episode: Its number in the source.
+        observations: ``W`` of them.
+        actions: ``[W, A]``, what was executed at each.
+    """
+
+    episode: int
+    observations: Sequence[Observation] = field(repr=False)
+    actions: np.ndarray = field(repr=False)
+
+
 class DemonstrationSource(ABC):
     """Recorded episodes, numbered from 0; the same number always gives the same episode.
 
@@ -116,6 +131,38 @@ class DemonstrationSource(ABC):
         )
         return shuffled(frames, buffer, seed)
 
+    def windows(
+        self,
+        length: int,
+        *,
+        part: Part = "train",
+        per_episode: int | None = None,
+        seed: int = 0,
+        buffer: int = BUFFER,
+    ) -> Iterator[Window]:
+        """Windows of ``part`` in random order: every ``length`` consecutive frames of one instruction.
+
+        RoboFlamingo learns from windows of 12. An instruction of fewer steps has none, as in its released loader.
+
+        Args:
+            length: ``W``.
+            part: Which episodes.
+            per_episode: At most so many windows of an episode, at random; ``None`` takes all.
+            seed: Of every choice: equal seeds give equal streams.
+            buffer: Windows that wait.
+
+        Raises:
+            ConfigError: If ``length`` or ``buffer`` is not positive.
+        """
+        if length < 1:
+            raise ConfigError(f"a window holds at least 1 frame, found {length}")
+        rng = np.random.default_rng((seed, 0))
+        order = rng.permutation(self.numbers(part)).tolist()
+        found = (
+            window for number in order for window in _windows(self.episode(number), number, length, per_episode, rng)
+        )
+        return shuffled(found, buffer, seed)
+
 
 def shuffled(items: Iterable[_T], size: int, seed: int) -> Iterator[_T]:
     """``items`` in random order, ``size`` of them in memory at a time: each new one takes the place of a drawn one.
@@ -164,8 +211,22 @@ def _frames(
     count: int | None,
     rng: np.random.Generator,
 ) -> Iterator[Sample]:
-    steps = np.arange(len(episode.actions))
-    chosen = steps if count is None else np.sort(rng.permutation(steps)[:count])
+    chosen = _chosen(np.arange(len(episode.actions)), count, rng)
     near = near_flips(episode.actions, chosen.tolist(), gripper_dim, chunk_length)
     for step, flip in zip(chosen.tolist(), near.tolist(), strict=True):
         yield Sample(number, episode.observations[step], episode.chunk(step, chunk_length), flip)
+
+
+def _windows(
+    episode: Demonstration, number: int, length: int, count: int | None, rng: np.random.Generator
+) -> Iterator[Window]:
+    words = [observation.instruction for observation in episode.observations]
+    starts = [step for step in range(len(words) - length + 1) if len(set(words[step : step + length])) == 1]
+    for step in _chosen(np.array(starts, np.int64), count, rng).tolist():
+        steps = slice(step, step + length)
+        yield Window(number, episode.observations[steps], episode.actions[steps])
+
+
+def _chosen(steps: np.ndarray, count: int | None, rng: np.random.Generator) -> np.ndarray:
+    """``count`` of ``steps``, ascending; ``None``: all."""
+    return steps if count is None else np.sort(rng.permutation(steps)[:count])

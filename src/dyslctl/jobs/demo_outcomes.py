@@ -11,8 +11,10 @@ from typing import Any
 from dyslctl.artifacts.files import append_jsonl, make_folder, read_json, read_jsonl, write_json, write_jsonl
 from dyslctl.artifacts.manifest import check_same
 from dyslctl.data.episode_file import RecordedEpisode
-from dyslctl.errors import ArtifactError, ConfigError
+from dyslctl.errors import ArtifactError, ConfigError, PluginError
 
+MAX_EQUAL_ERRORS = 3
+"""In a row, before something is wrong with more than a few initial states."""
 RESTART = "without --resume recording starts anew"
 MANIFEST = "manifest.json"
 
@@ -24,6 +26,7 @@ class Outcome:
     Attributes:
         steps: Of the episode, no-ops not counted; 0 if it was not solved.
         dropped: No-ops.
+        error: Why nobody knows whether the expert would have solved it; ``None`` if it was played to its end.
     """
 
     index: int
@@ -31,6 +34,12 @@ class Outcome:
     solved: bool
     steps: int = 0
     dropped: int = 0
+    error: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        """It was played to its end, in vain."""
+        return not self.solved and self.error is None
 
 
 class Outcomes:
@@ -42,7 +51,7 @@ class Outcomes:
     """
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], resume: bool) -> None:
-        """Go on with the folder, or start it anew.
+        """Go on with the folder, or start it anew. States that ended in an error are played again.
 
         Raises:
             ArtifactError: If it is damaged, or its manifest is another one.
@@ -51,10 +60,12 @@ class Outcomes:
         """
         self.folder, self._path = folder, folder / "outcomes.jsonl"
         self.of: dict[int, Outcome] = {}
+        self._errors: list[str | None] = []
         if resume and (folder / MANIFEST).exists():
             then = read_json(folder / MANIFEST)
             check_same(then, manifest, f"cannot resume {folder}: it is being recorded otherwise", RESTART)
-            self.of = {outcome.index: outcome for outcome in map(self._outcome, read_jsonl(self._path))}
+            outcomes = map(self._outcome, read_jsonl(self._path))
+            self.of = {outcome.index: outcome for outcome in outcomes if outcome.error is None}
         else:
             _remove(folder)
         make_folder(folder)
@@ -67,9 +78,20 @@ class Outcomes:
         return {index: outcome.solved for index, outcome in self.of.items()}
 
     def add(self, outcome: Outcome) -> None:
-        """Keep ``outcome``; its episode, if there is one, has been written."""
+        """Keep ``outcome``; its episode, if there is one, has been written.
+
+        Raises:
+            PluginError: If it is an error, and the ones before were the same.
+        """
         append_jsonl(self._path, asdict(outcome))
         self.of[outcome.index] = outcome
+        self._errors = [*self._errors, outcome.error][-MAX_EQUAL_ERRORS:]
+        if outcome.error is not None and self._errors == [outcome.error] * MAX_EQUAL_ERRORS:
+            raise PluginError(
+                f"{MAX_EQUAL_ERRORS} episodes in a row could not be played, the last one {outcome.index} "
+                f"({outcome.task}): {outcome.error}",
+                hint="a longer --episode-timeout, or fewer --workers if memory is short; --resume plays them again",
+            )
 
     def episode(self, index: int) -> RecordedEpisode:
         """The solved episode from initial state ``index``.

@@ -29,17 +29,19 @@ from dyslctl.artifacts.files import (
 from dyslctl.artifacts.lock import locked
 from dyslctl.artifacts.manifest import check_same
 from dyslctl.artifacts.strict_yaml import dump_yaml
+from dyslctl.data.calvin_writer import write_calvin
 from dyslctl.data.encoding import PNG, ImageCoding
 from dyslctl.data.episode_file import RecordedEpisode
-from dyslctl.data.hdf5_writer import check_instruction, write_hdf5
+from dyslctl.data.hdf5_writer import write_hdf5
 from dyslctl.data.lerobot_writer import write_lerobot
 from dyslctl.data.mapping import BESIDE, DataMap, Gripper
-from dyslctl.errors import ConfigError, DyslctlError, EnvironmentMismatch, PluginError
+from dyslctl.errors import ConfigError, DyslctlError, PluginError
 from dyslctl.jobs.demo_disturbance import Disturbance
 from dyslctl.jobs.demo_draw import Draw
 from dyslctl.jobs.demo_outcomes import Outcome, Outcomes
 from dyslctl.jobs.processes import Died, Player, play_in_processes
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
+from dyslctl.jobs.workers import Placement
 from dyslctl.suite import Demonstration, EpisodeSpec, Split, TaskSuite
 
 SCHEMA = "dyslctl.demos/1"
@@ -48,9 +50,9 @@ ABOUT = "demos.json"
 NOOP_THRESHOLD = 1e-4
 """Of the released OpenVLA-OFT data; see :meth:`dyslctl.data.mapping.DataMap.kept`."""
 
-Format = Literal["lerobot", "hdf5"]
+Format = Literal["lerobot", "hdf5", "calvin"]
 Writer = Callable[[Path, Iterable[RecordedEpisode]], DataMap]
-"""Writes episodes into an empty folder, and tells how they are read back."""
+"""Writes episodes into an empty folder, and tells which column is what."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ class DemoSettings:
 
     Attributes:
         split: Initial states; never those that results are reported on.
-        format: LeRobot 3.0, or LIBERO's HDF5 files.
-        coding: How images are stored; HDF5 has its own way.
+        format: LeRobot 3.0, LIBERO's HDF5 files, or CALVIN's layout.
+        coding: How images are stored; LeRobot alone leaves it open.
         noop_threshold: Steps are dropped that move by less and leave the gripper as it is; ``None`` keeps all.
         disturbance: What pushes the robot meanwhile; ``None``: nothing.
     """
@@ -74,8 +76,8 @@ class DemoSettings:
     def __post_init__(self) -> None:
         if self.split == "test":
             raise ConfigError("--split: results are reported on 'test' episodes; learn from those of 'train'")
-        if self.format == "hdf5" and self.coding.quality is not None:
-            raise ConfigError("--image-quality: HDF5 files hold images without loss", hint="--format lerobot")
+        if self.format != "lerobot" and self.coding.quality is not None:
+            raise ConfigError(f"--image-quality: --format {self.format} has images without loss", "--format lerobot")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -96,6 +98,7 @@ def record(
     settings: DemoSettings,
     *,
     workers: int = 1,
+    episode_timeout: float | None = None,
     resume: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> dict[str, Any]:
@@ -104,9 +107,12 @@ def record(
     Args:
         suite: Whose expert acts.
         out: The data set. What is not finished is in its neighbour ``<out>.partial``.
-        episodes: How many; an initial state that the expert does not solve is replaced by the next one of its task.
+        episodes: How many; an initial state that the expert does not solve, or that cannot be played, is replaced by
+            the next one of its task.
         settings: What becomes of them. Equal settings give equal files.
         workers: Processes.
+        episode_timeout: Seconds after which an episode is stopped. With one, or several workers, an episode that takes
+            its process with it, or is stopped, is played again, and counted as an error if that does not help.
         resume: Go on with what ``<out>.partial`` holds, of as many episodes or fewer; otherwise it is started anew.
         progress: Listener; one piece is one solved demonstration.
 
@@ -116,27 +122,62 @@ def record(
     Raises:
         ConfigError: If ``out`` is there already, or the format cannot hold the suite's episodes.
         ArtifactError: If ``<out>.partial`` is of another suite or other settings.
-        EnvironmentMismatch: If another process records ``out``, it cannot be written, or workers die.
-        PluginError: If the suite has no expert, or its expert fails too often, or crashes.
+        EnvironmentMismatch: If another process records ``out``, it cannot be written, or workers die as they start.
+        PluginError: If the suite has no expert, or its expert fails too often, or raises, or one episode after the
+            other cannot be played.
     """
+    place = Placement(workers, timeout=episode_timeout)
+    _check_format(suite, settings)
     out, draw = out.resolve(), Draw(suite, settings.split, episodes)
     with locked(out.with_name(f"{out.name}.lock"), f"{out} is being recorded", "choose another --out"):
-        return _record(suite, out, draw, settings, workers, resume, progress)
+        return _record(suite, out, draw, settings, place, resume, progress)
+
+
+def _check_format(suite: TaskSuite, settings: DemoSettings) -> None:
+    """Before anything is played: can the format hold the suite's episodes?"""
+    if settings.format == "calvin" and suite.gripper_open != 1:
+        found = f"{suite.name} at {suite.gripper_open}"
+        raise ConfigError(f"--format calvin: its files open the gripper at 1, {found}", hint="--format lerobot")
+    if settings.format == "hdf5" and suite.max_score > 1:
+        raise ConfigError(
+            f"--format hdf5: expected one instruction an episode, found chains of {suite.max_score} in {suite.name}",
+            hint="--format lerobot has one for each step",
+        )
 
 
 def _record(
-    suite: TaskSuite, out: Path, draw: Draw, settings: DemoSettings, workers: int, resume: bool, progress: Progress
+    suite: TaskSuite, out: Path, draw: Draw, settings: DemoSettings, place: Placement, resume: bool, progress: Progress
 ) -> dict[str, Any]:
     """:func:`record`, alone."""
     manifest = _manifest(suite, settings)
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         return _finished(out, manifest, draw, resume)
     outcomes = Outcomes(out.with_name(f"{out.name}.partial"), manifest, resume)
-    _play(_Recorder(suite, outcomes.folder, settings), draw, outcomes, workers, progress)
+    _play(_Recorder(suite, outcomes.folder, settings), draw, outcomes, place, progress)
     about = {**manifest, **_summary(suite, draw, outcomes)}
-    write = write_hdf5 if settings.format == "hdf5" else partial(write_lerobot, fps=suite.control_frequency)
-    _assemble(outcomes, draw.kept(outcomes.solved), write, about, out, progress)
+    _assemble(outcomes, draw.kept(outcomes.solved), _writer(suite, settings), about, out, progress)
     return about
+
+
+def _writer(suite: TaskSuite, settings: DemoSettings) -> Writer:
+    """What puts the episodes together; what only the suite knows of their columns is added to what it tells."""
+    writers: dict[Format, Writer] = {
+        "lerobot": partial(write_lerobot, fps=suite.control_frequency),
+        "hdf5": write_hdf5,
+        "calvin": write_calvin,
+    }
+    write = writers[settings.format]
+
+    def written(root: Path, episodes: Iterable[RecordedEpisode]) -> DataMap:
+        known = {"gripper": _gripper(suite), "execute_horizon": suite.execute_horizon}
+        return write(root, episodes).model_copy(update=known)
+
+    return written
+
+
+def _gripper(suite: TaskSuite) -> Gripper:
+    """Actions are recorded as they are executed."""
+    return Gripper(open=suite.gripper_open, closed=-suite.gripper_open, executed_open=suite.gripper_open)
 
 
 def _manifest(suite: TaskSuite, settings: DemoSettings) -> dict[str, Any]:
@@ -160,32 +201,31 @@ def _finished(out: Path, manifest: Mapping[str, Any], draw: Draw, resume: bool) 
     return found
 
 
-def _play(recorder: _Recorder, draw: Draw, outcomes: Outcomes, workers: int, progress: Progress) -> None:
+def _play(recorder: _Recorder, draw: Draw, outcomes: Outcomes, place: Placement, progress: Progress) -> None:
     """Until every task has its share of solved episodes."""
     progress.start(sum(draw.shares.values()), "demonstrations")
     progress.advance(sum(outcomes.solved[spec.index] for spec in draw.tried(outcomes.solved)))
     try:
         while specs := draw.missing(outcomes.solved):
-            with closing(_outcomes(recorder, specs, workers)) as ended:
+            with closing(_outcomes(recorder, specs, place)) as ended:
                 for outcome in ended:
                     outcomes.add(outcome)
-                    progress.advance(int(outcome.solved), failed=len(outcomes.of) - sum(outcomes.solved.values()))
+                    progress.advance(int(outcome.solved), failed=sum(each.failed for each in outcomes.of.values()))
     finally:
         progress.close()
 
 
-def _outcomes(recorder: _Recorder, specs: Sequence[EpisodeSpec], workers: int) -> Generator[Outcome]:
-    if workers == 1:
+def _outcomes(recorder: _Recorder, specs: Sequence[EpisodeSpec], place: Placement) -> Generator[Outcome]:
+    if place.here:
         yield from (outcome for _, outcome in recorder(specs))
         return
-    with closing(play_in_processes(partial(_in_worker, recorder), specs, workers)) as results:
+    make_player = partial(_in_worker, recorder)
+    with closing(play_in_processes(make_player, specs, place.workers, timeout=place.timeout)) as results:
         for spec, outcome in results:
             if isinstance(outcome, Died):
-                raise EnvironmentMismatch(
-                    f"episode {spec.index} ({spec.task}): the worker {outcome.how}, each time it was run",
-                    hint="use fewer --workers if memory is short, and --resume",
-                )
-            yield outcome
+                yield Outcome(spec.index, spec.task, solved=False, error=f"the worker process {outcome.how}")
+            else:
+                yield outcome
 
 
 def _in_worker(recorder: _Recorder) -> Player[EpisodeSpec, Outcome]:
@@ -197,8 +237,7 @@ class _Recorder:
 
     def __init__(self, suite: TaskSuite, folder: Path, settings: DemoSettings) -> None:
         self._suite, self._folder, self._settings = suite, folder, settings
-        gripper = Gripper(open=-1.0, closed=1.0)
-        self._columns = DataMap(action="action", gripper=gripper, noop_threshold=settings.noop_threshold)
+        self._columns = DataMap(action="action", gripper=_gripper(suite), noop_threshold=settings.noop_threshold)
 
     def __call__(self, specs: Sequence[EpisodeSpec]) -> Iterator[tuple[EpisodeSpec, Outcome]]:
         """How each of ``specs`` ended."""
@@ -210,8 +249,6 @@ class _Recorder:
         if shown.score < self._suite.max_score:
             return Outcome(spec.index, spec.task, solved=False)
         episode = RecordedEpisode.of(shown, self._columns, self._settings.coding)
-        if self._settings.format == "hdf5":
-            check_instruction(episode)
         episode.save(Outcomes.file(self._folder, spec.index))
         return Outcome(spec.index, spec.task, solved=True, steps=len(episode), dropped=episode.dropped)
 
@@ -236,7 +273,8 @@ def _summary(suite: TaskSuite, draw: Draw, outcomes: Outcomes) -> dict[str, Any]
     return {
         "execute_horizon": suite.execute_horizon,
         "episodes": sum(outcome.solved for outcome in tried),
-        "failed": sum(not outcome.solved for outcome in tried),
+        "failed": sum(outcome.failed for outcome in tried),
+        "errors": {str(outcome.index): outcome.error for outcome in tried if outcome.error is not None},
         "frames": sum(outcome.steps for outcome in tried),
         "dropped_frames": sum(outcome.dropped for outcome in tried),
         "skipped_tasks": [task for task in suite.tasks if task not in draw.shares],
@@ -248,7 +286,8 @@ def _of_task(tried: Sequence[Outcome]) -> dict[str, int]:
     solved = [outcome for outcome in tried if outcome.solved]
     return {
         "episodes": len(solved),
-        "failed": len(tried) - len(solved),
+        "failed": sum(outcome.failed for outcome in tried),
+        "errors": sum(outcome.error is not None for outcome in tried),
         "frames": sum(outcome.steps for outcome in solved),
     }
 
@@ -266,7 +305,7 @@ def _assemble(
     progress.start(len(kept), "putting together")
     finished = outcomes.folder / "dataset"
     with atomic_folder(finished) as folder:
-        columns = write(folder, episodes()).model_copy(update={"execute_horizon": about["execute_horizon"]})
+        columns = write(folder, episodes())
         atomic_write(folder / BESIDE, dump_yaml(columns.dump(), "Which column of this data set is what.\n"))
         write_json(folder / ABOUT, about)
     progress.close()

@@ -12,6 +12,7 @@ from functools import partial
 
 import torch
 
+from dyslctl.errors import ConfigError
 from dyslctl.jobs.episodes import EpisodeRecord, episode
 from dyslctl.jobs.lockstep import Coroutine, run_together
 from dyslctl.jobs.processes import Died, play_in_processes
@@ -38,11 +39,18 @@ class Placement:
             it ends everything.
         batch: Episodes side by side in each of them.
         timeout: Seconds an episode may take, the start of its simulator included; then it counts as crashed.
+
+    Raises:
+        ConfigError: If ``timeout`` is not positive.
     """
 
     workers: int = 1
     batch: int = 1
     timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.timeout is not None and not self.timeout > 0:
+            raise ConfigError(f"--episode-timeout: expected seconds above 0, found {self.timeout:g}")
 
     @property
     def here(self) -> bool:

@@ -318,9 +318,15 @@ def _inspect(document: Document) -> list[Table]:
 
 
 def _demos(document: Document) -> list[Table]:
-    columns = [Column("task", numeric=False), Column("demonstrations"), Column("not solved"), Column("steps")]
+    columns = [
+        Column("task", numeric=False),
+        Column("demonstrations"),
+        Column("not solved"),
+        Column("errors"),
+        Column("steps"),
+    ]
     rows = [
-        (task, str(went["episodes"]), str(went["failed"]), str(went["frames"]))
+        (task, str(went["episodes"]), str(went["failed"]), str(went.get("errors", 0)), str(went["frames"]))
         for task, went in document["tasks"].items()
     ]
     notes = [

@@ -76,7 +76,8 @@ def locate(settings: Settings) -> Path | None:
     """The repository's folder: the one in the settings, or that of the installed package; ``None`` without either.
 
     Raises:
-        EnvironmentMismatch: If the one in the settings, or the installed one, lacks configuration or scene files.
+        EnvironmentMismatch: If the one in the settings, or the installed one, lacks configuration or scene files, or a
+            folder of that name hides the installed one.
     """
     root = settings.checkout or _installed()
     if root is None:
@@ -106,6 +107,11 @@ def missing_packages() -> list[str]:
 def _installed() -> Path | None:
     spec = find_spec("calvin_env")
     places = list(spec.submodule_search_locations or ()) if spec else []
+    if spec is not None and spec.origin is None:
+        raise EnvironmentMismatch(
+            f"expected the package calvin_env, found the folder {places[0]}, which hides it from Python",
+            hint=f"run the command in another folder, or: export {ENV}=CHECKOUT",
+        )
     return Path(places[0]).parent if places else None
 
 

@@ -154,6 +154,7 @@ class _Calvin(TaskSuite):
     execute_horizon = EXECUTE_HORIZON
     action_dim = ACTION_DIM
     control_frequency = CONTROL_FREQUENCY
+    gripper_open = 1
 
     @property
     def tasks(self) -> Sequence[str]:
