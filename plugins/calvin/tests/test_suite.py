@@ -18,7 +18,10 @@ from dyslctl_calvin.settings import Settings
 from dyslctl_calvin.suite import CalvinEnvironment
 
 from dyslctl import plugins
+from dyslctl.data.mapping import DataMap, Gripper
+from dyslctl.data.open import open_source
 from dyslctl.errors import ConfigError, NotInstalled, PluginError
+from dyslctl.jobs.demos import DemoSettings, Format, record
 from dyslctl.suite import EpisodeSpec, StepResult, TaskSuite
 from dyslctl.testing import check_suite
 
@@ -236,6 +239,30 @@ def test_a_disturbed_demonstration_executes_one_thing_and_holds_another(stage: N
     np.testing.assert_array_equal(shown.actions[:2], [IDLE, SOLVE])
     executed = suite._stage(CalvinD, Settings.of()).simulator.executed  # type: ignore[attr-defined]
     assert executed[0][1] == 0.25 and executed[1][0] == 1
+
+
+@pytest.mark.parametrize("format_", ["lerobot", "calvin"])
+def test_demonstrations_are_read_back_as_they_were_shown(stage: None, tmp_path: Path, format_: Format) -> None:
+    """In CALVIN's own format each instruction is an episode; the gripper opens at 1 in the files, and when executed."""
+    record(CalvinD(), tmp_path / "set", 2, DemoSettings(format=format_, noop_threshold=None))
+    source = open_source(str(tmp_path / "set"))
+    found = [source.episode(number) for number in range(len(source))]
+    assert len(found) == {"lerobot": 2, "calvin": 10}[format_] and source.execute_horizon == 1
+    shown = [CalvinD().demonstrate(spec) for spec in CalvinD().episodes("train", 2)]
+    np.testing.assert_array_equal(
+        np.concatenate([each.actions for each in found]), np.concatenate([each.actions for each in shown])
+    )
+    for seen, then in zip(
+        (step for each in found for step in each.observations),
+        (step for each in shown for step in each.observations),
+        strict=True,
+    ):
+        assert seen.instruction == then.instruction and list(seen.images) == list(then.images)
+        np.testing.assert_array_equal(seen.images["gripper"], then.images["gripper"])
+    written = DataMap.load(str(tmp_path / "set/data-map.yaml"))
+    assert written.gripper == DataMap.load("calvin").gripper == Gripper(open=1.0, closed=-1.0, executed_open=1)
+    if format_ == "calvin":
+        assert written.views == DataMap.load("calvin").views and written.proprio == ("robot_obs",)
 
 
 def test_the_experts_scene_stays_unless_something_goes_wrong(stage: None, monkeypatch: pytest.MonkeyPatch) -> None:
