@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from dyslctl_openvla_oft.processing import views_of
+from dyslctl_roboflamingo.images import fit
 from PIL import Image
 
 from dyslctl import plugins
@@ -31,8 +32,10 @@ from dyslctl.data.open import open_source
 from dyslctl.data.source import DemonstrationSource
 from dyslctl.errors import ArtifactError
 from dyslctl.jobs.demo_disturbance import Disturbance
+from dyslctl.types import Observation
 
 SCHEMA = "dyslctl.demo-cache/1"
+Model = Literal["openvla-oft", "roboflamingo"]
 BLOCK = 4096
 """Images in memory at a time."""
 ABOUT, STEPS, RAW, PACKED = "cache.json", "steps.npz", "images.u8", "images.webp"
@@ -119,6 +122,7 @@ class Look:
         quality: Of WebP, which needs half of what JPEG does; ``None``: raw.
         episodes: That a suite's expert begins.
         disturb: Share of the steps during which something pushes it; ``None``: nothing does.
+        model: The plugin whose way of fitting images to ``size`` is used.
     """
 
     size: int
@@ -126,6 +130,13 @@ class Look:
     quality: int | None = None
     episodes: int = EPISODES
     disturb: float | None = None
+    model: Model = "openvla-oft"
+
+    def views(self, observation: Observation) -> Iterable[np.ndarray]:
+        """The views of ``observation``, ``[size, size, 3]`` uint8 each."""
+        if self.model == "roboflamingo":
+            return [fit(view, self.size) for view in observation.images.values()]
+        return views_of(observation, len(observation.images), self.size)
 
 
 def build(sources: Sequence[str], folder: Path, look: Look, workers: int = 1) -> None:
@@ -187,7 +198,7 @@ def _read(task: tuple[str, int], look: Look) -> _Episode | None:
     images = [
         view.tobytes() if quality is None else _encode(view, quality)
         for observation in seen
-        for view in views_of(observation, len(observation.images), look.size)
+        for view in look.views(observation)
     ]
     proprio = np.stack([observation.proprio for observation in shown.observations]).astype(np.float32)
     texts = [observation.instruction for observation in shown.observations]
@@ -249,8 +260,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--episodes", type=int, default=EPISODES, help="that a suite's expert begins")
     parser.add_argument("--disturb", type=float, help="share of the steps during which something pushes that expert")
+    parser.add_argument("--model", choices=list(get_args(Model)), default="openvla-oft", help="that will learn from it")
     args = parser.parse_args()
-    look = Look(args.size, args.stride, args.quality, args.episodes, args.disturb)
+    look = Look(args.size, args.stride, args.quality, args.episodes, args.disturb, args.model)
     build(args.sources, args.out, look, args.workers)
 
 

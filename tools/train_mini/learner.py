@@ -1,8 +1,8 @@
-"""What every training of a mini model shares: first weights, optimisers, the course of the learning rate, the files.
+"""What every training of a mini model shares: optimisers, the course of the learning rate, the files.
 
 Processes that train together hold the same weights and average their gradients. What ships is the exponential average
-of the weights, as a plain OpenVLA-OFT in the published file layout; ``training.pt`` beside it is what a training goes
-on from.
+of the weights, as a plain checkpoint in the published file layout; ``training.pt`` beside it is what a training goes on
+from. ``oft.py`` says what an OpenVLA-OFT needs, ``train_flamingo.py`` a RoboFlamingo.
 """
 
 from __future__ import annotations
@@ -11,135 +11,73 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from dyslctl_openvla_oft import OpenVLAOFT
-from dyslctl_openvla_oft.config import OFTConfig
-from dyslctl_openvla_oft.modeling import OFTModel
-from dyslctl_openvla_oft.prismatic import RotaryTables
-from dyslctl_openvla_oft.statistics import Statistics
-from dyslctl_openvla_oft.tokenizer import PromptTokenizer
-from dyslctl_openvla_oft.writer import write_checkpoint
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dyslctl.artifacts.files import append_jsonl, read_jsonl, write_jsonl
-from dyslctl.errors import ArtifactError
 from dyslctl.jobs.distributed import rank, world_size
-from dyslctl.types import LayerInputs
 
 MATRIX_LR, OTHER_LR, EMA_DECAY = 0.006, 2e-3, 0.998
 WARM_UP, LOG_EVERY = 100, 100
 """Steps."""
-MIDDLE = 5 / 12
-"""Where the grounding probes read, as a share of the depth: the layers before must have understood the instruction."""
 SAVE_EVERY = 60.0
 """Seconds."""
-SHARD = 15_000_000
-"""Bytes of a weight file: some ways to carry files take small ones only."""
-
 Losses = Mapping[str, Tensor]
 """Name in the curve -> scalar; their sum is minimised."""
 Measures = Mapping[str, float]
+Model = TypeVar("Model", bound=nn.Module)
+Write = Callable[[Path, Model, int], None]
+"""Writes a checkpoint folder of a model after so many steps."""
 
 
-def model_config(sizes: Mapping[str, Any], tokenizer: PromptTokenizer, num_layers: int) -> OFTConfig:
-    """``config.json`` from ``sizes``, which has its form, with the tokenizer's ids and the depth."""
-    text = {"num_hidden_layers": num_layers, "vocab_size": tokenizer.vocab_size, "pad_token_id": tokenizer.pad_id}
-    text |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.stop_id}
-    merged = {**sizes, "pad_token_id": tokenizer.pad_id, "text_config": {**sizes["text_config"], **text}}
-    return OFTConfig.model_validate(merged)
-
-
-def initialise(model: OFTModel) -> None:
-    """Residual branches start small, everything else at unit gain."""
-    depth = 2 * model.num_layers
-    for name, weight in model.language_model.layers.named_parameters():
-        if weight.ndim == 2:
-            gain = 0.7 / depth**0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.7
-            nn.init.normal_(weight, std=gain * weight.shape[1] ** -0.5)
-    nn.init.normal_(model.language_model.embed_tokens.weight, std=0.5)
-    nn.init.zeros_(model.action_head.model.fc2.weight)
-
-
-def begin_from(model: OFTModel, checkpoint: Path) -> list[str]:
-    """Copy the weights that ``checkpoint`` has too, by name and shape, into ``model``; the names of the others."""
-    known = OpenVLAOFT.load(checkpoint).model.state_dict()
-    own = model.state_dict()
-    fitting = {name: known[name] for name, weight in own.items() if name in known and known[name].shape == weight.shape}
-    if not fitting:
-        raise ArtifactError(f"--from {checkpoint}: expected weights of a model like this one, found none that fits")
-    model.load_state_dict(fitting, strict=False)
-    return [name for name in own if name not in fitting]
-
-
-def optimizers(model: OFTModel, heads: nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside transformer blocks, AdamW for the rest."""
-    blocks = [*model.language_model.layers.parameters(), *model.vision_backbone.parameters()]
-    matrices = [p for p in blocks if p.ndim == 2]
+def optimizers(model: nn.Module, heads: nn.Module, matrices: Sequence[nn.Parameter]) -> list[torch.optim.Optimizer]:
+    """Muon for ``matrices``, those inside transformer blocks, AdamW for the rest."""
     chosen = {id(p) for p in matrices}
     rest = [p for p in [*model.parameters(), *heads.parameters()] if id(p) not in chosen]
     muon = torch.optim.Muon(matrices, lr=MATRIX_LR, weight_decay=0.01, momentum=0.95)
     return [muon, torch.optim.AdamW(rest, lr=OTHER_LR, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
-class Learner:
+class Learner(Generic[Model]):
     """A model, the heads that exist in training only, and everything that follows from gradients.
 
     Args:
         model: Trained in place.
         heads: Likewise.
-        tokenizer: Goes into the checkpoint.
-        statistics: Likewise.
+        matrices: Of the model, those inside transformer blocks.
+        write: What writes its checkpoint.
         args: The options of :func:`add_options`.
     """
 
     def __init__(
-        self,
-        model: OFTModel,
-        heads: nn.Module,
-        tokenizer: PromptTokenizer,
-        statistics: Statistics,
-        args: argparse.Namespace,
+        self, model: Model, heads: nn.Module, matrices: Sequence[nn.Parameter], write: Write, args: argparse.Namespace
     ) -> None:
-        self.model, self.heads, self.tokenizer, self.statistics, self.args = model, heads, tokenizer, statistics, args
+        self.model, self.heads, self.args, self._write = model, heads, args, write
         self.device = next(model.parameters()).device
         self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
-        self.optimizers = optimizers(model, heads)
-        self._layers = torch.compile(self._run_layers, dynamic=False) if args.compile else self._run_layers
+        self.optimizers = optimizers(model, heads, matrices)
         self.step, self.history = 0, list[Losses]()
         self.folder, self.saved, self.curve = (args.out / name for name in ("checkpoint", "training.pt", "curve.jsonl"))
         if args.resume:
             self.load()
 
     @property
-    def average(self) -> OFTModel:
+    def average(self) -> Model:
         """The exponential average of the weights: what acts, and what ships."""
-        model: OFTModel = self.ema.module
+        model: Model = self.ema.module
         return model
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of every pass."""
         return torch.autocast(self.device.type, torch.bfloat16)
-
-    def layers(self, inputs: LayerInputs) -> tuple[Tensor, Tensor]:
-        """``[B, T, H]`` after a middle layer, and after the last."""
-        context = self.model.context(inputs.hidden, inputs.positions[:1], inputs.mask)
-        middle, last = self._layers(inputs.hidden, context.rotary, context.attention_mask)
-        return middle, last
-
-    def _run_layers(self, hidden: Tensor, rotary: RotaryTables, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        middle, tap = hidden, round(MIDDLE * self.model.num_layers) - 1
-        for index, layer in enumerate(self.model.language_model.layers):
-            hidden = layer(hidden, attention_mask=mask, position_embeddings=rotary, is_causal=False)
-            middle = hidden if index == tap else middle
-        return middle, hidden
 
     def run(self, losses: Callable[[], Losses], measure: Callable[[], Measures]) -> None:
         """Train until ``--steps`` are done or ``--minutes`` are over; ``measure`` adds to the curve."""
@@ -190,9 +128,7 @@ class Learner:
         temporary = self.saved.with_suffix(".tmp")
         torch.save(state, temporary)
         temporary.replace(self.saved)
-        write_checkpoint(
-            self.folder, self.average, self.tokenizer, self.statistics, step=self.step, max_shard_size=SHARD
-        )
+        self._write(self.folder, self.average, self.step)
 
     def load(self) -> None:
         """Go on from the last save; rows of the curve that came after it are dropped."""

@@ -31,7 +31,8 @@ from dyslctl_openvla_oft.statistics import DatasetStatistics
 from dyslctl_openvla_oft.tokenizer import PromptTokenizer, build_tokenizer
 from dyslctl_openvla_oft.weights import load_model
 from frames import CHUNK, HORIZON, Actor, Frames, Replay
-from learner import Learner, Losses, add_options, initialise, launch, model_config
+from learner import Losses, add_options, launch
+from oft import OFTLearner, initialise, model_config
 from torch import Tensor
 
 from dyslctl.jobs import behaviour
@@ -145,7 +146,7 @@ class Trainer:
             take_all_but_layers(self.model, args.init)
         self.heads = AuxiliaryHeads(CONFIG["text_config"]["hidden_size"], 4)
         statistics = {"tabletop": self.statistics}
-        self.learner = Learner(self.model, self.heads, self.vocabulary.tokenizer, statistics, args)
+        self.learner = OFTLearner(self.model, self.heads, self.vocabulary.tokenizer, statistics, args)
         self.batches = Batches(self.config, self.statistics, self.vocabulary.input_ids)
         self.replay = Replay(args.replay)
         self.actors = [Actor(k, n, self.rng, self.vocabulary.numbers) for k, n in SCENES.items()]

@@ -31,7 +31,8 @@ from dyslctl_openvla_oft.modeling import OFTModel
 from dyslctl_openvla_oft.processing import PreprocessorConfig, tower_inputs
 from dyslctl_openvla_oft.statistics import DatasetStatistics
 from dyslctl_openvla_oft.tokenizer import PromptTokenizer, build_tokenizer
-from learner import Learner, Losses, Measures, add_options, begin_from, initialise, launch, model_config
+from learner import Losses, Measures, add_options, launch
+from oft import OFTLearner, begin_from, initialise, model_config
 from torch import Tensor
 
 from dyslctl.jobs import behaviour
@@ -81,17 +82,20 @@ def demo_statistics(cache: DemoCache, config: OFTConfig) -> DatasetStatistics:
     return statistics_of(cache.actions[learnt], cache.proprio[learnt], cache.episodes, config.oft)
 
 
-def augmented(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """``[B, s, s, 3]`` uint8 -> ``[B, 3, s, s]`` in [0, 1], each shifted (the border repeats) and recoloured."""
+def augmented(images: Tensor, rng: np.random.Generator, alike: int = 1) -> Tensor:
+    """``[B, s, s, 3]`` uint8 -> ``[B, 3, s, s]`` in [0, 1], each shifted (the border repeats) and recoloured.
+
+    ``alike`` images in a row are shifted and recoloured alike.
+    """
     batch, side = images.shape[:2]
-    place = torch.arange(side)
-    rows, columns = (
-        (place + torch.from_numpy(rng.integers(-SHIFT, SHIFT + 1, (batch, 1)))).clamp(0, side - 1).to(images.device)
-        for _ in range(2)
-    )
+    place, draws = torch.arange(side), batch // alike
+    shifts = (torch.from_numpy(rng.integers(-SHIFT, SHIFT + 1, (draws, 1)).repeat(alike, 0)) for _ in range(2))
+    rows, columns = ((place + shift).clamp(0, side - 1).to(images.device) for shift in shifts)
     each = torch.arange(batch, device=images.device)[:, None, None]
     values = images[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).float() / 255
-    bright, contrast, saturation = torch.from_numpy(rng.uniform(1 - COLOUR, 1 + COLOUR, (3, batch, 1, 1, 1))).to(values)
+    bright, contrast, saturation = torch.from_numpy(
+        rng.uniform(1 - COLOUR, 1 + COLOUR, (3, draws, 1, 1, 1)).repeat(alike, 1)
+    ).to(values)
     values = values * bright
     grey = values.mean(1, keepdim=True)
     values = grey + saturation * (values - grey)
@@ -156,7 +160,7 @@ class Trainer:
             print(f"{args.begin}: its weights fit, but for {len(fresh)}", *fresh, sep="\n  ")
         self.heads = DestinationHeads(self.model.hidden_size, config.num_patches).to(device)
         named = {args.name: statistics}
-        self.learner = Learner(self.model.to(device), self.heads, tokenizer, named, args)
+        self.learner = OFTLearner(self.model.to(device), self.heads, tokenizer, named, args)
         self.samples = Samples(cache, config, statistics, tokenizer, device)
 
     def losses(self) -> Losses:

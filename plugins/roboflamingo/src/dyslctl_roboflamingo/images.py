@@ -30,7 +30,11 @@ def pixels_of(observation: Observation, size: int) -> Tensor:
             hint="recorded episodes: --data-map FILE.yaml names the views that the model reads (docs/data.md)",
         )
     fitted = np.stack([fit(checked(name, image), size) for name, image in images.items()])
-    values = torch.from_numpy(fitted).permute(0, 3, 1, 2).float() / 255
+    return normalized(torch.from_numpy(fitted).permute(0, 3, 1, 2).float() / 255)
+
+
+def normalized(values: Tensor) -> Tensor:
+    """``[..., 3, s, s]`` in [0, 1] with CLIP's statistics."""
     return (values - values.new_tensor(MEAN)[:, None, None]) / values.new_tensor(STD)[:, None, None]
 
 

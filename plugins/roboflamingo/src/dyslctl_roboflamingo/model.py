@@ -77,7 +77,11 @@ class RoboFlamingoModel(nn.Module):
         out: Tensor = self.layers[layer](hidden, media, bias)
         return out
 
+    def feature(self, hidden: Tensor, real: Tensor) -> Tensor:
+        """``[B, T, H]`` and which tokens count ``[B, T]`` bool -> what the head reads of them, ``[B, H]``."""
+        return pooled(self.norm_f(hidden), real)
+
     def predict(self, hidden: Tensor, real: Tensor, memory: HeadMemory) -> tuple[Tensor, HeadMemory]:
-        """``[B, T, H]`` and which tokens count ``[B, T]`` bool -> one action ``[B, 7]``, and what to remember."""
-        action, memory = self.head(pooled(self.norm_f(hidden), real), memory)
+        """As :meth:`feature`, and the memory of the steps before -> one action ``[B, 7]``, and what to remember."""
+        action, memory = self.head(self.feature(hidden, real), memory)
         return action, memory

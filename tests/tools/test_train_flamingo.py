@@ -1,0 +1,112 @@
+"""The tool that trains a RoboFlamingo from recorded demonstrations: its windows, and what a break costs."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dyslctl_roboflamingo import RoboFlamingo
+
+from dyslctl.artifacts.files import read_jsonl
+from dyslctl.engine import FullSchedule, forward
+from dyslctl.errors import ArtifactError
+from dyslctl.jobs import behaviour
+from dyslctl.suites.tabletop import TabletopObject
+from dyslctl.types import LayerState, Observation
+
+TOOLS = Path(__file__).parents[2] / "tools/train_mini"
+SIDE = 28
+
+
+@pytest.fixture
+def tools(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The tool's modules, which find each other as they do when it is run."""
+    monkeypatch.syspath_prepend(TOOLS)
+    found: dict[str, ModuleType] = {name: importlib.import_module(name) for name in ("demo_cache", "train_flamingo")}
+    return SimpleNamespace(**found)
+
+
+@pytest.fixture
+def cache(tools: SimpleNamespace, tmp_path: Path) -> Any:
+    look = tools.demo_cache.Look(SIDE, episodes=10, model="roboflamingo")
+    tools.demo_cache.build(["tabletop_object"], tmp_path / "cache", look)
+    return tools.demo_cache.DemoCache.open(tmp_path / "cache")
+
+
+def windows(tools: SimpleNamespace, cache: Any) -> Any:
+    tokenizer = tools.train_flamingo.build_tokenizer(cache.texts)
+    return tools.train_flamingo.Windows(cache, tokenizer, 12, torch.device("cpu"))
+
+
+def test_images_are_fitted_as_the_model_fits_them(tools: SimpleNamespace, cache: Any) -> None:
+    suite = TabletopObject()
+    specs = sorted(suite.demonstrated_episodes("train", 10), key=lambda spec: spec.task)
+    first = suite.demonstrate(specs[0]).observations[0]
+    fit = importlib.import_module("dyslctl_roboflamingo.images").fit
+    np.testing.assert_array_equal(cache.images[0], np.stack([fit(view, SIDE) for view in first.images.values()]))
+
+
+def test_a_window_lies_within_one_instruction(tools: SimpleNamespace, cache: Any) -> None:
+    found = windows(tools, cache)
+    starts = np.concatenate([found.learnt, found.held_out])
+    assert len(found.held_out) and not cache.held_out[found.learnt].any() and cache.held_out[found.held_out].all()
+    steps = found.steps(starts)
+    assert steps.shape == (len(starts), 12) and (cache.last[steps] == cache.last[starts][:, None]).all()
+    assert len(starts) == sum(max(0, count - 11) for count in np.unique(cache.last, return_counts=True)[1])
+    assert set(found.targets[:, 6].tolist()) == {0.0, 1.0}
+
+
+def test_a_cache_with_gaps_has_no_windows(tools: SimpleNamespace, tmp_path: Path) -> None:
+    look = tools.demo_cache.Look(SIDE, stride=4, episodes=2, model="roboflamingo")
+    tools.demo_cache.build(["tabletop_object"], tmp_path / "cache", look)
+    with pytest.raises(ArtifactError, match="expected images of every step"):
+        windows(tools, tools.demo_cache.DemoCache.open(tmp_path / "cache"))
+
+
+def test_a_break_changes_nothing_and_the_checkpoint_acts(
+    tools: SimpleNamespace, cache: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(tools.train_flamingo.SIZES, "small", tools.train_flamingo._sizes(32, 2))
+    monkeypatch.setattr("learner.LOG_EVERY", 2)
+    fixed = ["--size", "small", "--layers", "3", "--batch", "2", "--workers", "1"]
+    fixed += ["--no-compile", "--device", "cpu", "--decay-from", "2"]
+
+    def run(out: str, *more: str) -> None:
+        tools.train_flamingo.main([str(tmp_path / "cache"), "--out", str(tmp_path / out), *fixed, *more])
+
+    run("whole", "--steps", "4")
+    run("broken", "--steps", "2")
+    run("broken", "--steps", "4", "--resume")
+    whole, broken = (RoboFlamingo.load(tmp_path / out / "checkpoint") for out in ("whole", "broken"))
+    ours, theirs = whole.model.state_dict(), broken.model.state_dict()
+    assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
+    rows = read_jsonl(tmp_path / "whole/curve.jsonl")
+    assert [row["step"] for row in rows] == [2, 4]
+    assert {"pose_loss", "gripper_loss", "held_out_pose", "held_out_gripper"} < set(rows[0])
+    assert behaviour.deviation(tmp_path / "whole/checkpoint", whole) == 0
+    assert (whole.spec.num_layers, whole.model.settings.head.window) == (3, 12)
+
+
+def test_training_sees_what_inference_sees(tools: SimpleNamespace, cache: Any) -> None:
+    """A window at once, and the same frames step by step through the backbone: the same actions."""
+    train, tokenizer = tools.train_flamingo, tools.train_flamingo.build_tokenizer(cache.texts)
+    torch.manual_seed(0)
+    tools.train_flamingo.SIZES["tiny"] = train._sizes(32, 2)
+    model = train.RoboFlamingoModel(train.mini_settings("tiny", cache, tokenizer, 3)).eval()
+    found = windows(tools, cache)
+    steps = found.steps(found.learnt[:1])
+    values = found.images(steps).permute(0, 1, 2, 5, 3, 4).float() / 255
+    whole = train.WindowModel(model, compile_layers=False)
+    backbone = RoboFlamingo(model, tokenizer, "none")
+    with torch.no_grad():
+        actions = whole.actions(whole.features(values, *found.words(steps)))[0]
+        for step, expected in zip(steps[0], actions, strict=True):
+            views = dict(zip(("agent", "wrist"), cache.images[step], strict=True))
+            state = LayerState.of(backbone.encode([Observation(views, cache.texts[cache.instruction[step]])]))
+            forward(backbone, state, FullSchedule())
+            torch.testing.assert_close(backbone.predict(state)[0, 0], expected, atol=1e-5, rtol=1e-4)
