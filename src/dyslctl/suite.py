@@ -5,11 +5,12 @@ Register the class under the entry-point group ``dyslctl.suites``. ``dyslctl.tes
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -192,6 +193,12 @@ class TaskSuite(ABC):
     @abstractmethod
     def make(self) -> Environment:
         """A new simulator."""
+
+    def executing(self, actions: int) -> Self:
+        """The same suite, with ``actions`` executed before the next inference."""
+        other = copy.copy(self)
+        other.execute_horizon = actions
+        return other
 
     def identity(self) -> Mapping[str, Any]:
         """What else its episodes depend on, such as simulator versions and renderer, as plain values for JSON.

@@ -169,6 +169,8 @@ def test_choose_static_dispatches_and_names_the_criteria() -> None:
     assert choose_static("similarity", budget, result).static_layers == (0, 2, 4)
     assert choose_static("uniform", budget, result).static_layers == (0, 2, 4)
     assert choose_static("path-cost", budget, result).num_layers == 5
+    sensitivity = np.array([0.0, 3.0, 0.0, 0.0, 0.0])
+    assert choose_static("sensitivity", budget, result, sensitivity).static_layers == (0, 1, 4)
     with pytest.raises(ConfigError, match="path-cost"):
         choose_static("magic", budget, result)  # type: ignore[arg-type]
 

@@ -20,9 +20,9 @@ from dyslctl.data.mapping import DataMap, Gripper
 from dyslctl.data.open import open_source
 from dyslctl.errors import ArtifactError, ConfigError, EnvironmentMismatch, PluginError
 from dyslctl.jobs import demos
+from dyslctl.jobs.crew import Died
 from dyslctl.jobs.demo_disturbance import Disturbance
 from dyslctl.jobs.demos import DemoSettings, record
-from dyslctl.jobs.processes import Died
 from dyslctl.suite import Demonstration, Disturb, EpisodeSpec, TaskSuite
 
 if TYPE_CHECKING:

@@ -117,7 +117,7 @@ def test_stage_2_without_stage_1_is_refused_unless_asked_for(work, tmp_path) -> 
         distill(*work, STAGE2, **where, init=tmp_path / "nothing")
     assert caught.value.hint == "dyslctl distill --stage 1 comes first"
     assert not (tmp_path / "bundle").exists()
-    assert distill(*work, STAGE2, **where, from_scratch=True).stage == 2
+    assert distill(*work, dataclasses.replace(STAGE2, from_scratch=True), **where).stage == 2
 
 
 def test_a_stage_1_bundle_of_another_profile_is_refused(work, stage1, tmp_path) -> None:
@@ -185,7 +185,7 @@ def test_a_killed_stage_2_resumes_to_the_same_weights(work, stage1, tmp_path) ->
 
     where = {"out": tmp_path / "out", "bundle": tmp_path / "bundle", "resume": True}
     with pytest.raises(ConfigError, match="stage1: then"):
-        distill(*work, STAGE2, **where, from_scratch=True)
+        distill(*work, dataclasses.replace(STAGE2, from_scratch=True), **where)
     resumed = distill(*work, STAGE2, **where, init=stage1.bundle_path)
     whole = distill(*work, STAGE2, out=tmp_path / "o", bundle=tmp_path / "whole", init=stage1.bundle_path)
     assert equal(resumed.bundle_path, whole.bundle_path)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dyslctl.errors import EnvironmentMismatch, PluginError
-from dyslctl.jobs.processes import DEATHS, Died, play_in_processes
+from dyslctl.jobs.crew import DEATHS, Died
+from dyslctl.jobs.processes import play_in_processes
 
 if TYPE_CHECKING:
     from tests.jobs import flaky

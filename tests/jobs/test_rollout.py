@@ -18,7 +18,7 @@ import pytest
 
 from dyslctl.engine import RUN, Jump, LayerSchedule, Step
 from dyslctl.errors import ArtifactError, ConfigError, EnvironmentMismatch, PluginError
-from dyslctl.jobs.processes import DEATHS, Died
+from dyslctl.jobs.crew import DEATHS, Died
 from dyslctl.jobs.rollout import evaluate
 from dyslctl.jobs.summary import EvaluationResult
 from dyslctl.jobs.workers import Policies, Task
@@ -361,7 +361,7 @@ def test_three_equal_deaths_in_a_row_stop_the_run(tmp_path: Path, monkeypatch: p
     def all_die(make_player: object, tasks: list[Task], *_: object, **options: object) -> Iterator[tuple[Task, Died]]:
         yield from ((task, Died("died of signal 9 (Killed)")) for task in tasks)
 
-    monkeypatch.setattr("dyslctl.jobs.workers.play_in_processes", all_die)
+    monkeypatch.setattr("dyslctl.jobs.executor.play_in_processes", all_die)
     with pytest.raises(PluginError, match=r"crashed 3 times in a row.*the worker process died of signal 9"):
         run(tmp_path, workers=2)
 

@@ -9,21 +9,9 @@ from typing import Any
 from scipy.stats import spearmanr
 
 from dyslctl.analysis.success import Success, success
-from dyslctl.engine import RUN, Jump, LayerSchedule, Step
+from dyslctl.dysl.sensitivity import LeaveOut
 from dyslctl.jobs.episodes import EpisodeRecord
 from dyslctl.policy import Policy
-from dyslctl.types import LayerState
-
-
-class LeaveOut(LayerSchedule):
-    """Every layer but one, which is jumped over as it is: no adapter."""
-
-    def __init__(self, layer: int) -> None:
-        self._layer = layer
-
-    def before(self, layer: int, state: LayerState) -> Step:
-        """Run, or jump."""
-        return Jump(layer + 1) if layer == self._layer else RUN
 
 
 @dataclass(frozen=True)

@@ -48,15 +48,35 @@ class DataConfig(Part):
     execute_horizon: Positive | None = None
 
 
+class GuidanceConfig(Part):
+    """What ``dyslctl profile`` writes into the section ``guidance`` of the skip profile; null: its default."""
+
+    k: Positive | None = None
+    tau: float | None = Field(default=None, ge=0, le=1)
+    chunk_policy: Literal["chunk_min", "per_action", "chunk_end", "first_action"] | None = None
+    stride: Literal["adaptive"] | Positive | None = None
+    gripper_weight: NotNegativeFloat | None = None
+
+
+class ModulesConfig(Part):
+    """What ``dyslctl profile`` writes into the section ``modules`` of the skip profile; null: by the hidden size."""
+
+    adapter_width: Positive | None = None
+    controller_width: Positive | None = None
+    pool: Literal["mean", "last", "max", "query_tokens"] | None = None
+
+
 class ProfileConfig(Part):
-    """``dyslctl profile``: on how many observations, and how the static layers are chosen."""
+    """``dyslctl profile``: on how many observations, how the static layers are chosen, and what else it writes."""
 
     samples: Positive = 512
     data: Literal["expert", "policy"] = "expert"
     ratio: float | None = Field(default=None, gt=0, lt=1)
     static_layers: Positive | None = None
-    criterion: Literal["similarity", "path-cost", "uniform"] = "similarity"
+    criterion: Literal["similarity", "sensitivity", "path-cost", "uniform"] = "similarity"
     batch_size: Positive = 64
+    guidance: GuidanceConfig = GuidanceConfig()
+    modules: ModulesConfig = ModulesConfig()
 
 
 class DistillConfig(Part):
@@ -91,6 +111,7 @@ class DistillConfig(Part):
     balance_weight: NotNegativeFloat | None = None
     kept_share: float | None = Field(default=None, gt=0, le=1)
     hard: bool | None = None
+    from_scratch: bool | None = None
     exits: tuple[Positive, ...] | None = None
     adapter_width: Positive | None = None
     planner_width: Positive | None = None
@@ -138,6 +159,7 @@ class EvalConfig(Part):
     episodes: Positive = 100
     split: Literal["train", "tune", "test"] = "test"
     workers: Positive = 1
+    executor: Literal["local", "ray"] = "local"
     batch: Positive = 1
     episode_timeout: PositiveFloat | None = None
     video: Literal["first", "failed", "all"] | None = None
@@ -199,6 +221,23 @@ class AnalyzeConfig(Part):
     episode: NotNegative = 0
 
 
+class AblationConfig(Part):
+    """``dyslctl analyze ablation``: which table, from how many trainings, on how many episodes, and where it runs.
+
+    ``table``: a name in ``cli/ablations.yaml``, or a file like it. ``layers``: set every cell to so many; null: what
+    the table says, which may be to leave it as it is trained.
+    """
+
+    table: str = "4"
+    layers: PositiveFloat | None = None
+    seeds: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (0,)
+    episodes: Positive = 500
+    tune_episodes: Positive = 100
+    workers: Positive = 1
+    executor: Literal["local", "ray"] = "local"
+    batch: Positive | None = None
+
+
 class PruningConfig(Part):
     """Methods that prune tokens; what each key means is said in ``pruning/settings.py``, whose defaults hold."""
 
@@ -237,10 +276,14 @@ class PruningConfig(Part):
 
 
 class Config(Part):
-    """Everything a command can be told. Unknown keys are errors."""
+    """Everything a command can be told. Unknown keys are errors.
+
+    ``execute_horizon``: actions executed before the next inference, where that is not to be the suite's number.
+    """
 
     model: ModelConfig = ModelConfig()
     suite: str | None = None
+    execute_horizon: Positive | None = None
     seed: NotNegative = 0
     data: DataConfig = DataConfig()
     profile: ProfileConfig = ProfileConfig()
@@ -252,6 +295,7 @@ class Config(Part):
     pruning: PruningConfig = PruningConfig()
     pareto: ParetoConfig = ParetoConfig()
     analyze: AnalyzeConfig = AnalyzeConfig()
+    ablation: AblationConfig = AblationConfig()
 
 
 Layer = tuple[str, Mapping[str, Any]]

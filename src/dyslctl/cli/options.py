@@ -77,6 +77,12 @@ EpisodeTimeout = Annotated[
         help="Stop an episode that takes longer; it is played again, and then an error. Default: none.",
     ),
 ]
+ExecutorName = Annotated[
+    str | None,
+    typer.Option(
+        "--executor", metavar="local|ray", help="Where the workers are; default: on this machine.", show_default=False
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted command.")]
 FailIf = Annotated[
     list[str] | None,

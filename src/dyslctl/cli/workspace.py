@@ -137,8 +137,7 @@ def begin(run_name: str | None, layers: Sequence[Layer]) -> Workspace:
     recipe = _recipe(config)
     revision = recipe.load().spec.commit or recipe.revision
     config = config.model_copy(update={"model": config.model.model_copy(update={"revision": revision})})
-    suite = plugins.load_suite(config.suite or plugins.load_backbone(recipe.plugin).default_suite)
-    return Workspace(run or place_run(recipe.plugin), config, recipe, suite)
+    return Workspace(run or place_run(recipe.plugin), config, recipe, load_suite(config, recipe))
 
 
 def layers_of(config_file: Path | None, sets: Sequence[str] | None, flags: Layer) -> list[Layer]:
@@ -188,8 +187,18 @@ def _full_path(name: str | None) -> str | None:
 
 def _workspace(run: RunDirectory, config: Config) -> Workspace:
     recipe = _recipe(config)
-    suite = plugins.load_suite(config.suite or plugins.load_backbone(recipe.plugin).default_suite)
-    return Workspace(run, config, recipe, suite)
+    return Workspace(run, config, recipe, load_suite(config, recipe))
+
+
+def load_suite(config: Config, recipe: BackboneRecipe, name: str | None = None) -> TaskSuite:
+    """The suite ``name``, by default that of ``config``, else the backbone's; it executes as many actions as told.
+
+    Raises:
+        PluginError: If it does not load.
+    """
+    asked = name or config.suite or plugins.load_backbone(recipe.plugin).default_suite
+    suite = plugins.load_suite(asked)
+    return suite if config.execute_horizon is None else suite.executing(config.execute_horizon)
 
 
 def _recipe(config: Config) -> BackboneRecipe:

@@ -20,7 +20,7 @@ from dyslctl.errors import ConfigError
 if TYPE_CHECKING:  # the guidance imports this file, and needs no torch
     from dyslctl.dysl.similarity import SimilarityResult
 
-Criterion = Literal["similarity", "path-cost", "uniform"]
+Criterion = Literal["similarity", "sensitivity", "path-cost", "uniform"]
 
 
 @dataclass(frozen=True)
@@ -184,12 +184,22 @@ class StaticBudget:
         return sum(len(segment) // (self.max_segment_len + 1) for segment in segments)
 
 
-def choose_static(criterion: Criterion, budget: StaticBudget, result: SimilarityResult) -> LayerPartition:
+def choose_static(
+    criterion: Criterion, budget: StaticBudget, result: SimilarityResult, sensitivity: np.ndarray | None = None
+) -> LayerPartition:
     """The static layers that ``criterion`` picks from a profile. A given list needs no criterion: ``LayerPartition``.
+
+    Args:
+        criterion: The rule.
+        budget: How many, under which constraints.
+        result: How alike each layer leaves its input.
+        sensitivity: ``[L]``, how far the action moves without each layer, for the criterion of that name.
 
     Raises:
         ConfigError: If the criterion is unknown or the budget's constraints cannot be met.
     """
+    if criterion == "sensitivity" and sensitivity is not None:
+        return by_similarity(sensitivity, budget, tie_breakers=[result.relative_update])
     if criterion == "similarity":
         ties = [result.relative_update]
         return by_similarity(result.importance, budget, standard_error=result.standard_error, tie_breakers=ties)

@@ -36,10 +36,11 @@ from dyslctl.data.hdf5_writer import write_hdf5
 from dyslctl.data.lerobot_writer import write_lerobot
 from dyslctl.data.mapping import BESIDE, DataMap, Gripper
 from dyslctl.errors import ConfigError, DyslctlError, PluginError
+from dyslctl.jobs.crew import Died, Player
 from dyslctl.jobs.demo_disturbance import Disturbance
 from dyslctl.jobs.demo_draw import Draw
 from dyslctl.jobs.demo_outcomes import Outcome, Outcomes
-from dyslctl.jobs.processes import Died, Player, play_in_processes
+from dyslctl.jobs.processes import play_in_processes
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.workers import Placement
 from dyslctl.suite import Demonstration, EpisodeSpec, Split, TaskSuite

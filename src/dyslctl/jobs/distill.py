@@ -60,6 +60,8 @@ class DistillSettings(Optimization):
         penalty_weight: The paper's lambda: the weight of executed layers against the task loss, Eq. 6.
         kd_weight: Weight of the distance to the full model's action; the paper has no such term.
         hard: Decide as inference does, straight-through, instead of mixing softly (Eq. 5).
+        from_scratch: There is no stage 1: stage 2 starts from untrained adapters. The paper finds that its controllers
+            then stay closed (Table 4).
         gradient_checkpointing: Stage 2 computes each layer once more instead of keeping its inside for the gradient;
             no gradient goes through a layer in stage 1.
         seed: Of initial weights, sample order and sampled layers.
@@ -74,6 +76,7 @@ class DistillSettings(Optimization):
     penalty_weight: float = 1e-2
     kd_weight: float = 0.0
     hard: bool = False
+    from_scratch: bool = False
     gradient_checkpointing: bool = False
     seed: int = 0
 
@@ -162,7 +165,6 @@ def distill(
     out: Path,
     bundle: Path,
     init: Path | None = None,
-    from_scratch: bool = False,
     resume: bool = False,
     command: str = "dyslctl distill",
     progress: Progress = NO_PROGRESS,
@@ -177,7 +179,6 @@ def distill(
         out: Folder of the checkpoint and the loss curve.
         bundle: Folder of the bundle to write.
         init: Bundle of stage 1 that stage 2 starts from.
-        from_scratch: Let stage 2 start without one. The paper finds that its controllers then stay closed (Table 4).
         resume: Continue from the checkpoint in ``out``, to the same weights as a training without a break.
         command: What the user typed, for the artifact.
         progress: Told about each step.
@@ -191,7 +192,7 @@ def distill(
     profile.check_backbone(backbone.spec)
     settings.require_equal_parts(settings.batch_size)
     distributed.wait()  # for the leader's bundle of stage 1
-    modules = _start(backbone, profile, settings, init, from_scratch).train()
+    modules = _start(backbone, profile, settings, init).train()
     step_loss = (stage1_step if settings.stage == 1 else stage2_step)(backbone, modules, data, settings)
     trainee = Trainee(modules, _rates(modules, settings), _identity(settings, profile, data, init))
     checkpoint = make_folder(out) / CHECKPOINT
@@ -225,14 +226,12 @@ def curve_mean(curve: list[dict[str, float]], *, first: bool) -> float:
     return float(np.mean(losses[:tenth] if first else losses[-tenth:]))
 
 
-def _start(
-    backbone: Backbone, profile: SkipProfile, settings: DistillSettings, init: Path | None, from_scratch: bool
-) -> SkipModules:
+def _start(backbone: Backbone, profile: SkipProfile, settings: DistillSettings, init: Path | None) -> SkipModules:
     """Stage 1 begins with identities, stage 2 with the adapters of stage 1."""
     require_float32(backbone, settings)
     if settings.stage == 2 and init is not None and init.exists():
         return load_modules(init, profile, backbone).modules.float()
-    if settings.stage == 2 and not from_scratch:
+    if settings.stage == 2 and not settings.from_scratch:
         raise ConfigError(
             f"stage 2 starts from the adapters of stage 1, but there is no bundle at {init}",
             hint="dyslctl distill --stage 1 comes first",

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dyslctl.artifacts.files import write_json
 from dyslctl.artifacts.fingerprint import made_with
 from dyslctl.artifacts.skip_profile import BackboneRef, ModuleSizes, Similarity, SkipProfile
 from dyslctl.backbone import Backbone, BackboneSpec
 from dyslctl.data.source import DemonstrationSource
 from dyslctl.dysl.partition import Criterion, StaticBudget, choose_static, default_static_count, static_count
+from dyslctl.dysl.sensitivity import skip_sensitivity
 from dyslctl.dysl.similarity import SimilarityAccumulator, SimilarityResult
 from dyslctl.dysl.skip_modules import PRESETS, SkipSizes
 from dyslctl.errors import ConfigError
@@ -112,11 +115,12 @@ def profile(
     how: dict[str, Any] = {"samples": samples, "seed": seed, "batch_size": batch_size, "progress": progress}
     data = _visited(backbone, suite, source, **how) if recorded is None else _replayed(backbone, recorded, **how)
     found = measure(backbone, data, batch_size=batch_size, seed=seed, progress=progress)
+    sensitivity = _sensitivity(backbone, data, batch_size) if criterion == "sensitivity" else None
     result = SkipProfile(
         backbone=_reference(spec, plugin_name, checkpoint, revision),
         suite=suite.name if recorded is None else recorded.name,
         samples=found.samples,
-        static_layers=choose_static(criterion, budget, found).static_layers,
+        static_layers=choose_static(criterion, budget, found, sensitivity).static_layers,
         ratio=ratio if ratio is not None and n_static is None else budget.count / spec.num_layers,
         criterion=criterion,
         similarity=_similarity(found),
@@ -141,6 +145,10 @@ def measure(
         progress.advance(len(batch))
     progress.close()
     return accumulator.result(seed=seed)
+
+
+def _sensitivity(backbone: Backbone, data: Dataset, batch_size: int) -> np.ndarray:
+    return skip_sensitivity(backbone, (batch.to(backbone.device).inputs for batch in data.batches(batch_size)))
 
 
 def module_sizes(spec: BackboneSpec) -> ModuleSizes:

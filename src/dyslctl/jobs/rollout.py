@@ -23,6 +23,7 @@ from dyslctl.artifacts.fingerprint import environment
 from dyslctl.artifacts.manifest import check_same
 from dyslctl.errors import ConfigError, PluginError
 from dyslctl.jobs.episodes import RESTART, EpisodeRecord
+from dyslctl.jobs.executor import LOCAL, Executor
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.statistics import wilson
 from dyslctl.jobs.summary import EvaluationResult, summarize
@@ -47,6 +48,7 @@ def evaluate(
     batch: int = 1,
     episode_timeout: float | None = None,
     video: Which | None = None,
+    executor: Executor = LOCAL,
     progress: Progress = NO_PROGRESS,
     description: str = "episodes",
 ) -> EvaluationResult:
@@ -68,6 +70,7 @@ def evaluate(
         episode_timeout: Seconds after which an episode counts as crashed, the start of its simulator included. With
             one, a single worker has a process of its own as well, whose crash is survived.
         video: Episodes to film, of those that are played now; the videos go to ``<out>/videos``.
+        executor: Where the workers are; results do not depend on it.
         progress: Listener; one piece is one episode of one method.
         description: What the listener calls this.
 
@@ -79,7 +82,7 @@ def evaluate(
     """
     if not policies or not episodes:
         raise ConfigError("nothing to evaluate: expected at least one method and one episode")
-    place = Placement(workers, batch, episode_timeout)
+    place = Placement(workers, batch, episode_timeout, executor)
     filming = None if video is None else Filming.of(video, episodes, out / VIDEOS)
     manifest = _manifest(suite, list(policies), episodes, {"workers": workers, "batch": batch}, about or {})
     log = _EpisodeLog(out, manifest, episodes, resume)

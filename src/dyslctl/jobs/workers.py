@@ -13,9 +13,10 @@ from functools import partial
 import torch
 
 from dyslctl.errors import ConfigError
+from dyslctl.jobs.crew import Died
 from dyslctl.jobs.episodes import EpisodeRecord, episode
+from dyslctl.jobs.executor import LOCAL, Executor
 from dyslctl.jobs.lockstep import Coroutine, run_together
-from dyslctl.jobs.processes import Died, play_in_processes
 from dyslctl.jobs.video import Filming, filmed_episode
 from dyslctl.policy import Policy
 from dyslctl.suite import Environment, EpisodeSpec, TaskSuite
@@ -39,6 +40,7 @@ class Placement:
             it ends everything.
         batch: Episodes side by side in each of them.
         timeout: Seconds an episode may take, the start of its simulator included; then it counts as crashed.
+        executor: Where the processes are.
 
     Raises:
         ConfigError: If ``timeout`` is not positive.
@@ -47,6 +49,7 @@ class Placement:
     workers: int = 1
     batch: int = 1
     timeout: float | None = None
+    executor: Executor = LOCAL
 
     def __post_init__(self) -> None:
         if self.timeout is not None and not self.timeout > 0:
@@ -55,7 +58,7 @@ class Placement:
     @property
     def here(self) -> bool:
         """In this process; but to be stopped, an episode needs another one."""
-        return self.workers == 1 and self.timeout is None
+        return self.workers == 1 and self.timeout is None and self.executor.kind == "local"
 
 
 HERE = Placement()
@@ -79,7 +82,7 @@ def play(
                 yield record
         return
     make_player = partial(_player_of_a_worker, suite, policies, place, filming)
-    played = play_in_processes(make_player, tasks, place.workers, lanes=place.batch, timeout=place.timeout)
+    played = place.executor.spread(make_player, tasks, place.workers, lanes=place.batch, timeout=place.timeout)
     with closing(played):
         for (spec, method), outcome in played:
             if isinstance(outcome, Died):

@@ -18,3 +18,13 @@ def percent(value: float | None, digits: int = 1) -> str:
 def interval(low_high: tuple[float, float] | list[float] | None) -> str:
     """``[low, high]`` in percent."""
     return MISSING if low_high is None else f"{100 * low_high[0]:.1f}–{100 * low_high[1]:.1f}"
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points."""
+    return f"{100 * difference:+.2f}"
+
+
+def points_interval(low_high: tuple[float, float] | list[float]) -> str:
+    """``[low, high]`` of such a difference."""
+    return f"{points(low_high[0])} to {points(low_high[1])}"

@@ -19,7 +19,7 @@ from dyslctl.report.studies import STUDIES
 from dyslctl.report.tables import Column, Table
 
 Document = dict[str, Any]
-ORDER = ("profile", "distill", "calibrate", "eval", "pareto", *STUDIES, "bench")
+ORDER = ("profile", "distill", "calibrate", "eval", "pareto", "ablation", *STUDIES, "bench")
 TEXTS = {
     "profile": "How little each layer changes the hidden state. The static layers change it most and always run.",
     "distill": "Adapters learn to stand in for skipped layers (stage 1), then what decides learns when they can "
@@ -28,6 +28,8 @@ TEXTS = {
     "eval": "Every method starts from the same initial states. Executed layers include those of re-predictions.",
     "pareto": "Every method at several numbers of layers, from several trainings. Dials were found on tune "
     "episodes; all points are from the same test episodes.",
+    "ablation": "One thing at a time is changed. Every cell plays the same test episodes, and the reference is "
+    "compared with each of the others.",
     "bench": "One inference at batch 1. Measured methods are interleaved in one process; predictions come from a "
     "roofline model with the error band shown.",
     **{name: study.text for name, study in STUDIES.items()},
@@ -38,6 +40,7 @@ TITLES = {
     "calibrate": "Calibration",
     "eval": "Evaluation",
     "pareto": "Success against layers",
+    "ablation": "Ablations",
     "bench": "Latency",
     **{name: study.title for name, study in STUDIES.items()},
 }

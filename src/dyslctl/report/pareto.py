@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dyslctl.report.cells import interval, number, percent
+from dyslctl.report.cells import interval, number, percent, points, points_interval
 from dyslctl.report.tables import Column, Table
 
 Document = Mapping[str, Any]
@@ -105,23 +105,15 @@ def _matched_row(pair: Row) -> list[str]:
     return [
         f"{pair['method']} {pair['label']}",
         pair["rival"],
-        _points(between["difference"]) if between else number(None),
-        _points_interval(between["difference_ci95"]) if between else number(None),
+        points(between["difference"]) if between else number(None),
+        points_interval(between["difference_ci95"]) if between else number(None),
         nearest["rival_label"],
         f"{-nearest['delta_layers']:+.2f}",
-        _points(nearest["difference"]),
+        points(nearest["difference"]),
         str(nearest["wins"]),
         str(nearest["losses"]),
         f"{nearest['p_value']:.2g}",
     ]
-
-
-def _points(difference: float) -> str:
-    return f"{100 * difference:+.2f}"
-
-
-def _points_interval(low_high: Sequence[float]) -> str:
-    return f"{_points(low_high[0])} to {_points(low_high[1])}"
 
 
 def _list(values: Sequence[Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from dyslctl.report import pareto, studies
+from dyslctl.report import ablation, pareto, studies
 from dyslctl.report.cells import MISSING, interval, number, percent
 from dyslctl.report.tables import Column, Table
 
@@ -346,6 +346,7 @@ _BUILDERS: dict[str, Callable[[Document], Sequence[Table]]] = {
     "dyslctl.eval/1": _eval,
     "dyslctl.pareto/1": pareto.tables,
     **{f"dyslctl.{name}/1": study.tables for name, study in studies.STUDIES.items()},
+    "dyslctl.ablation/1": ablation.tables,
     "dyslctl.bench/1": _bench,
     "dyslctl.demos/1": _demos,
     "dyslctl.doctor/1": _doctor,

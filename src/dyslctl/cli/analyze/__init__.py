@@ -6,7 +6,17 @@ from collections.abc import Callable
 
 import typer
 
-from dyslctl.cli.analyze import allow_points, continuity, importance, kept_layers, latency, pareto, similarity, tokens
+from dyslctl.cli.analyze import (
+    ablation,
+    allow_points,
+    continuity,
+    importance,
+    kept_layers,
+    latency,
+    pareto,
+    similarity,
+    tokens,
+)
 from dyslctl.cli.command import Command
 
 app = typer.Typer(name="analyze", help="Studies of a run, each with its figure.", no_args_is_help=True)
@@ -20,6 +30,7 @@ STUDIES: dict[str, Callable[..., None]] = {
     "allow-points": allow_points.allow_points,
     "latency": latency.latency,
     "tokens": tokens.tokens,
+    "ablation": ablation.ablation,
 }
 for name, function in STUDIES.items():
     app.command(name, cls=Command)(function)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dyslctl.artifacts.files import make_folder, replace_folder, writing
+from dyslctl.cli.config import DistillConfig
 from dyslctl.cli.steps.calibrate import calibratable, keep_calibration, set_to_target, target_of
 from dyslctl.cli.steps.offline import offline_target, set_offline
 from dyslctl.cli.steps.trainers import trainer
@@ -61,7 +62,7 @@ def _run_distill(
 ) -> dict[str, Any]:
     training, method, run = trainer(workspace, progress), workspace.config.distill.method, workspace.run
     rows, calibrated = [], dict[str, Any]()
-    for stage in _stages_of(method, stages):
+    for stage in _stages_of(workspace.config.distill, stages):
         fresh, bundle = run.distill(method, stage) / "bundle", run.bundle(method, stage)
         result = training.train(stage, fresh, resume=resume)
         if not leads():
@@ -79,16 +80,17 @@ def _run_distill(
     return {**_document(rows), **({"calibrated": calibrated} if calibrated else {})} if rows else {}
 
 
-def _stages_of(method: str, stages: Sequence[Stage]) -> Sequence[Stage]:
-    """Those of ``stages`` that ``method`` has.
+def _stages_of(settings: DistillConfig, stages: Sequence[Stage]) -> Sequence[Stage]:
+    """Those of ``stages`` that the method has.
 
     Raises:
         ConfigError: If it has none of them.
     """
-    if method not in SINGLE_STAGE:
+    if settings.method not in SINGLE_STAGE and not settings.from_scratch:
         return stages
     if 2 not in stages:
-        raise ConfigError(f"'{method}' is trained in one stage, the second", hint="--stage all")
+        how = "from scratch" if settings.from_scratch else f"'{settings.method}'"
+        raise ConfigError(f"{how} is trained in one stage, the second", hint="--stage all")
     return [2]
 
 

@@ -11,6 +11,7 @@ from dyslctl import methods
 from dyslctl.artifacts.model_card import CardMetric, write_card
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.cli.workspace import Workspace
+from dyslctl.jobs.executor import Executor
 from dyslctl.jobs.progress import Progress
 from dyslctl.jobs.recipe import PolicyRecipe
 from dyslctl.jobs.rollout import evaluate, videos
@@ -57,6 +58,7 @@ def play_methods(
         workers=settings.workers,
         batch=settings.batch,
         episode_timeout=settings.episode_timeout,
+        executor=Executor.of(settings.executor, workspace.config.model.device),
         video=settings.video,
         progress=progress,
     )
@@ -93,6 +95,7 @@ def measure_target(workspace: Workspace, out: Path, *, resume: bool, progress: P
         workers=settings.workers,
         batch=settings.batch,
         episode_timeout=settings.episode_timeout,
+        executor=Executor.of(settings.executor, workspace.config.model.device),
         progress=progress,
         description=f"{name}'s mean layers",
     )

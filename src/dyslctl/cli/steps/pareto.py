@@ -99,7 +99,7 @@ def _document(workspace: Workspace, names: Sequence[str], points: Sequence[Point
         "batch": batch_for(settings.batch, backbone),
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "intervals": INTERVALS,
-        "points": [_point(point) for point in points],
+        "points": [point_document(point) for point in points],
         **pareto(points, names[0]).as_dict(),
     }
     path = plots.save(figure(document), workspace.run.report / f"pareto_{workspace.suite.name}.png")
@@ -107,7 +107,7 @@ def _document(workspace: Workspace, names: Sequence[str], points: Sequence[Point
     return {**document, "figures": {caption: str(path)}}
 
 
-def _point(point: Point) -> dict[str, Any]:
+def point_document(point: Point) -> dict[str, Any]:
     """One seed's point."""
     setting, summary = point.setting, summarize_method(point.records)
     return {

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from dyslctl.artifacts.run_dir import RunDirectory
+from dyslctl.artifacts.skip_profile import SkipProfile
+from dyslctl.cli.config import ProfileConfig
 from dyslctl.cli.steps.recorded import as_recorded, recorded_source
 from dyslctl.cli.workspace import Workspace, command_line
 from dyslctl.jobs.profile import ProfileResult, profile
@@ -14,10 +17,22 @@ from dyslctl.report import plots
 
 def run_profile(workspace: Workspace, progress: Progress) -> dict[str, Any]:
     """Measure the layers; then start the run, save skip profile and figures, and return the result's document."""
+    run = workspace.run
+    result = measured(workspace, progress)
+    with workspace.training():  # which reads what is replaced here
+        workspace.start()
+        result.profile.save(run.skip_profile)
+        result.save_similarity(run.path / "similarity.json")
+        document = _document(result, run)
+        as_recorded(workspace, recorded_source(workspace)).keep("profile", document, run.path)
+    return document
+
+
+def measured(workspace: Workspace, progress: Progress) -> ProfileResult:
+    """What the settings make of the backbone; nothing is written."""
     workspace.require_upstream("profile")
-    settings, recipe, run = workspace.config.profile, workspace.backbone, workspace.run
-    recorded = recorded_source(workspace)
-    result = profile(
+    settings, recipe, recorded = workspace.config.profile, workspace.backbone, recorded_source(workspace)
+    found = profile(
         recipe.load(),
         workspace.suite,
         plugin_name=recipe.plugin,
@@ -34,13 +49,18 @@ def run_profile(workspace: Workspace, progress: Progress) -> dict[str, Any]:
         command=command_line(),
         progress=progress,
     )
-    with workspace.training():  # which reads what is replaced here
-        workspace.start()
-        result.profile.save(run.skip_profile)
-        result.save_similarity(run.path / "similarity.json")
-        document = _document(result, run)
-        as_recorded(workspace, recorded).keep("profile", document, run.path)
-    return document
+    return replace(found, profile=as_told(found.profile, settings))
+
+
+def as_told(profile: SkipProfile, settings: ProfileConfig) -> SkipProfile:
+    """``profile`` with the guidance and the sizes that the settings name."""
+    guidance, modules = [part.model_dump(exclude_none=True) for part in (settings.guidance, settings.modules)]
+    return profile.model_copy(
+        update={
+            "guidance": profile.guidance.model_copy(update=guidance),
+            "modules": profile.modules.model_copy(update=modules),
+        }
+    )
 
 
 def _document(result: ProfileResult, run: RunDirectory) -> dict[str, Any]:

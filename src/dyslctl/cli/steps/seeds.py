@@ -82,7 +82,7 @@ def _content(path: Path) -> str:
 def _train(workspace: Workspace, bundle: str, *, resume: bool, progress: Progress) -> None:
     """Train ``bundle`` unless the mark of an equal training stands; it is set last."""
     settings = _settings_for(bundle, workspace.config.distill)
-    told = _as_profiled(replace(workspace, config=workspace.config.model_copy(update={"distill": settings})))
+    told = as_profiled(replace(workspace, config=workspace.config.model_copy(update={"distill": settings})))
     mark, now = told.run.path / f"trained_{bundle}.json", _training(told)
     if mark.exists() and read_json(mark) == now and told.run.bundle(bundle).exists():
         return
@@ -91,7 +91,7 @@ def _train(workspace: Workspace, bundle: str, *, resume: bool, progress: Progres
     write_json(mark, now)
 
 
-def _as_profiled(workspace: Workspace) -> Workspace:
+def as_profiled(workspace: Workspace) -> Workspace:
     """``workspace`` in the precision that was profiled: a faster one is for playing, not for training."""
     path = workspace.run.profile_config
     dtype = read_yaml(path).get("model", {}).get("dtype") if path.exists() else None
@@ -106,6 +106,7 @@ def _training(workspace: Workspace) -> dict[str, Any]:
         "dtype": workspace.backbone.dtype,
         "profile": SkipProfile.load(workspace.run.skip_profile).hash,
         "suites": list(config.distill.suites or [workspace.suite.name]),
+        **({"execute_horizon": config.execute_horizon} if config.execute_horizon else {}),
         "data": config.data.model_dump(mode="json"),
         "seed": config.seed,
         "distill": config.distill.model_dump(mode="json"),

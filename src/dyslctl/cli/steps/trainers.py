@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from dyslctl import plugins
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.cli.steps.recorded import recorded_suite
-from dyslctl.cli.workspace import Workspace, command_line
+from dyslctl.cli.workspace import Workspace, command_line, load_suite
 from dyslctl.errors import ConfigError
 from dyslctl.jobs import calibrate_offline, exit_data
 from dyslctl.jobs.calibrate import CalibrationSettings, calibrate
@@ -117,18 +116,25 @@ class PaperTrainer:
     def train(self, stage: Stage, bundle: Path, *, resume: bool) -> DistillResult:
         """See :func:`distill`."""
         backbone, run = self.workspace.backbone.load(), self.workspace.run
+        settings = self._settings(stage)
         return distill(
             backbone,
             self.profile,
             self.states,
-            DistillSettings.default(stage, backbone.spec.hidden_size).override(_changed(self.workspace)),
+            settings,
             out=run.distill("dysl-paper", stage),
             bundle=bundle,
-            init=run.bundle("dysl-paper", 1) if stage == 2 else None,
+            init=None if stage == 1 or settings.from_scratch else run.bundle("dysl-paper", 1),
             resume=resume,
             command=command_line(),
             progress=self.progress,
         )
+
+    def _settings(self, stage: Stage) -> DistillSettings:
+        """From scratch, stage 2 takes as many steps as both stages would."""
+        changed, size = _changed(self.workspace), self.workspace.backbone.load().spec.hidden_size
+        first, asked = [DistillSettings.default(number, size).override(changed) for number in (1, stage)]
+        return replace(asked, steps=first.steps + asked.steps) if asked.from_scratch else asked
 
     def calibrate(self, bundle: Path) -> None:
         """The guidance's thresholds; see :func:`dyslctl.jobs.calibrate.calibrate`."""
@@ -196,8 +202,8 @@ def _learn_from(workspace: Workspace) -> tuple[list[TaskSuite], int]:
     """
     recorded, settings = recorded_suite(workspace), workspace.config.distill
     if recorded is None:
-        names = settings.suites or [workspace.suite.name]
-        return [plugins.load_suite(name) for name in names], settings.episodes or EXIT_EPISODES
+        suites = [load_suite(workspace.config, workspace.backbone, name) for name in settings.suites or ()]
+        return suites or [workspace.suite], settings.episodes or EXIT_EPISODES
     if settings.suites is not None:
         raise ConfigError(
             f"distill.suites names {', '.join(settings.suites)}, but the run learns from {recorded.name}",
