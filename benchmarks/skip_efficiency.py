@@ -2,7 +2,7 @@
 
     python benchmarks/skip_efficiency.py                        # random weights, 24 layers, hidden 512
     python benchmarks/skip_efficiency.py --checkpoint embedded  # the mini backbone that comes with the plugin
-    python benchmarks/skip_efficiency.py --json result.json
+    python benchmarks/skip_efficiency.py --backend packed --json result.json
 
 One thread, CPU time of that thread: other load on the machine hardly counts. Each round runs every schedule once, in
 an order that rotates. README.md explains the figures.
@@ -39,6 +39,7 @@ from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
 from dyslctl.engine import FullSchedule, LayerSchedule, forward
 from dyslctl.jobs.latency import controller_overhead, rotated, skip_efficiency
 from dyslctl.plugins import load_suite
+from dyslctl.runtime.packed import BACKENDS, EAGER, with_backend
 from dyslctl.types import LayerInputs, LayerState
 
 FULL, NO_SKIP, NO_EXIT = "full", "controllers, no skip", "planner, no exit"
@@ -96,16 +97,16 @@ def even_partition(layers: int) -> LayerPartition:
     return LayerPartition(layers, tuple(np.linspace(0, layers - 1, static_count(layers, 0.2)).round().astype(int)))
 
 
-def skipping(partition: LayerPartition, hidden_size: int, offset: int, dtype: torch.dtype) -> LayerSchedule:
+def skipping(backbone: Backbone, partition: LayerPartition, offset: int) -> LayerSchedule:
     """Real controllers and adapters; in each segment the controller ``offset`` layers in says yes, no other does."""
     torch.manual_seed(offset)
-    modules = SkipModules(partition, SkipSizes.mini(hidden_size)).eval().requires_grad_(False)
+    modules = SkipModules(partition, SkipSizes.mini(backbone.spec.hidden_size)).eval().requires_grad_(False)
     for segment in partition.segments:
         for layer in segment.layers:
             torch.nn.init.constant_(
                 modules.controller(layer).out.bias, 50.0 if layer == segment.start + offset else -50.0
             )
-    return DySLSchedule(modules.to(dtype), SETTINGS)
+    return DySLSchedule(modules.to(backbone.dtype), SETTINGS, pack=backbone.pack)
 
 
 def leaving(backbone: Backbone, chosen: int | None) -> PlannedExit:
@@ -117,7 +118,7 @@ def leaving(backbone: Backbone, chosen: int | None) -> PlannedExit:
     torch.nn.init.zeros_(modules.planner.out.weight)
     modules.planner.out.bias.data = torch.tensor([-1.0 if n == chosen else 1.0 for n in range(len(modules.exits))])
     modules.eval().requires_grad_(False).to(backbone.dtype)
-    schedule = PlannedExit(ExitLadder(modules), modules.planner.bind(), tolerance=0.0)
+    schedule = PlannedExit(ExitLadder(modules, backbone.pack), modules.planner.bind(), tolerance=0.0)
     schedule.memory = torch.zeros(1, modules.sizes.memory, dtype=backbone.dtype)
     return schedule
 
@@ -131,11 +132,11 @@ def exits(backbone: Backbone) -> dict[str, LayerSchedule]:
 
 def jumps(backbone: Backbone) -> dict[str, LayerSchedule]:
     """Controllers that never skip, and jumps from each place of the segments."""
-    spec, partition = backbone.spec, even_partition(backbone.spec.num_layers)
+    partition = even_partition(backbone.spec.num_layers)
     longest = max(len(segment) for segment in partition.segments)
     shortest = min(len(segment) for segment in partition.segments)
-    named = {f"skip from {j}": skipping(partition, spec.hidden_size, j, backbone.dtype) for j in range(shortest)}
-    return {NO_SKIP: skipping(partition, spec.hidden_size, longest, backbone.dtype), **named}
+    named = {f"skip from {j}": skipping(backbone, partition, j) for j in range(shortest)}
+    return {NO_SKIP: skipping(backbone, partition, longest), **named}
 
 
 @torch.inference_mode()
@@ -192,6 +193,7 @@ def main() -> None:
     parser.add_argument("--hidden-size", type=int, default=512, help="of the random weights; a multiple of 64")
     parser.add_argument("--layers", type=int, default=24, help="of the random weights")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--backend", choices=BACKENDS, default=EAGER, help="what runs the layers")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--json", type=Path, help="write the rows there too")
     arguments = parser.parse_args()
@@ -206,15 +208,19 @@ def main() -> None:
             backbone = OpenVLAOFT.load(
                 OpenVLAOFT.default_checkpoint() if embedded else arguments.checkpoint, dtype=dtype
             )
+        backbone = with_backend(backbone, arguments.backend)
         suite = load_suite("tabletop_object")
         inputs = backbone.encode([suite.make().reset(suite.episodes("tune", 1)[0])])
         plans = {FULL: FullSchedule(), **exits(backbone), **jumps(backbone)}
         timed = measure(backbone, plans, inputs, arguments.rounds)
     rows = summarize(timed, backbone.spec.num_layers)
     size = f"{backbone.spec.num_layers} layers, hidden {backbone.spec.hidden_size}, {inputs.hidden.shape[1]} tokens"
-    show(rows, f"{size}, {arguments.dtype}, {arguments.rounds} rounds")
+    show(rows, f"{size}, {arguments.dtype}, {arguments.backend}, {arguments.rounds} rounds")
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps({"size": size, "dtype": arguments.dtype, "rows": rows}, indent=2) + "\n")
+        arguments.json.write_text(
+            json.dumps({"size": size, "dtype": arguments.dtype, "backend": arguments.backend, "rows": rows}, indent=2)
+            + "\n"
+        )
 
 
 if __name__ == "__main__":
