@@ -111,17 +111,21 @@ def load_modules(folder: Path, profile: SkipProfile, backbone: Backbone) -> Trai
         )
     check_belongs(bundle.header, profile, folder)
     _check_guidance(guidance, profile, backbone, folder)
-    modules = fill(new_modules(profile, backbone.spec.hidden_size, seed=0), bundle, folder, probe, backbone)
+    modules = fill(lambda: new_modules(profile, backbone.spec.hidden_size, seed=0), bundle, folder, probe, backbone)
     return TrainedModules(modules, bundle.header, guidance, bundle.calibration)
 
 
 def fill(
-    modules: M, bundle: Bundle, folder: Path, probe: Callable[[M, Tensor], Mapping[str, Tensor]], backbone: Backbone
+    build: Callable[[], M],
+    bundle: Bundle,
+    folder: Path,
+    probe: Callable[[M, Tensor], Mapping[str, Tensor]],
+    backbone: Backbone,
 ) -> M:
-    """``modules`` with the tensors of ``bundle``, in eval mode, beside ``backbone``; their self-test still holds.
+    """Modules that hold the tensors of ``bundle``, in eval mode, beside ``backbone``; their self-test still holds.
 
     Args:
-        modules: Built as they were when they were trained.
+        build: Builds them as they were when they were trained; no values are drawn for what the bundle brings.
         bundle: Read from ``folder``.
         folder: Its folder, for error messages.
         probe: What modules answer to ``[1, T, H]``, as it was when they were saved.
@@ -130,8 +134,11 @@ def fill(
     Raises:
         ArtifactError: If a tensor is missing, unexpected or misshapen, or an answer differs.
     """
+    with torch.device("meta"):
+        modules = build()
     check_tensors(bundle.tensors, modules.state_dict(), folder)
-    modules.load_state_dict(dict(bundle.tensors))
+    copies = {name: tensor.clone() for name, tensor in bundle.tensors.items()}  # not windows into the mapped file
+    modules.load_state_dict(copies, assign=True)
     modules.eval()
     bundle.self_test.replay(lambda hidden: probe(modules, hidden), str(folder))
     return modules.to(backbone.device, backbone.dtype)

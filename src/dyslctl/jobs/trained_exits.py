@@ -143,7 +143,7 @@ def restore_exits(bundle: Bundle, folder: Path, profile: SkipProfile, backbone: 
         raise ArtifactError(f"{folder}: expected exits, found {found}", hint="dyslctl distill makes them")
     check_belongs(bundle.header, profile, folder)
     sizes = ExitSizes.of(backbone.spec, found.adapter_width, found.planner_width, remembers=found.remembers)
-    modules = fill(new_exits(profile, found.exits, sizes, seed=0), bundle, folder, probe, backbone)
+    modules = fill(lambda: new_exits(profile, found.exits, sizes, seed=0), bundle, folder, probe, backbone)
     return modules, found.execute_horizon
 
 

@@ -92,5 +92,5 @@ def load_routers(folder: Path, profile: SkipProfile, backbone: Backbone) -> Trai
         )
     check_belongs(bundle.header, profile, folder)
     sizes = SkipSizes(backbone.spec.hidden_size, widths.adapter_width, widths.router_width, widths.pool)
-    modules = fill(new_routers(backbone.spec.num_layers, sizes, seed=0), bundle, folder, probe, backbone)
+    modules = fill(lambda: new_routers(backbone.spec.num_layers, sizes, seed=0), bundle, folder, probe, backbone)
     return TrainedRouters(modules, bundle.header, settings.tau, bundle.calibration)

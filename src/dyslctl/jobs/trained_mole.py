@@ -88,7 +88,7 @@ def load_router(folder: Path, profile: SkipProfile, backbone: Backbone) -> Train
         )
     check_belongs(bundle.header, profile, folder)
     sizes = MixtureSizes(spec.hidden_size, spec.num_layers, found.layer_router_width)
-    router = fill(new_router(sizes, seed=0), bundle, folder, probe, backbone)
+    router = fill(lambda: new_router(sizes, seed=0), bundle, folder, probe, backbone)
     return TrainedRouter(router, bundle.header, settings.share, bundle.calibration)
 
 
