@@ -1,6 +1,7 @@
 """Peak memory of a process that loads a checkpoint, packs it and runs it: ``runtime.py`` starts one.
 
-    python benchmarks/peak_memory.py CHECKPOINT DTYPE
+    python benchmarks/peak_memory.py                      # the mini backbone that comes with the plugin
+    python benchmarks/peak_memory.py CHECKPOINT bfloat16
 
 Prints the bytes of weights and adapters, and the peak above what the process held before. Pages of a mapped file do not
 count: the system may drop them at any time.
@@ -38,7 +39,7 @@ class Watch(threading.Thread):
 
 @torch.inference_mode()
 def main() -> None:
-    checkpoint, dtype = sys.argv[1:]
+    checkpoint, dtype = sys.argv[1:] or (OpenVLAOFT.default_checkpoint(), "float32")
     torch.set_num_threads(1)
     seen(OpenVLAOFT.load(OpenVLAOFT.default_checkpoint()), 126)  # what is loaded once, whatever the model
     watch = Watch()

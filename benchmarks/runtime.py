@@ -16,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from dyslctl.artifacts.bundle import TrainingInfo
 from dyslctl.artifacts.files import atomic_write, write_json
 from dyslctl.artifacts.fingerprint import environment
 from dyslctl.backbone import Backbone
+from dyslctl.devices.power import power_state
 from dyslctl.dysl.similarity import SimilarityAccumulator
 from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
 from dyslctl.engine import EXIT, RUN, FullSchedule, LayerSchedule, Step, forward
@@ -43,6 +45,8 @@ from dyslctl.runtime.packed import PACKED, with_backend
 from dyslctl.types import LayerInputs, LayerState, TokenKind
 
 Seconds = Mapping[str, np.ndarray]
+PARTS = ("layers", "steps", "memory", "bundle", "profile", "stage1", "growth", "gpu")
+DTYPES = ("float32", "bfloat16")
 SHAPES = ("128x12x126", "1024x12x256", "1024x12x605", "2048x6x256")
 GPU_FIGURES = (
     ("skip efficiency, 7B shape", "605 tokens", ">= 0.96"),
@@ -352,10 +356,9 @@ def gpu() -> list[Figure]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("layers", "steps", "memory", "bundle", "profile", "stage1", "growth", "gpu")
-    parser.add_argument("--only", action="append", choices=parts, help="may be repeated; default: all")
+    parser.add_argument("--only", action="append", choices=PARTS, help="may be repeated; default: all")
     parser.add_argument("--shape", action="append", metavar="WIDTHxLAYERSxTOKENS", help=f"default: {' '.join(SHAPES)}")
-    parser.add_argument("--dtype", action="append", choices=("float32", "bfloat16"), help="default: both")
+    parser.add_argument("--dtype", action="append", choices=DTYPES, help="default: both")
     parser.add_argument("--seconds", type=float, default=15.0, help="CPU time of one series, at least 5 rounds")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--compile", action="store_true", help="compare with the compiled stock model too")
@@ -363,29 +366,40 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)
-    dtypes = arguments.dtype or ["float32", "bfloat16"]
-    shapes = [Shape.parse(text, dtype) for text in arguments.shape or SHAPES for dtype in dtypes]
-    middle = Shape.parse("512x12x252", "float32")
-    measured: dict[str, Callable[[], list[Figure]]] = {
-        "layers": lambda: [row for one in shapes for row in layers(one, arguments.seconds, compiled=arguments.compile)],
-        "steps": lambda: steps(arguments.steps),
-        "memory": lambda: memory(Shape.parse("1024x32x126", "bfloat16")),
-        "bundle": lambda: bundle(Shape.parse("1024x12x126", "float32")),
-        "profile": lambda: profiling(Shape.parse("1024x12x256", "float32"), arguments.seconds),
-        "stage1": one_pass,
-        "growth": lambda: growth(middle, arguments.seconds),
-        "gpu": gpu,
+    rows: list[Figure] = []
+    about = {
+        "date": time.strftime("%Y-%m-%d"),
+        "environment": environment().as_dict(),
+        "power": power_state().as_dict(),
     }
-    begin, rows = time.strftime("%Y-%m-%d"), []
-    for part in arguments.only or parts:
-        found = measured[part]()
+    for measure in planned(arguments):
+        found = measure()
         print(markdown(found), flush=True)
         rows += found
-    if arguments.out is not None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        about = {"date": begin, "environment": environment().as_dict(), "load": os.getloadavg()}
-        write_json(arguments.out / "runtime.json", {**about, "figures": [row.as_dict() for row in rows]})
-        atomic_write(arguments.out / "runtime.md", markdown(rows))
+        if arguments.out is not None:  # after every part: a long run that is stopped has not been for nothing
+            load = os.getloadavg()
+            document = {**about, "load": load, "figures": [row.as_dict() for row in rows]}
+            write_json(arguments.out / "runtime.json", document)
+            atomic_write(arguments.out / "runtime.md", markdown(rows))
+
+
+def planned(arguments: argparse.Namespace) -> Iterator[Callable[[], list[Figure]]]:
+    """What is to be measured, in order."""
+    seconds, only = arguments.seconds, arguments.only or PARTS
+    shapes = [Shape.parse(text, dtype) for text in arguments.shape or SHAPES for dtype in arguments.dtype or DTYPES]
+    wide, middle = Shape.parse("1024x12x256", "float32"), Shape.parse("512x12x252", "float32")
+    parts: dict[str, list[Callable[[], list[Figure]]]] = {
+        "layers": [partial(layers, shape, seconds, compiled=arguments.compile) for shape in shapes],
+        "steps": [partial(steps, arguments.steps)],
+        "memory": [partial(memory, Shape.parse("1024x32x126", "bfloat16"))],
+        "bundle": [partial(bundle, Shape.parse("1024x12x126", "float32"))],
+        "profile": [partial(profiling, wide, seconds)],
+        "stage1": [one_pass],
+        "growth": [partial(growth, middle, seconds)],
+        "gpu": [gpu],
+    }
+    for part in PARTS:
+        yield from parts[part] if part in only else ()
 
 
 if __name__ == "__main__":

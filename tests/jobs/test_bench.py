@@ -62,6 +62,7 @@ def test_this_machine_is_measured(subject: Subject) -> None:
     assert set(rows["dysl"]["parts_ms"]) == {
         *("encode", "layers", "controllers", "adapters", "tokens", "reprediction", "head", "guidance"),
     }
+    assert document["power_mode"] == document["power"]["mode"] and "watts_mean" in document["power"]
     assert isinstance(document["skip_efficiency"], float) and isinstance(document["controller_overhead"], float)
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 

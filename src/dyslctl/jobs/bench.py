@@ -17,6 +17,7 @@ from dyslctl import methods
 from dyslctl.artifacts.fingerprint import environment
 from dyslctl.backbone import Backbone, Workload
 from dyslctl.devices.host import usable_cpus
+from dyslctl.devices.power import PowerMeter, power_state
 from dyslctl.devices.presets import DEFAULT_STACK, LOCAL, DevicePreset, find_device, live_device
 from dyslctl.devices.roofline import ModuleParams
 from dyslctl.errors import ConfigError, EnvironmentMismatch
@@ -167,15 +168,25 @@ def bench(
         )
     with _threads(subject.backbone.device):
         if elsewhere is None:
-            document = _measured_document(subject, _measure(subject, plan, progress))
-            document["compared"] = _compared(subject, plan, progress)
-            document["tokens_sweep"] = _measured_sweep(subject, plan, progress)
+            document = _measured_here(subject, plan, progress)
         else:
             document = _predicted_document(subject, plan, elsewhere, workload, stack, progress)
     rows = [*document["rows"], *map(_published_row, published_latency(device, subject.plugin))]
     about = {"schema": SCHEMA, "device": device, "machine": _machine(), "backbone": subject.plugin}
     about["backend"] = subject.backend
     return {**about, **document, "rows": rows}
+
+
+def _measured_here(subject: Subject, plan: BenchPlan, progress: Progress) -> Row:
+    power, meter = power_state(), PowerMeter()
+    with meter:
+        measured = _measure(subject, plan, progress)
+    document = _measured_document(subject, measured)
+    document["compared"] = _compared(subject, plan, progress)
+    document["tokens_sweep"] = _measured_sweep(subject, plan, progress)
+    document["power_mode"] = power.mode
+    document["power"] = {**power.as_dict(), "watts_mean": meter.watts}
+    return document
 
 
 def _machine() -> str:

@@ -25,6 +25,7 @@ CIRCUMSTANCES = (
     "tokens",
     "dtype",
     "threads",
+    "power_mode",
 )
 """What must be the same for milliseconds to compare. Weights may differ: a better bundle is a change like any other."""
 
