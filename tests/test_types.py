@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dyslctl.types import ActionChunk, LayerInputs, LayerState, Ran, TokenKind
+from dyslctl.types import ActionChunk, LayerInputs, LayerState, Ran, TokenKind, joined_history
 
 
 def make_state(mask: torch.Tensor | None = None) -> LayerState:
@@ -83,3 +83,9 @@ def test_padding_is_counted_of_the_sample_that_has_most() -> None:
     assert state.padding == 0
     state.mask = torch.tensor([[True, True, False, False], [True, True, True, False]])
     assert state.padding == 2
+
+
+def test_where_nothing_is_known_nothing_is_remembered() -> None:
+    assert joined_history([(2, None), (1, None)]) is None
+    joined = joined_history([(2, None), (1, torch.tensor([[1.0, 5.0]]))])
+    assert joined is not None and joined.tolist() == [[0, 0], [0, 0], [1, 5]]

@@ -205,7 +205,8 @@ class TinyBackbone(Backbone):
         is_action = state.kinds == TokenKind.ACTION
         features = state.hidden[is_action].view(state.hidden.shape[0], self.spec.chunk_length, -1)
         if self.lstm is not None:
-            features = features + self._remember(features.mean(1, keepdim=True))
+            feature = features.mean(1, keepdim=True)
+            features = features + (self._remember(feature) if state.history is None else self._after(feature, state))
         return torch.tanh(self.out(self.norm(features)))
 
     def decode_action(self, predicted: Tensor) -> list[ActionChunk]:
@@ -231,6 +232,15 @@ class TinyBackbone(Backbone):
     def reset(self) -> None:
         self._carried, self._window = None, []
 
+    def history(self) -> Tensor | None:
+        if self.lstm is None:
+            return None
+        last = [feature.flatten() for feature in self._window[-(WINDOW - 1) :]]
+        row = torch.zeros(1 + (WINDOW - 1) * self.spec.hidden_size)
+        row[0] = len(last)
+        row[1 : 1 + len(last) * self.spec.hidden_size] = torch.cat(last) if last else torch.empty(0)
+        return row
+
     def _remember(self, feature: Tensor) -> Tensor:
         assert self.lstm is not None
         self._window.append(feature)
@@ -241,6 +251,14 @@ class TinyBackbone(Backbone):
             output, _ = self.lstm(torch.cat(self._window, 1))
         last: Tensor = output[:, -1:]
         return last
+
+    def _after(self, feature: Tensor, state: LayerState) -> Tensor:
+        assert self.lstm is not None and state.history is not None
+        rows = []
+        for history, own in zip(state.history, feature, strict=True):
+            past = history[1:].view(WINDOW - 1, -1)[: int(history[0])].to(own.dtype)
+            rows.append(self.lstm(torch.cat([past, own])[None])[0][:, -1:])
+        return torch.cat(rows)
 
     def _context(self, state: LayerState) -> tuple[Tensor, Tensor]:
         half = self.spec.hidden_size // 2

@@ -170,8 +170,9 @@ class Backbone(ABC):
         """Final norm and head: ``[B, N, A]`` normalised actions, differentiable in ``state.hidden``.
 
         Reads tokens of the kinds PROPRIO, TEXT and ACTION only, found by kind: others may be gone. The only method
-        that may change the head's memory. A head that generates tokens takes each through ``state.past``, step by
-        step: the layers that ran, and no other, and the adapters between them. The plan is frozen.
+        that may change the head's memory; given a ``state.history`` it does not. A head that generates tokens takes
+        each through ``state.past``, step by step: the layers that ran, and no other, and the adapters between them.
+        The plan is frozen.
         """
 
     @abstractmethod
@@ -199,6 +200,15 @@ class Backbone(ABC):
     def pack(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
         """How matrices beside the layers, those of adapters, are multiplied on this backbone: :data:`PackLinear`."""
         return partial(F.linear, weight=weight, bias=bias)
+
+    def history(self) -> Tensor | None:
+        """What the head remembers now, ``[Q]`` float32: to be laid beside a sample and learnt with; optional.
+
+        ``Q`` is always the same, and zeros stand for a head that remembers nothing. ``predict`` reads it, one row a
+        sample, from ``LayerState.history`` in place of the head's own memory, which stays as it is. Heads without
+        memory have none; one that has memory and offers no history learns as if every sample began an episode.
+        """
+        return None
 
     def packed_layers(self, pack: PackLinear, *, keep: bool) -> Sequence[PackedLayer]:
         """The decoder layers for ``model.backend=packed``, their matrices laid out by ``pack``; optional.

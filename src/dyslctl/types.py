@@ -78,6 +78,8 @@ class LayerInputs:
         kinds: ``[B, T]`` int64, :class:`TokenKind` of each token.
         mask: ``[B, T]`` bool, true for real tokens; ``None`` if no token is padding.
         conditioning: Anything else the layers read (RoboFlamingo: visual latents). Opaque to the core.
+        history: ``[B, Q]`` float32, what a head with memory remembers of each sample (``Backbone.history``), in place
+            of its own memory; ``None``: its own.
     """
 
     hidden: Tensor
@@ -85,11 +87,20 @@ class LayerInputs:
     kinds: Tensor
     mask: Tensor | None = None
     conditioning: Any = None
+    history: Tensor | None = None
 
     @property
     def batch_size(self) -> int:
         """``B``."""
         return self.hidden.shape[0]
+
+
+def joined_history(parts: Sequence[tuple[int, Tensor | None]]) -> Tensor | None:
+    """``[B, Q]`` of several batches, each told by its size; where one has none, nothing is remembered: zeros."""
+    known = [history for _, history in parts if history is not None]
+    if not known:
+        return None
+    return torch.cat([known[0].new_zeros(size, known[0].shape[1]) if h is None else h for size, h in parts])
 
 
 @dataclass(frozen=True)
@@ -162,11 +173,13 @@ class LayerState:
     conditioning: Any = None
     context: Any = field(default=None, repr=False)
     past: Past = field(default=(), repr=False)
+    history: Tensor | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, inputs: LayerInputs) -> LayerState:
         """The state before layer 0."""
-        return cls(inputs.hidden, inputs.positions, inputs.kinds, inputs.mask, inputs.conditioning)
+        tokens = (inputs.hidden, inputs.positions, inputs.kinds, inputs.mask)
+        return cls(*tokens, inputs.conditioning, history=inputs.history)
 
     @property
     def padding(self) -> int:

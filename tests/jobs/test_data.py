@@ -5,10 +5,13 @@ import pytest
 import torch
 
 from dyslctl.data.of_suite import SuiteSource
+from dyslctl.dysl.exit_training import exit_views
 from dyslctl.engine import FullSchedule, forward
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.data import MAX_BYTES, Frame, collect, collect_recorded, encode, stratify
 from dyslctl.jobs.dataset import WHOLE, Dataset, Part, Unencoded
+from dyslctl.jobs.trajectories import roll_out
+from dyslctl.policy import full_policy
 from dyslctl.types import LayerState, Observation
 
 HALF = Part(1, 2)
@@ -225,3 +228,46 @@ def test_the_expert_is_asked_for_what_it_can_do_alone(tiny_backbone, tiny_suite,
     for source, indices in (("expert", {1, 3}), ("policy", {0, 1})):
         data = collect(tiny_backbone(), tiny_suite(), episodes=2, source=source)
         assert set(torch.cat([group.episodes for group in data.groups]).tolist()) == indices
+
+
+def test_a_heads_history_lies_beside_every_sample(tiny_backbone, tiny_suite) -> None:
+    """The teacher's labels are what it said as it acted, after 12 inferences too; an exit's head sees the same past."""
+    backbone = tiny_backbone(memory=True)
+    suite = tiny_suite()
+    suite.max_steps = 40
+    data = collect(backbone, suite, episodes=2, source="policy", label="teacher", batch_size=16)
+    trajectories = list(roll_out(full_policy(backbone, suite.execute_horizon), suite, suite.episodes("train", 2)))
+    said = torch.from_numpy(np.stack([chunk for t in trajectories for chunk in t.predicted]))
+    (group,) = data.groups
+    pose = [0, 1]
+    torch.testing.assert_close(group.target[..., pose], said[..., pose], atol=1e-5, rtol=0)
+    assert group.inputs.history is not None
+    counts = [min(index, 11) for t in trajectories for index in range(len(t))]
+    assert group.inputs.history[:, 0].tolist() == counts
+    views = exit_views(backbone, group.inputs, group.memory, (2, 3))
+    assert torch.equal(views.rows(torch.tensor([3])).at(1).history, group.inputs.history[3:4])
+
+
+def test_an_experts_state_has_the_history_of_a_model_that_watched(tiny_backbone, tiny_suite) -> None:
+    backbone, suite = tiny_backbone(memory=True), tiny_suite()
+    shown = suite.demonstrate(suite.demonstrated_episodes("train", 1)[0])
+    (group,) = collect(backbone, suite, episodes=1).groups
+    backbone.reset()
+    for row, observation in enumerate(shown.observations[:: suite.execute_horizon]):
+        assert torch.equal(group.inputs.history[row], backbone.history())
+        state = LayerState.of(backbone.encode([observation]))
+        forward(backbone, state, FullSchedule())
+        backbone.predict(state)
+
+
+def test_nobody_watches_where_a_few_samples_are_enough(tiny_backbone, tiny_suite) -> None:
+    (group,) = collect(tiny_backbone(memory=True), tiny_suite(), episodes=2, samples=4).groups
+    assert group.inputs.history is None
+
+
+def test_samples_that_wait_keep_their_history(tiny_backbone, tiny_suite) -> None:
+    backbone = tiny_backbone(memory=True)
+    kept, drawn = (collect(backbone, tiny_suite(), episodes=2, max_bytes=size) for size in (2**30, 0))
+    rows = torch.tensor([2, 0])
+    assert torch.equal(drawn.groups[0].rows(rows).inputs.history, kept.groups[0].rows(rows).inputs.history)
+    assert drawn.merge(drawn).groups[0].history.shape == (2 * len(drawn), kept.groups[0].inputs.history.shape[1])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,16 @@ def test_what_is_not_encoded_survives_too(tmp_path: Path) -> None:
             assert all(np.array_equal(theirs.images[view], meant.images[view]) for view in meant.images)
         row = read.rows(torch.tensor([2]))
         assert torch.equal(row.inputs.hidden, encode_here(written.observations[2:3]).hidden)
+
+
+def test_histories_survive_the_file(tmp_path: Path) -> None:
+    encoded, unencoded = group(4, 2), waiting(3, 4)
+    encoded = replace(encoded, inputs=replace(encoded.inputs, history=torch.rand(2, 5)))
+    unencoded = replace(unencoded, history=torch.rand(4, 5))
+    save_dataset(tmp_path / "states.safetensors", Dataset((encoded, unencoded)))
+    first, second = load_dataset(tmp_path / "states.safetensors", encode_here).groups
+    assert isinstance(first, Batch) and same(first.inputs.history, encoded.inputs.history)
+    assert isinstance(second, Unencoded) and same(second.history, unencoded.history)
 
 
 def test_the_leader_collects_and_its_files_go_when_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,3 +111,30 @@ def test_published_sizes() -> None:
     with torch.device("meta"):
         sizes = [sum(p.numel() for p in RecurrentHead(width, Head()).parameters()) for width in (2048, 4096)]
     assert sizes == [41_194_759, 49_583_367]
+
+
+@pytest.mark.parametrize("past", [0, 1, 11, 12, 13, 25])
+def test_a_history_stands_for_the_memory(past: int) -> None:
+    """In both regimes; carrying the state on from zero is going over the window from zero."""
+    memory = HeadMemory()
+    for feature in FEATURES[:past]:
+        _, memory = HEAD(feature, memory)
+    row = HEAD.history(memory)
+    assert row.shape == (1 + 11 * 6,) and row[0] == min(past, 11)
+    expected, _ = HEAD(FEATURES[past], memory)
+    torch.testing.assert_close(HEAD.after(FEATURES[past], row[None]), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_pasts_of_different_lengths_side_by_side() -> None:
+    rows, expected = [], []
+    for past in (3, 0, 20):
+        memory = HeadMemory()
+        for feature in FEATURES[:past]:
+            _, memory = HEAD(feature, memory)
+        rows.append(HEAD.history(memory))
+        expected.append(HEAD(FEATURES[30], memory)[0])
+    feature = FEATURES[30].expand(3, -1).clone().requires_grad_()
+    found = HEAD.after(feature, torch.stack(rows))
+    torch.testing.assert_close(found, torch.cat(expected), atol=1e-6, rtol=1e-5)
+    (gradient,) = torch.autograd.grad(found.sum(), feature)
+    assert (gradient.abs().amax(1) > 0).all()

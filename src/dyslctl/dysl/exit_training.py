@@ -19,7 +19,7 @@ from dyslctl.dysl.plan_memory import action_slots
 from dyslctl.dysl.query_layout import query_tokens
 from dyslctl.dysl.states import residual_states
 from dyslctl.engine import EXIT, RUN, LayerSchedule, Step, forward
-from dyslctl.types import LayerInputs, LayerState
+from dyslctl.types import LayerInputs, LayerState, joined_history
 
 LATER_WEIGHT = 0.3
 """Of actions behind the executed ones: they are predicted, never executed, and cheap to learn from."""
@@ -34,34 +34,40 @@ class ExitViews:
         positions: ``[B, K]`` int64.
         kinds: ``[B, K]`` int64.
         memory: ``[B, P]``.
+        history: ``[B, Q]`` as in :class:`~dyslctl.types.LayerInputs`, or ``None``.
     """
 
     hidden: Tensor
     positions: Tensor
     kinds: Tensor
     memory: Tensor
+    history: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.hidden)
 
     def at(self, index: int) -> LayerState:
         """The state before exit number ``index``."""
-        return LayerState(self.hidden[:, index], self.positions, self.kinds)
+        return LayerState(self.hidden[:, index], self.positions, self.kinds, history=self.history)
 
     def rows(self, index: Tensor) -> ExitViews:
         """The samples ``index`` ``[n]`` int64."""
-        return ExitViews(self.hidden[index], self.positions[index], self.kinds[index], self.memory[index])
+        history = None if self.history is None else self.history[index]
+        return ExitViews(self.hidden[index], self.positions[index], self.kinds[index], self.memory[index], history)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> ExitViews:
         """The same samples on ``device``, hidden states and memory in ``dtype``."""
         hidden, memory = self.hidden.to(device, dtype), self.memory.to(device, dtype)
-        return ExitViews(hidden, self.positions.to(device), self.kinds.to(device), memory)
+        history = None if self.history is None else self.history.to(device)
+        return ExitViews(hidden, self.positions.to(device), self.kinds.to(device), memory, history)
 
     @classmethod
     def join(cls, parts: Sequence[ExitViews]) -> ExitViews:
         """All samples of ``parts``, which have equal token counts."""
         columns = [(part.hidden, part.positions, part.kinds, part.memory) for part in parts]
-        return cls(*(torch.cat(column) for column in zip(*columns, strict=True)))
+        history = joined_history([(len(part), part.history) for part in parts])
+        hidden, positions, kinds, memory = (torch.cat(column) for column in zip(*columns, strict=True))
+        return cls(hidden, positions, kinds, memory, history)
 
 
 @torch.no_grad()
@@ -71,7 +77,7 @@ def exit_views(backbone: Backbone, inputs: LayerInputs, memory: Tensor, exits: S
     forward(backbone, LayerState.of(inputs), record)
     last = record.states[-1]
     hidden = torch.stack([state.hidden for state in record.states], 1)
-    return ExitViews(hidden, last.positions, last.kinds, memory.to(hidden.dtype))
+    return ExitViews(hidden, last.positions, last.kinds, memory.to(hidden.dtype), inputs.history)
 
 
 class _RecordExits(LayerSchedule):

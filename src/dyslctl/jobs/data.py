@@ -31,7 +31,7 @@ from dyslctl.jobs.training import Precision, autocast
 from dyslctl.jobs.trajectories import Trajectory, demonstrate, roll_out
 from dyslctl.policy import Policy, full_policy
 from dyslctl.suite import EpisodeSpec, Split, TaskSuite
-from dyslctl.types import LayerInputs, Observation
+from dyslctl.types import LayerInputs, Observation, joined_history
 
 Source = Literal["expert", "policy"]
 """Who visits the states: the suite's scripted expert, or a policy."""
@@ -51,6 +51,7 @@ class Frame:
         near_flip: The gripper opens or closes around this step.
         remembered: ``[N, A]`` float32 normalised, the chunk that the inference before predicted; ``None`` if this is
             the first one of its instruction.
+        history: What the head remembered; ``None``: nothing, or nothing is known.
     """
 
     observation: Observation
@@ -58,6 +59,7 @@ class Frame:
     chunk: np.ndarray | None
     near_flip: bool
     remembered: np.ndarray | None
+    history: Tensor | None = None
 
     def kept_in(self, images: ImageFile) -> Frame:
         """The same frame; its images wait in ``images``."""
@@ -115,7 +117,8 @@ def collect(
     progress.start(episodes, f"{source} episodes")
     draw = suite.demonstrated_episodes if source == "expert" else suite.episodes
     specs = draw(split, skip + episodes)[skip:]
-    for trajectory in _trajectories(backbone, suite, specs, source, policy, batch_size):
+    # A few samples are for looking at layers, which see no history.
+    for trajectory in _trajectories(backbone, suite, specs, source, policy, batch_size, follow=samples is None):
         found = _frames(trajectory, backbone, labelled=source == "expert" and label == "expert")
         found = found if frames_per_episode is None else _pick(found, frames_per_episode, rng)
         frames += found if images is None else [frame.kept_in(images) for frame in found]
@@ -172,17 +175,19 @@ def _trajectories(
     source: Source,
     policy: Policy | None,
     lanes: int,
+    follow: bool,
 ) -> Iterable[Trajectory]:
     if source == "expert":
-        return (demonstrate(backbone, suite, spec) for spec in specs)
+        return (demonstrate(backbone, suite, spec, follow=follow) for spec in specs)
     return roll_out(policy or full_policy(backbone, suite.execute_horizon), suite, specs, lanes)
 
 
 def _frames(trajectory: Trajectory, backbone: Backbone, *, labelled: bool) -> list[Frame]:
     near = trajectory.near_flip(backbone.spec.gripper_dim, backbone.spec.chunk_length)
     chunks = trajectory.chunks if labelled else [None] * len(trajectory)
-    rows = zip(trajectory.observations, chunks, near.tolist(), trajectory.remembered(), strict=True)
-    return [Frame(observation, trajectory.spec.index, chunk, flip, last) for observation, chunk, flip, last in rows]
+    pasts = (trajectory.remembered(), trajectory.head_histories())
+    rows = zip(trajectory.observations, chunks, near.tolist(), *pasts, strict=True)
+    return [Frame(observation, trajectory.spec.index, *row) for observation, *row in rows]
 
 
 def _pick(frames: Sequence[Frame], count: int, rng: np.random.Generator) -> list[Frame]:
@@ -209,7 +214,7 @@ def encode(
 ) -> Dataset:
     """Encode ``frames``, and label those without a chunk with what the full model predicts.
 
-    Every sample is predicted as if it began an episode: heads with memory forget the one before.
+    A head with memory predicts each with the history of its frame; without one as if it began an episode.
 
     Raises:
         ConfigError: If there is no frame.
@@ -241,7 +246,10 @@ def _encode(backbone: Backbone, precision: Precision, observations: Sequence[Obs
 
 @torch.no_grad()
 def _encode_batch(backbone: Backbone, frames: Sequence[Frame], encoding: Encode) -> Batch:
+    histories = [(1, None if frame.history is None else frame.history[None]) for frame in frames]
     inputs = encoding([frame.observation for frame in frames])
+    history = joined_history(histories)
+    inputs = replace(inputs, history=None if history is None else history.to(inputs.hidden.device))
     episodes = torch.tensor([frame.episode for frame in frames])
     size = memory_size(backbone.spec.chunk_length, backbone.spec.action_dim)
     memory = torch.from_numpy(np.stack([remember(frame.remembered, size) for frame in frames]))
@@ -258,6 +266,7 @@ def _without_inputs(part: Batch, frames: Sequence[Frame], encoding: Encode) -> l
             part.target[index],
             part.episodes[index],
             part.memory[index],
+            None if part.inputs.history is None else part.inputs.history[index],
         )
         for length, index in part.lengths().items()
     ]

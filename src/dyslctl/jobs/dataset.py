@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dyslctl.errors import PluginError
-from dyslctl.types import LayerInputs, LayerState, Observation
+from dyslctl.types import LayerInputs, LayerState, Observation, joined_history
 
 Encode = Callable[[Sequence[Observation]], LayerInputs]
 """A frozen backbone's ``encode``, in the precision of the training."""
@@ -62,7 +62,8 @@ class Batch:
     def nbytes(self) -> int:
         """Of what enters the layers."""
         sizes = list[int]()
-        map_tree([[self.inputs.hidden, self.inputs.conditioning]], lambda tensors: sizes.append(tensors[0].nbytes))
+        parts = [self.inputs.hidden, self.inputs.conditioning, self.inputs.history]
+        map_tree([parts], lambda tensors: sizes.append(tensors[0].nbytes))
         return sum(sizes)
 
     def rows(self, index: Tensor) -> Batch:
@@ -108,6 +109,7 @@ class Batch:
             positions=torch.cat([each.positions for each in inputs]),
             kinds=torch.cat([each.kinds for each in inputs]),
             conditioning=map_tree([each.conditioning for each in inputs], torch.cat),
+            history=joined_history([(each.batch_size, each.history) for each in inputs]),
         )
         return cls(joined, *_columns(parts))
 
@@ -115,7 +117,9 @@ class Batch:
         old = self.inputs
         mask = None if old.mask is None else function(old.mask)
         conditioning = map_tree([old.conditioning], lambda tensors: function(tensors[0]))
-        inputs = LayerInputs(function(old.hidden), function(old.positions), function(old.kinds), mask, conditioning)
+        history = None if old.history is None else function(old.history)
+        tokens = (function(old.hidden), function(old.positions), function(old.kinds), mask)
+        inputs = LayerInputs(*tokens, conditioning, history)
         return Batch(inputs, function(self.target), function(self.episodes), function(self.memory))
 
 
@@ -128,6 +132,7 @@ class Unencoded:
         encode: Is given them.
         tokens: ``T`` of each, padding not counted.
         target, episodes, memory: As those of a :class:`Batch`.
+        history: As that of its inputs.
     """
 
     observations: Sequence[Observation] = field(repr=False)
@@ -136,6 +141,7 @@ class Unencoded:
     target: Tensor
     episodes: Tensor
     memory: Tensor
+    history: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.observations)
@@ -143,6 +149,8 @@ class Unencoded:
     def rows(self, index: Tensor) -> Batch:
         """The samples ``index`` ``[n]`` int64, encoded, where the backbone is."""
         inputs = self.encode([self.observations[row] for row in index.tolist()])
+        history = None if self.history is None else self.history[index]
+        inputs = replace(inputs, history=history)
         batch = Batch(inputs, self.target[index], self.episodes[index], self.memory[index])
         return batch.to(inputs.hidden.device).strip(self.tokens)
 
@@ -158,7 +166,9 @@ class Unencoded:
     def join(cls, parts: Sequence[Self]) -> Self:
         """All samples of ``parts``, which have equal token counts and one backbone."""
         observations = list(chain.from_iterable(part.observations for part in parts))
-        return cls(observations, parts[0].encode, parts[0].tokens, *_columns(parts))
+        history = joined_history([(len(part), part.history) for part in parts])
+        target, episodes, memory = _columns(parts)
+        return cls(observations, parts[0].encode, parts[0].tokens, target, episodes, memory, history)
 
 
 Samples = Batch | Unencoded

@@ -66,12 +66,17 @@ def save_dataset(path: Path, data: Dataset) -> None:
     for number, group in enumerate(data.groups):
         tensors |= {f"{number}.{name}": getattr(group, name).contiguous() for name in LABELS}
         if isinstance(group, Unencoded):
-            headers.append({"tokens": group.tokens})
+            headers.append(
+                {"tokens": group.tokens, "history": _name_leaves(group.history, f"{number}.history", tensors)}
+            )
             continue
         inputs = group.inputs
         columns = {"hidden": inputs.hidden, "positions": inputs.positions, "kinds": inputs.kinds}
         tensors |= {f"{number}.{name}": column.contiguous() for name, column in columns.items()}
-        headers.append({"conditioning": _name_leaves(inputs.conditioning, f"{number}.conditioning", tensors)})
+        conditioning = _name_leaves(inputs.conditioning, f"{number}.conditioning", tensors)
+        headers.append(
+            {"conditioning": conditioning, "history": _name_leaves(inputs.history, f"{number}.history", tensors)}
+        )
     waiting = [seen for group in data.groups if isinstance(group, Unencoded) for seen in group.observations]
     if waiting:
         _save_observations(path, waiting)
@@ -96,10 +101,13 @@ def _read_group(
         return tensor
 
     target, episodes, memory = map(read, LABELS)
+    history = _fill_leaves(header["history"], file.get_tensor)
     if "tokens" in header:
-        return Unencoded([next(waiting) for _ in target], encode, header["tokens"], target, episodes, memory)
+        seen = [next(waiting) for _ in target]
+        return Unencoded(seen, encode, header["tokens"], target, episodes, memory, history)
     conditioning = _fill_leaves(header["conditioning"], file.get_tensor)
-    inputs = LayerInputs(read("hidden"), read("positions"), read("kinds"), conditioning=conditioning)
+    tokens = (read("hidden"), read("positions"), read("kinds"))
+    inputs = LayerInputs(*tokens, conditioning=conditioning, history=history)
     return Batch(inputs, target, episodes, memory)
 
 

@@ -13,14 +13,16 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dyslctl.backbone import Backbone
 from dyslctl.data.source import near_flips
+from dyslctl.engine import FullSchedule, forward
 from dyslctl.jobs.episodes import act
 from dyslctl.jobs.lockstep import Coroutine, run_together
 from dyslctl.policy import Policy
 from dyslctl.suite import Demonstration, Environment, EpisodeSpec, TaskSuite
-from dyslctl.types import ActionChunk, Observation
+from dyslctl.types import ActionChunk, LayerState, Observation
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Trajectory:
         predicted: Of each inference, ``[N, A]`` float32 normalised, gripper as executed: the whole chunk as it was
             meant.
         executed: Of each inference, how many actions of its chunk were executed.
+        histories: What the head remembered after each inference; ``None`` if that is nothing.
         score: Subtasks solved.
     """
 
@@ -43,22 +46,36 @@ class Trajectory:
     chunks: list[np.ndarray] = field(default_factory=list, repr=False)
     predicted: list[np.ndarray] = field(default_factory=list, repr=False)
     executed: list[int] = field(default_factory=list, repr=False)
+    histories: list[Tensor | None] = field(default_factory=list, repr=False)
     score: int = 0
 
     def __len__(self) -> int:
         return len(self.observations)
 
-    def add(self, observation: Observation, chunk: np.ndarray, predicted: np.ndarray, executed: int) -> None:
+    def add(
+        self,
+        observation: Observation,
+        chunk: np.ndarray,
+        predicted: np.ndarray,
+        executed: int,
+        history: Tensor | None = None,
+    ) -> None:
         """Append one inference."""
         self.observations.append(observation)
         self.chunks.append(chunk)
         self.predicted.append(predicted)
         self.executed.append(executed)
+        self.histories.append(history)
 
     def remembered(self) -> list[np.ndarray | None]:
         """Of each inference, the chunk predicted by the one before; ``None`` where an instruction begins."""
         fresh = set(self.restarts())
         return [None if index in fresh else self.predicted[index - 1] for index in range(len(self))]
+
+    def head_histories(self) -> list[Tensor | None]:
+        """Of each inference, what the head remembered before it; ``None`` where an instruction begins."""
+        fresh = set(self.restarts())
+        return [None if index in fresh else self.histories[index - 1] for index in range(len(self))]
 
     def executed_chunks(self) -> list[np.ndarray]:
         """``[n_i, A]`` of each inference: the actions that moved the robot."""
@@ -85,8 +102,10 @@ class Trajectory:
         return near_flips(np.concatenate(self.executed_chunks()), starts.tolist(), gripper_dim, within)
 
 
-def demonstrate(backbone: Backbone, suite: TaskSuite, spec: EpisodeSpec) -> Trajectory:
+def demonstrate(backbone: Backbone, suite: TaskSuite, spec: EpisodeSpec, *, follow: bool = False) -> Trajectory:
     """The scripted expert's episode, cut where a policy would run an inference.
+
+    ``follow``: a head with memory watches it; that costs a pass at every inference, and all pictures.
 
     Raises:
         PluginError: If the suite has no expert.
@@ -98,7 +117,27 @@ def demonstrate(backbone: Backbone, suite: TaskSuite, spec: EpisodeSpec) -> Traj
         chunk = backbone.normalize(demonstration.chunk(step, backbone.spec.chunk_length)).astype(np.float32)
         (meant,) = backbone.decode_action(torch.from_numpy(chunk)[None])
         trajectory.add(demonstration.observations[step], chunk, meant.normalized, following - step)
+    if follow:
+        trajectory.histories = _followed(backbone, trajectory)
     return trajectory
+
+
+@torch.no_grad()
+def _followed(backbone: Backbone, trajectory: Trajectory) -> list[Tensor | None]:
+    """What the full model's head would remember after each inference, had it watched the expert."""
+    backbone.reset()
+    if backbone.history() is None:
+        return [None] * len(trajectory)
+    fresh, found = set(trajectory.restarts()), list[Tensor | None]()
+    for index, observation in enumerate(trajectory.observations):
+        if index in fresh:
+            backbone.reset()
+        state = LayerState.of(backbone.encode([observation]))
+        forward(backbone, state, FullSchedule())
+        backbone.predict(state)
+        found.append(backbone.history())
+    backbone.reset()
+    return found
 
 
 def _inference_steps(demonstration: Demonstration, horizon: int) -> list[int]:
@@ -131,7 +170,7 @@ def _record(environment: Environment, policy: Policy, suite: TaskSuite, spec: Ep
 
     def add(seen: Observation, chunk: ActionChunk, executed: int) -> None:
         predicted = policy.last.predicted or chunk
-        trajectory.add(seen, chunk.normalized, predicted.normalized, executed)
+        trajectory.add(seen, chunk.normalized, predicted.normalized, executed, policy.backbone.history())
 
     trajectory.score, _ = yield from act(environment, policy, spec, suite, add, alone=False)
     return trajectory

@@ -124,6 +124,10 @@ class PackedBackbone(Backbone):
         """As the wrapped backbone does."""
         return self._backbone.task_loss(predicted, target)
 
+    def history(self) -> Tensor | None:
+        """As the wrapped backbone does."""
+        return self._backbone.history()
+
     def snapshot(self) -> object:
         """Of the wrapped backbone's head."""
         return self._backbone.snapshot()

@@ -80,8 +80,23 @@ def memory(case: Case) -> Findings:
             if not torch.equal(prediction(past), expected[past]):
                 yield f"prediction {past} differs at the {attempt} try from one snapshot"
             backbone.restore(kept)
+        yield from _history(case, seen[past % len(seen)], expected[past], past)
         if not all(torch.equal(prediction(step), expected[step]) for step in (past, past + 1)):
             yield f"predict, restore, predict leaves other memory than one predict, after {past} predictions"
+
+
+def _history(case: Case, state: LayerState, expected: Tensor, past: int) -> Findings:
+    """A history, if offered, stands for the head's own memory."""
+    history = case.backbone.history()
+    if history is None:
+        return  # optional
+    if history.dtype != torch.float32 or history.ndim != 1 or bool(history.any()) != bool(past):
+        yield f"history after {past} predictions: expected [Q] float32, zeros if there were none"
+    beside = state.fork()
+    beside.history = history[None].to(case.backbone.device)
+    error = relative_error(case.backbone.predict(beside), expected)
+    if error > TOLERANCE[case.backbone.dtype]:
+        yield f"with its history prediction {past} differs (relative error {error:.1e})"
 
 
 def decode(case: Case) -> Findings:

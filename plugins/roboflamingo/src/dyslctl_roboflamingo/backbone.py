@@ -134,8 +134,12 @@ class RoboFlamingo(Backbone):
         """Maximum over the tokens, LSTM, MLPs: ``[B, 1, 7]``, the gripper as the probability that it opens."""
         real = state.kinds == TokenKind.TEXT
         real = real if state.mask is None else real & state.mask
-        action, self._memory = self.model.predict(state.hidden, real, self._memory)
-        return action[:, None]
+        feature, head = self.model.feature(state.hidden, real), self.model.head
+        if state.history is not None:
+            return head.after(feature, state.history)[:, None]
+        action, self._memory = head(feature, self._memory)
+        predicted: Tensor = action[:, None]
+        return predicted
 
     def decode_action(self, predicted: Tensor) -> list[ActionChunk]:
         """The pose as it is; the gripper opens (1) above a probability of one half, and closes (-1) else."""
@@ -169,6 +173,10 @@ class RoboFlamingo(Backbone):
         if not isinstance(memory, HeadMemory):
             raise ConfigError(f"expected a snapshot of this backbone, found {type(memory).__name__}")
         self._memory = memory
+
+    def history(self) -> Tensor:
+        """The features of the last steps, one episode's."""
+        return self.model.head.history(self._memory)
 
     def reset(self) -> None:
         """Forget it: a new episode or instruction begins."""

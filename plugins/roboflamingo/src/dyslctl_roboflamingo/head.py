@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from dyslctl.errors import ConfigError
 from dyslctl_roboflamingo.config import Head
@@ -86,8 +87,41 @@ class RecurrentHead(nn.Module):
         else:
             out, _ = self._recur(torch.stack([*past[1:], feature], 1), None)
             memory = HeadMemory(kept)
-        last = out[:, -1]
-        return torch.cat([self.actions(last), self.gripper(last)], -1), memory
+        return self._act(out[:, -1]), memory
+
+    def after(self, feature: Tensor, history: Tensor) -> Tensor:
+        """One step of samples that each have a past of their own, which stays as it is.
+
+        Carrying the state on from zero is going over all features from zero, so both ways to act are one here.
+
+        Args:
+            feature: ``[B, H]``; the only part with a gradient.
+            history: ``[B, Q]`` as :meth:`history` lays it out.
+
+        Returns:
+            ``[B, 7]``, as of :meth:`forward`.
+        """
+        lengths, history = history[:, 0].long(), history.to(feature.dtype)
+        past = history[:, 1:].view(len(feature), self.window - 1, -1)
+        place = lengths[:, None, None].expand(-1, -1, feature.shape[-1])
+        features = torch.cat([past, torch.zeros_like(feature)[:, None]], 1).scatter(1, place, feature[:, None])
+        packed = pack_padded_sequence(features, lengths.cpu() + 1, batch_first=True, enforce_sorted=False)
+        with torch.backends.cudnn.flags(enabled=not feature.requires_grad):
+            _, (hidden, _) = self.rnn(packed)
+        return self._act(hidden[-1])
+
+    def history(self, memory: HeadMemory) -> Tensor:
+        """``[Q]`` float32: how many features there are, then those of the last ``window - 1`` steps, oldest first."""
+        size = self.rnn.input_size
+        last = memory.features[-(self.window - 1) :] if self.window > 1 else ()
+        row = torch.zeros(1 + (self.window - 1) * size)
+        if last:
+            row[0] = len(last)
+            row[1 : 1 + len(last) * size] = torch.cat(last).float().cpu().flatten()
+        return row
+
+    def _act(self, last: Tensor) -> Tensor:
+        return torch.cat([self.actions(last), self.gripper(last)], -1)
 
     def _recur(self, features: Tensor, carried: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         # cuDNN has no gradient for an LSTM in eval mode; without a gradient it stays on.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dyslctl.types import LayerInputs, TokenKind
 from dyslctl_roboflamingo.config import Settings
 from dyslctl_roboflamingo.flamingo import GatedCrossAttention, PerceiverResampler
-from dyslctl_roboflamingo.head import HeadMemory, RecurrentHead, pooled
+from dyslctl_roboflamingo.head import RecurrentHead, pooled
 from dyslctl_roboflamingo.mpt import MPTBlock, layer_norm
 from dyslctl_roboflamingo.vision import VisionTower
 
@@ -80,8 +80,3 @@ class RoboFlamingoModel(nn.Module):
     def feature(self, hidden: Tensor, real: Tensor) -> Tensor:
         """``[B, T, H]`` and which tokens count ``[B, T]`` bool -> what the head reads of them, ``[B, H]``."""
         return pooled(self.norm_f(hidden), real)
-
-    def predict(self, hidden: Tensor, real: Tensor, memory: HeadMemory) -> tuple[Tensor, HeadMemory]:
-        """As :meth:`feature`, and the memory of the steps before -> one action ``[B, 7]``, and what to remember."""
-        action, memory = self.head(self.feature(hidden, real), memory)
-        return action, memory
