@@ -121,6 +121,14 @@ def test_only_what_lies_between_its_tokens_is_read() -> None:
     assert torch.equal(nobody(torch.ones(2, 6, 3)), torch.zeros(2, 3))
 
 
+def test_a_mean_of_all_is_the_product_with_equal_weights() -> None:
+    hidden = torch.randn(2, 6, 3)
+    every = TokenPool(torch.ones(2, 6, dtype=torch.bool))
+    torch.testing.assert_close(every(hidden), hidden.mean(1))
+    some = torch.tensor([[True] * 5 + [False], [True] * 6])
+    torch.testing.assert_close(TokenPool(some)(hidden)[0], hidden[0, :5].mean(0))
+
+
 def test_query_tokens_do_not_see_pruned_vision_tokens() -> None:
     state = state_of(None)
     before = TokenPool.of("query_tokens", state)(state.hidden)

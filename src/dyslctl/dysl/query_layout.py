@@ -60,12 +60,12 @@ class LastLayout:
 
     def of(self, state: LayerState) -> QueryLayout:
         """:meth:`QueryLayout.of`, worked out only if the tokens are others than last time."""
-        if self._known is None or not _same_tokens(state, self._known[0]):
+        if self._known is None or not same_tokens(state, self._known[0]):
             self._known = (state.fork(), QueryLayout.of(state, self._chunk_length))
         return self._known[1]
 
 
-def _same_tokens(state: LayerState, last: LayerState) -> bool:
+def same_tokens(state: LayerState, last: LayerState) -> bool:
     """Whether kinds, mask, dtype and device agree; equal objects are not looked into."""
     if state.hidden.dtype != last.hidden.dtype or state.hidden.device != last.hidden.device:
         return False

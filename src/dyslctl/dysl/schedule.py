@@ -7,6 +7,7 @@ from typing import Protocol
 
 from dyslctl.backbone import PackLinear
 from dyslctl.dysl.guidance import SkippingAllowPoints
+from dyslctl.dysl.query_layout import same_tokens
 from dyslctl.dysl.skip_modules import SkipModules, TokenPool
 from dyslctl.engine import RUN, Jump, LayerSchedule, Step
 from dyslctl.policy import Consultation
@@ -50,13 +51,12 @@ class DySLSchedule(LayerSchedule):
             layer: Jump(modules.landing(layer), modules.adapter(layer).bind(pack)) for layer in partition.dynamic_layers
         }
         self._controllers = {layer: modules.controller(layer).bind() for layer in partition.dynamic_layers}
-        self._pool: TokenPool | None = None
-        self._pooled_tokens = 0
+        self._pool: tuple[LayerState, TokenPool] | None = None
         self.consulted: list[Consultation] = []
 
     def start(self, state: LayerState) -> None:
-        """A new inference: no tokens known yet, nobody consulted."""
-        self._pool, self.consulted = None, []
+        """A new inference: nobody consulted."""
+        self.consulted = []
 
     def before(self, layer: int, state: LayerState) -> Step:
         """Run, or jump to the next static layer if the controller's probability exceeds ``tau``."""
@@ -69,8 +69,15 @@ class DySLSchedule(LayerSchedule):
 
     def _skip_probability(self, layer: int, state: LayerState) -> float:
         """The one place where the device is waited for."""
-        if self._pool is None or self._pooled_tokens != state.hidden.shape[1]:
-            self._pool = TokenPool.of(self._pool_mode, state)
-            self._pooled_tokens = state.hidden.shape[1]
-        logit = self._controllers[layer](self._pool(state.hidden)).item()
+        logit = self._controllers[layer](self._pool_of(state)(state.hidden)).item()
         return 1 / (1 + math.exp(-max(logit, -700.0)))
+
+    def _pool_of(self, state: LayerState) -> TokenPool:
+        """That of the last layer or the last inference, where the tokens are the same."""
+        last = self._pool
+        if last is not None and last[0].kinds is state.kinds and last[0].mask is state.mask:
+            return last[1]
+        same = last is not None and same_tokens(state, last[0])
+        pool = last[1] if last is not None and same else TokenPool.of(self._pool_mode, state)
+        self._pool = (state.fork(), pool)
+        return pool

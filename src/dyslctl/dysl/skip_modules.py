@@ -197,7 +197,7 @@ class SkipModules(nn.Module):
 
 
 class TokenPool:
-    """Turns ``[B, T, H]`` into the ``[B, H]`` a controller reads. Prepared once an inference, used at every layer.
+    """Turns ``[B, T, H]`` into the ``[B, H]`` a controller reads. Prepared once for the tokens, used at every layer.
 
     Means are a product with fixed weights: one small kernel a controller, and no wait for the device. It reads
     from the first of its tokens to the last: what asks stands together, and reading all would cost more than deciding.
@@ -208,6 +208,7 @@ class TokenPool:
         read = members.any(0).nonzero()[:, 0].tolist() or [0]
         self._span = slice(read[0], read[-1] + 1)
         members = members[:, self._span]
+        self._every = not use_max and bool(members.all())
         self._outside = ~members[..., None] if use_max else None
         self._weights = (members / members.sum(1, keepdim=True).clamp_min(1)).to(dtype)[:, None]
 
@@ -224,6 +225,8 @@ class TokenPool:
     def __call__(self, hidden: Tensor) -> Tensor:
         """``[B, T, H]`` -> ``[B, H]``, in the same dtype."""
         hidden = hidden[:, self._span]
+        if self._every:
+            return hidden.mean(1)
         if self._outside is not None:
             return hidden.masked_fill(self._outside, -torch.inf).amax(1)
         return torch.bmm(self._weights, hidden).squeeze(1)
