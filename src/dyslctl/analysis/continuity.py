@@ -38,9 +38,9 @@ TAIL = 0.02
 """Share of the inferences that may lie below the lowest border: one outlier must not stretch the ranges."""
 
 SIGNALS: Mapping[str, tuple[str, Callable[[Note], float | None]]] = {
-    "asked": ("the method itself, asked", lambda note: note.get("asked")),
-    "delta after": ("delta C of the skipped prediction", lambda note: _minus(note.get("after_delta"))),
-    "flip after": ("gripper flip in the skipped prediction", lambda note: note.get("after_flip")),
+    "asked": ("the method's own answer", lambda note: note.get("asked")),
+    "delta after": ("delta C, skipped chunk", lambda note: _minus(note.get("after_delta"))),
+    "flip after": ("gripper flip, skipped chunk", lambda note: note.get("after_flip")),
     "delta": ("delta C", lambda note: _minus(note.get("delta"))),
     "continuity": ("C", lambda note: _minus(note.get("continuity"))),
     "speed": ("slowness", lambda note: _minus(note.get("speed"))),

@@ -3,7 +3,7 @@
 An episode is cut into equal parts of the length that it has when nothing disturbs it. In one of them every predicted
 chunk is shifted by a random vector,
 
-    A' = A + sigma e        e ~ N(0, 1) for each dimension of the pose, one draw an inference; the gripper stays
+    A' = A + sigma e        e ~ N(0, 1) for each dimension, one draw an inference; the gripper before it is decided
 
 The paper disturbs the model's weights instead. A shifted chunk is what that comes to, on any backbone, and sigma means
 the same for all of them: 1 is half of the range from the 1st to the 99th percentile of the training actions.
@@ -85,11 +85,9 @@ class Disturbed(Wrapped):
         return answer
 
     def _shifted(self, prediction: Prediction) -> Prediction:
-        spec, predicted = self.backbone.spec, prediction.predicted
+        predicted = prediction.predicted
         generator = np.random.default_rng([self._disturbance.seed, self._episode, self._inference])
-        shift = self._disturbance.noise * generator.standard_normal(spec.action_dim)
-        if spec.gripper_dim is not None:
-            shift[spec.gripper_dim] = 0.0
+        shift = self._disturbance.noise * generator.standard_normal(predicted.shape[-1])
         shifted = predicted + torch.from_numpy(shift).to(predicted)
         return replace(prediction, chunk=self.backbone.decode_action(shifted[None])[0], predicted=shifted)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 MISSING = "–"
 
 
@@ -28,3 +31,9 @@ def points(difference: float) -> str:
 def points_interval(low_high: tuple[float, float] | list[float]) -> str:
     """``[low, high]`` of such a difference."""
     return f"{points(low_high[0])} to {points(low_high[1])}"
+
+
+def lost(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Percentage points that the ``difference`` of two success rates is below zero, and its interval."""
+    middle, low, high = (0.0 - 100 * row[key] for key in ("difference", "difference_high", "difference_low"))
+    return f"{middle:+.1f}", f"{low:+.1f} to {high:+.1f}"

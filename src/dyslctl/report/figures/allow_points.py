@@ -64,10 +64,10 @@ def _points(axes: Axes, document: Document) -> None:
         ("jumps", "|", GREY, "an inference that skips"),
         ("verified", "v", VERMILION, "predicted again"),
     ):
-        chosen = [bool(moment[key]) for moment in moments]
-        axes.scatter(
-            middles[chosen], np.full(sum(chosen), highest + 0.6), marker=marker, s=28, color=colour, label=label
-        )
+        chosen = np.array([bool(moment[key]) for moment in moments])
+        if chosen.any():
+            heights = np.full(chosen.sum(), highest + 0.6)
+            axes.scatter(middles[chosen], heights, marker=marker, s=28, color=colour, label=label)
     axes.set(ylabel="forced dynamic layers", ylim=(-0.3, highest + 1.1))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)

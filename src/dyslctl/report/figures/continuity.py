@@ -23,14 +23,14 @@ from dyslctl.report.studies.continuity import span
 Document = Mapping[str, Any]
 Row = Mapping[str, Any]
 
-KINDS = {"asked": (GREEN, "the method's own answer"), "after": (ORANGE, "from the skipped prediction")}
+KINDS = {"asked": (GREEN, "the method's own"), "after": (ORANGE, "from the skipped prediction")}
 PAST = (BLUE, "from past actions only")
 
 
 def figure(document: Document) -> Figure:
     """(a) How often each range of ``C`` occurs, and what skipping there costs; (b) the signals."""
-    drawn = Figure(figsize=(10.2, 3.7), layout="constrained")
-    left, middle, right = drawn.subplots(1, 3, width_ratios=(1.25, 1.0, 1.0))
+    drawn = Figure(figsize=(11.6, 3.9), layout="constrained")
+    left, middle, right = drawn.subplots(1, 3, width_ratios=(1.25, 1.15, 0.95))
     _losses(left, document)
     _damages(middle, document)
     _areas(right, document)
@@ -43,7 +43,7 @@ def _losses(axes: Axes, document: Document) -> None:
     axes.bar(
         places, [100 * row["share"] for row in rows], color=GREY, alpha=0.55, width=0.8, label="share of inferences"
     )
-    axes.set_xticks(places, [span(row) for row in rows], fontsize=8, rotation=25)
+    axes.set_xticks(places, [span(row) for row in rows], fontsize=8, rotation=35, ha="right", rotation_mode="anchor")
     axes.set(xlabel="continuity C before the inference", ylabel="share of inferences, %", ylim=(0, 105))
     twin = axes.twinx()
     loss, ends = _loss(rows)
@@ -74,8 +74,8 @@ def _damages(axes: Axes, document: Document) -> None:
     places = np.arange(len(rows))
     damage, low, high = (100 * np.array([row[key] for row in rows]) for key in ("damage", "damage_low", "damage_high"))
     axes.bar(places, damage, yerr=[damage - low, high - damage], color=BLUE, alpha=0.75, width=0.8, capsize=3)
-    axes.set_xticks(places, [span(row) for row in rows], fontsize=8, rotation=25)
-    axes.set(xlabel="continuity C before the inference", ylabel="damage of skipping, % of the motion")
+    axes.set_xticks(places, [span(row) for row in rows], fontsize=8, rotation=35, ha="right", rotation_mode="anchor")
+    axes.set(xlabel="continuity C before the inference", ylabel="damage of skipping,\n% of the motion")
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -89,7 +89,7 @@ def _areas(axes: Axes, document: Document) -> None:
     axes.axvline(0.5, color=GREY, linewidth=1, linestyle="--")
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=8)
     least = min([0.4, *(row["auc_low"] - 0.02 for row in rows)])
-    axes.set(xlabel=f"AUC for the {percent(document['damaged_share'], 0)} most damaged", xlim=(least, 1.01))
+    axes.set(xlabel=f"AUC, the {percent(document['damaged_share'], 0)} most damaged", xlim=(least, 1.01))
     axes.spines[["top", "right"]].set_visible(False)
     shown = dict.fromkeys(_kind(row["signal"]) for row in reversed(rows))
     handles = [Patch(color=colour, label=label) for colour, label in shown]

@@ -43,6 +43,7 @@ def _histogram(axes: Axes, document: Document, names: Sequence[str]) -> None:
         shares = [100 * row["share"] for row in rows]
         axes.bar(places, shares, width=width, color=COLOURS[index % len(COLOURS)], label=name)
     axes.axvline(document["num_layers"] + 0.5, color=GREY, linewidth=0.8, linestyle=":")
+    axes.set_xlim(-0.6, max([document["num_layers"], *(row["layers"] for row in document["rows"])]) + 0.9)
     axes.set(xlabel=f"layers run of {document['num_layers']}, re-predictions included", ylabel="share of inferences, %")
 
 
@@ -55,7 +56,7 @@ def _times(axes: Axes, document: Document, names: Sequence[str]) -> None:
             layers, middle, [middle - low, high - middle], color=COLOURS[index % len(COLOURS)], linewidth=1.1,
             marker=MARKERS[index % len(MARKERS)], markersize=4.5, markerfacecolor="none", capsize=2, elinewidth=0.8,
         )  # fmt: skip
-    axes.set(xlabel="layers run", ylabel="layers of an inference, ms (quartiles)", ylim=(0, None), xlim=(0, None))
+    axes.set(xlabel="layers run", ylabel="time of the layers, ms (quartiles)", ylim=(0, None), xlim=(0, None))
 
 
 def _of(document: Document, name: str) -> list[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dyslctl.report.cells import MISSING, interval, number, percent
+from dyslctl.report.cells import MISSING, interval, lost, number, percent
 from dyslctl.report.tables import Column, Table
 
 Document = Mapping[str, Any]
@@ -41,8 +41,7 @@ def _ranges(document: Document) -> Table:
             MISSING if row["damage"] is None else interval((row["damage_low"], row["damage_high"])),
             number(row["skipped"], 2),
             percent(row["success_rate"]),
-            f"{-100 * row['difference']:+.1f}",
-            f"{-100 * row['difference_high']:+.1f} to {-100 * row['difference_low']:+.1f}",
+            *lost(row),
             f"{row['p_value']:.2g}",
         )
         for row in [*document["rows"], document["everywhere"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dyslctl.report.cells import interval, number, percent
+from dyslctl.report.cells import interval, lost, number, percent
 from dyslctl.report.tables import Column, Table
 
 Document = Mapping[str, Any]
@@ -26,8 +26,7 @@ def tables(document: Document) -> list[Table]:
             f"{row['noise']:g}",
             percent(row["success_rate"]),
             interval((row["success_low"], row["success_high"])),
-            f"{-100 * row['difference']:+.1f}",
-            f"{-100 * row['difference_high']:+.1f} to {-100 * row['difference_low']:+.1f}",
+            *lost(row),
             f"{row['p_value']:.2g}",
         )
         for row in document["rows"]
@@ -36,7 +35,7 @@ def tables(document: Document) -> list[Table]:
     notes = [
         f"{document['method']}, undisturbed: {percent(rate)} ({interval(ci95)}); "
         f"{document['episodes']} paired {document['split']} episodes; Wilson intervals, adjusted Wald for differences",
-        "noise: standard deviation of a shift of the pose in normalised actions, one draw an inference",
+        "noise: standard deviation of a shift of the normalised actions, gripper included, one draw an inference",
         "parts are equal shares of the undisturbed episode; switches: inferences an episode that open or close the "
         "gripper; speed: of the translation, normalised",
     ]
