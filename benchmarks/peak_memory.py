@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from pathlib import Path
 
 import torch
 from dyslctl_openvla_oft import OpenVLAOFT
@@ -20,7 +21,8 @@ from skip_efficiency import even_partition, skipping
 
 from dyslctl.dysl.skip_modules import SkipSizes
 from dyslctl.engine import forward
-from dyslctl.runtime.packed import PACKED, with_backend
+from dyslctl.jobs.recipe import BackboneRecipe
+from dyslctl.runtime.packed import PACKED
 from dyslctl.types import LayerState
 
 
@@ -37,20 +39,26 @@ class Watch(threading.Thread):
             time.sleep(0.001)
 
 
+def bytes_of(checkpoint: Path | str, dtype: torch.dtype) -> int:
+    """Weights and adapters; read from names and shapes alone."""
+    loaded = OpenVLAOFT.load(checkpoint, device="meta", dtype=dtype)
+    partition = even_partition(loaded.spec.num_layers)
+    adapters = SkipSizes.mini(loaded.spec.hidden_size).parameters(len(partition.dynamic_layers))
+    return dtype.itemsize * (adapters + sum(parameter.numel() for parameter in loaded.model.parameters()))
+
+
 @torch.inference_mode()
 def main() -> None:
     checkpoint, dtype = sys.argv[1:] or (OpenVLAOFT.default_checkpoint(), "float32")
     torch.set_num_threads(1)
     seen(OpenVLAOFT.load(OpenVLAOFT.default_checkpoint()), 126)  # what is loaded once, whatever the model
+    weights = bytes_of(checkpoint, getattr(torch, dtype))
     watch = Watch()
     watch.start()
-    loaded = OpenVLAOFT.load(checkpoint, dtype=getattr(torch, dtype))
-    partition, size = even_partition(loaded.spec.num_layers), loaded.dtype.itemsize
-    adapters = SkipSizes.mini(loaded.spec.hidden_size).parameters(len(partition.dynamic_layers))
-    weights = sum(parameter.numel() for parameter in loaded.model.parameters()) + adapters
-    ours = with_backend(loaded, PACKED)
+    ours = BackboneRecipe("openvla-oft", str(checkpoint), dtype=dtype, backend=PACKED).load()
+    partition = even_partition(ours.spec.num_layers)
     forward(ours, LayerState.of(seen(ours, 126)), skipping(ours, partition, 2))
-    print(weights * size, watch.peak - watch.before)
+    print(weights, watch.peak - watch.before)
 
 
 if __name__ == "__main__":

@@ -243,14 +243,14 @@ def steps(count: int) -> list[Figure]:
     inputs = seen(backbone, 106)
     run, shape = through(backbone, FullSchedule()), f"embedded, {count} steps"
     clocks = {"CPU time": time.thread_time, "wall clock": time.perf_counter}
-    took: dict[str, list[float]] = {name: [] for name in clocks}
+    took = {name: np.full(count, np.nan) for name in clocks}
     before = 0
     for step in range(-50, count):
         before = anonymous() if step == 0 else before
         start = [now() for now in clocks.values()]
         run(inputs)
         for (name, now), begin in zip(clocks.items(), start, strict=True):
-            took[name] += [now() - begin] if step >= 0 else []
+            took[name][max(step, 0)] = now() - begin
     grown = (anonymous() - before) / 2**10
     tails = [
         Figure(f"p99 / p50, {name}", shape, float(np.percentile(values, 99) / np.median(values)), "<= 1.05")

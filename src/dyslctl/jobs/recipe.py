@@ -27,6 +27,7 @@ from dyslctl.jobs.trained_mole import load_router
 from dyslctl.method_assets import NO_ASSETS, Assets
 from dyslctl.policy import Policy
 from dyslctl.pruning.settings import PRUNING, PruningSettings
+from dyslctl.runtime.memory import large_blocks_returned
 from dyslctl.runtime.packed import EAGER, with_backend
 
 
@@ -215,16 +216,17 @@ def _load_backbone(recipe: BackboneRecipe) -> Backbone:
         raise ConfigError(f"'{recipe.device}' is no torch device: expected cpu or cuda") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise EnvironmentMismatch("expected a CUDA device, found none", hint="--set model.device=cpu")
-    loaded = plugins.load_backbone(recipe.plugin).load(
-        recipe.checkpoint,
-        revision=recipe.revision,
-        device=device,
-        dtype=getattr(torch, recipe.dtype),
-        options=json.loads(recipe.options),
-    )
-    if recipe.backend != EAGER:
-        torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
-    return with_backend(loaded, recipe.backend)
+    with large_blocks_returned():
+        loaded = plugins.load_backbone(recipe.plugin).load(
+            recipe.checkpoint,
+            revision=recipe.revision,
+            device=device,
+            dtype=getattr(torch, recipe.dtype),
+            options=json.loads(recipe.options),
+        )
+        if recipe.backend != EAGER:
+            torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
+        return with_backend(loaded, recipe.backend)
 
 
 @cache
