@@ -64,8 +64,11 @@ class Timed:
     seconds: tuple[float, ...]
 
 
-def random_backbone(folder: Path, hidden_size: int, layers: int, dtype: torch.dtype) -> Backbone:
-    """OpenVLA-OFT with random weights: LLaMA proportions (MLP 2.75 H, heads of 64), towers of 64 channels."""
+def random_backbone(folder: Path, hidden_size: int, layers: int, dtype: torch.dtype, image_size: int = 56) -> Backbone:
+    """OpenVLA-OFT with random weights: LLaMA proportions (MLP 2.75 H, heads of 64), towers of 64 channels.
+
+    A view of ``image_size`` pixels has a visual token for every square of 14.
+    """
     tokenizer = build_tokenizer(["put the red cube in the purple bin"])
     tower = {"width": 64, "depth": 3, "heads": 2, "mlp": 256}
     llama = {
@@ -78,7 +81,7 @@ def random_backbone(folder: Path, hidden_size: int, layers: int, dtype: torch.dt
         "pad_token_id": tokenizer.pad_id,
     }
     values = {
-        "image_sizes": [56, 56],
+        "image_sizes": [image_size, image_size],
         "pad_token_id": tokenizer.pad_id,
         "text_config": llama,
         "vision_config": {"dino": tower, "siglip": tower},

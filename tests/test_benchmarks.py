@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from dyslctl.backbone import Workload
 from dyslctl.engine import forward
 from dyslctl.types import LayerState, Observation
 
@@ -95,3 +96,16 @@ def test_the_table_is_written(tmp_path: Path) -> None:
     assert names[:2] == ["p99 / p50, CPU time", "p99 / p50, wall clock"] and "environment" in document
     table = (tmp_path / "runtime.md").read_text(encoding="utf-8")
     assert table.count("\n") == 2 + len(names) and "not measured" in table
+
+
+def test_an_ideal_saving_by_hand() -> None:
+    """2 p n + 4 n^2 d with p = 2, d = 1: 440 for ten tokens, 120 for five. Of 880 operations 320 go."""
+    module = importlib.import_module("token_pruning")
+    size = Workload(2, 10, 1, 2, 0.0, 0, 0.0, 0)
+    assert module.ideal_saving(size, (10, 5)) == pytest.approx(320 / 880)
+    seconds = {"full": (1.0, (10, 10)), "specprune": (0.6, (10, 5)), "replay": (0.5, (10, 5))}
+    found = module.summarize(size, {name: [module.Timed(*each)] for name, each in seconds.items()}, looking=0.05)
+    assert found["realised_saving"] == pytest.approx(0.35)
+    assert found["efficiency"] == found["efficiency_min"] == pytest.approx(0.35 / (320 / 880))
+    assert found["efficiency_of_replay"] == pytest.approx(0.5 / (320 / 880))
+    assert found["overhead_of_full"] == pytest.approx(0.15)

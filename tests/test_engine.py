@@ -370,3 +370,27 @@ def test_a_schedule_may_run_a_layer_by_itself(tiny_backbone: type[TinyBackbone],
     assert not torch.allclose(alone.hidden, plain.hidden)
     for state in pair:
         torch.testing.assert_close(state.hidden, alone.hidden, atol=1e-5, rtol=1e-5)
+
+
+def test_a_layer_that_shares_runs_by_itself_only_alone(
+    tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach]
+) -> None:
+    """In a batch, or with others that lockstep might batch, ``run_layer`` runs it."""
+    backbone, suite = tiny_backbone(), tiny_suite()
+    inputs = backbone.encode([suite.make().reset(suite.episodes("test", 1)[0])])
+    asked: list[int] = []
+
+    class Sharing(LayerSchedule):
+        def before(self, layer: int, state: LayerState) -> Step:
+            return Run(by=self.run, shares=True) if layer == 2 else RUN
+
+        def run(self, layer: int, state: LayerState) -> Tensor:
+            asked.append(layer)
+            return backbone.run_layer(layer, state)
+
+    alone, plain, *pair = (LayerState.of(inputs) for _ in range(4))
+    forward(backbone, alone, Sharing())
+    forward(backbone, plain, FullSchedule())
+    assert torch.equal(alone.hidden, plain.hidden) and asked == [2]
+    traces = forward_together(backbone, pair, [Sharing(), Sharing()], [0, 0])
+    assert asked == [2] and traces[1].layers_run == list(range(8))

@@ -185,6 +185,22 @@ def whole_map(base: Base) -> TinyBackbone:
     return Broken()
 
 
+def shows_rows_of_another_layer(base: Base) -> TinyBackbone:
+    class Broken(base):  # type: ignore[misc, valid-type]
+        def run_layer_with_rows(self, layer: int, state: LayerState, queries: Tensor) -> tuple[Tensor, Tensor]:
+            return self.run_layer(layer, state), self.attention_rows(layer + 1, state, queries)
+
+    return Broken()
+
+
+def changes_what_shows_rows(base: Base) -> TinyBackbone:
+    class Broken(base):  # type: ignore[misc, valid-type]
+        def run_layer_with_rows(self, layer: int, state: LayerState, queries: Tensor) -> tuple[Tensor, Tensor]:
+            return self.run_layer(layer, state) * 1.001, self.attention_rows(layer, state, queries)
+
+    return Broken()
+
+
 def hands_back_everything(base: Base) -> TinyBackbone:
     class Broken(base):  # type: ignore[misc, valid-type]
         def run_layer_beside(self, layer: int, state: LayerState, beside: KeysValues | None) -> Any:
@@ -309,6 +325,8 @@ def negative_loss(base: Base) -> TinyBackbone:
         (attends_to_padding, "Attention rows"),
         (raw_scores, "Attention rows"),
         (whole_map, "Attention rows"),
+        (shows_rows_of_another_layer, "Attention rows"),
+        (changes_what_shows_rows, "Attention rows"),
         (hands_back_everything, "A layer beside"),
         (alone_beside_others, "A layer beside"),
         (forgets_the_mask, "A batch of two"),

@@ -249,6 +249,17 @@ class Backbone(ABC):
             hint="divprune prunes without it; packed layers show none: --set model.backend=eager",
         )
 
+    def run_layer_with_rows(self, layer: int, state: LayerState, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """``run_layer`` and :meth:`attention_rows` at once: a backbone may give the rows the keys that the layer made.
+
+        The output has the bits of ``run_layer``.
+
+        Raises:
+            ConfigError: If this backbone shows no attention.
+        """
+        rows = self.attention_rows(layer, state, queries)
+        return self.run_layer(layer, state), rows
+
     def run_layer_beside(self, layer: int, state: LayerState, beside: KeysValues | None) -> tuple[Tensor, KeysValues]:
         """``run_layer``, whose tokens also attend to others that are not computed again; optional.
 

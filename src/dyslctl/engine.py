@@ -24,9 +24,12 @@ class Run:
     Attributes:
         by: What runs it in the place of ``run_layer``: layer, state to the output ``[B, T, H]``. Such a layer shares no
             batch with other samples.
+        shares: But that it does: ``by`` gives the bits of ``run_layer`` and something beside, which the schedule can
+            find out by itself. In a batch ``run_layer`` runs it.
     """
 
     by: Callable[[int, LayerState], Tensor] | None = None
+    shares: bool = False
 
 
 @dataclass(frozen=True)
@@ -241,6 +244,7 @@ class _Walk:
         self.state, self.trace = state, ForwardTrace()
         self._schedule, self._next, self._num_layers = schedule, first, num_layers
         self.by: Callable[[int, LayerState], Tensor] | None = None
+        self._shares = False
         schedule.start(state)
 
     def runs(self, layer: int) -> bool:
@@ -249,7 +253,7 @@ class _Walk:
             return False
         step = self._schedule.before(layer, self.state)
         if isinstance(step, Run):
-            self.by = step.by
+            self.by, self._shares = step.by, step.shares
             return True
         if self.trace.resume_layer is None:
             self.trace.resume_layer, self.trace.resume_state = layer, self.state.fork()
@@ -261,9 +265,10 @@ class _Walk:
 
     def ran_by_itself(self, layer: int) -> bool:
         """Whether the schedule has another way to run ``layer``; then that has been done."""
-        if self.by is not None:
-            self.ran(layer, self.by(layer, self.state))
-        return self.by is not None
+        if self.by is None or self._shares:
+            return False
+        self.ran(layer, self.by(layer, self.state))
+        return True
 
     def ran(self, layer: int, hidden: Tensor) -> None:
         """``layer`` was executed and gave ``hidden`` ``[B, T, H]``."""

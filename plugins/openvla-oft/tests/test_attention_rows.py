@@ -71,6 +71,8 @@ def check(backbone: OpenVLAOFT | OpenVLA, state: LayerState, causal: bool) -> No
         at = LayerState(hidden, state.positions, state.kinds, state.mask)
         with torch.no_grad():
             rows = backbone.attention_rows(layer, at, queries)
+            output, beside = backbone.run_layer_with_rows(layer, at.fork(), queries)
+            assert torch.equal(beside, rows) and torch.equal(output, backbone.run_layer(layer, at.fork()))
         expected = whole.gather(2, queries[:, None, :, None].expand(-1, whole.shape[1], -1, tokens))
         assert rows.dtype == torch.float32 and rows.shape == (batch, whole.shape[1], 3, tokens)
         torch.testing.assert_close(rows, expected, atol=1e-6, rtol=1e-5)

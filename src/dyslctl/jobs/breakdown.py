@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dyslctl.backbone import Backbone
-from dyslctl.engine import Jump, LayerSchedule, Step, forward
+from dyslctl.engine import RUN, Jump, LayerSchedule, Run, Step, forward
 from dyslctl.jobs.latency import Clock, Episodes, Latency, device_clock
 from dyslctl.policy import Policy
 from dyslctl.types import LayerState, Observation
@@ -56,10 +56,15 @@ class ClockedSchedule(LayerSchedule):
         self._schedule.start(state)
 
     def before(self, layer: int, state: LayerState) -> Step:
-        """The wrapped decision, and the clock on its adapter if it jumps."""
+        """The wrapped decision, and the clock on its adapter if it jumps.
+
+        What a layer would give away beside its output is asked for apart, so that it can be timed: no less than it is.
+        """
         begin = self._now()
         step = self._schedule.before(layer, state)
         self.decisions += self._now() - begin
+        if isinstance(step, Run) and step.shares:
+            return RUN
         return self._clocked(step) if isinstance(step, Jump) else step
 
     def after(self, layer: int, state: LayerState) -> None:

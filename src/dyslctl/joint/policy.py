@@ -54,7 +54,7 @@ class JointPolicy(Policy):
         backbone = skipping.policy.backbone
         self._lookout = Lookout(settings, backbone, execute_horizon)
         depths = snapped(Depths.of(backbone.spec.num_layers), skipping.static)
-        tokens = SpecPruneSchedule(backbone.attention_rows, settings, depths)
+        tokens = SpecPruneSchedule(backbone.attention_rows, settings, depths, backbone.run_layer_with_rows)
         self.backbone: Backbone = backbone
         self.schedule = JointSchedule(skipping.policy.schedule, tokens)
         self._skipping, self._settings = skipping, settings

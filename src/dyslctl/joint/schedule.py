@@ -42,9 +42,11 @@ class JointSchedule(LayerSchedule):
         for _ in range(owed(self.tokens.depths.pruned, layer if self._next is None else self._next, layer)):
             self.tokens.prune_deeper(state)
         self._next = layer
-        self.tokens.before(layer, state)
+        listening = self.tokens.before(layer, state)
         step = self.skip.before(layer, state) if self.skipping else RUN
-        if not isinstance(step, Run) and self.at_jump is None:
+        if isinstance(step, Run):
+            return listening
+        if self.at_jump is None:
             self.at_jump = self.tokens.snapshot()
         return step
 

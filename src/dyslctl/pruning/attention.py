@@ -16,6 +16,8 @@ from dyslctl.types import LayerState, TokenKind
 
 AttentionRows = Callable[[int, LayerState, Tensor], Tensor]
 """``Backbone.attention_rows``: layer, state before it, ``[B, Q]`` int64 -> ``[B, heads, Q, T]`` float32."""
+RunWithRows = Callable[[int, LayerState, Tensor], tuple[Tensor, Tensor]]
+"""``Backbone.run_layer_with_rows``."""
 
 
 def of_kind(state: LayerState, kind: TokenKind) -> Tensor:
@@ -76,6 +78,18 @@ class Asked:
 
 def ask(rows: AttentionRows, layer: int, state: LayerState, tokens: Tensor) -> Asked:
     """What ``tokens`` (``[B, T]`` bool) attend to in ``layer``, given the state before it."""
-    count = int(tokens.sum(1).max())
-    queries = tokens.int().sort(dim=1, descending=True, stable=True).indices[:, :count]
+    queries = _indices(tokens)
     return Asked(rows(layer, state, queries), tokens.gather(1, queries))
+
+
+def run_asking(run: RunWithRows, layer: int, state: LayerState, tokens: Tensor) -> tuple[Tensor, Asked]:
+    """The output of ``layer``, and :func:`ask` beside."""
+    queries = _indices(tokens)
+    hidden, rows = run(layer, state, queries)
+    return hidden, Asked(rows, tokens.gather(1, queries))
+
+
+def _indices(tokens: Tensor) -> Tensor:
+    """``[B, Q]`` int64: those that ask, then as many others as samples with fewer need."""
+    count = int(tokens.sum(1).max())
+    return tokens.int().sort(dim=1, descending=True, stable=True).indices[:, :count]

@@ -25,14 +25,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dyslctl.engine import RUN, LayerSchedule, Step
+from dyslctl.engine import RUN, LayerSchedule, Run, Step
 from dyslctl.pruning.action_mode import Mode
-from dyslctl.pruning.attention import Asked, AttentionRows, ask, text_tokens
+from dyslctl.pruning.attention import Asked, AttentionRows, RunWithRows, ask, run_asking, text_tokens
 from dyslctl.pruning.depth import count, depth, depths
 from dyslctl.pruning.importance import confidence, min_max, moved, rank_weights
 from dyslctl.pruning.settings import PruningSettings
@@ -174,8 +175,14 @@ class SpecPruneSchedule(LayerSchedule):
     found: Found | None = None
     unpruned: tuple[LayerState, PassMemory] | None = None
 
-    def __init__(self, rows: AttentionRows, settings: PruningSettings, depths: Depths) -> None:
+    def __init__(
+        self, rows: AttentionRows, settings: PruningSettings, depths: Depths, run_with_rows: RunWithRows | None = None
+    ) -> None:
+        """``run_with_rows``: what runs a layer that is listened to, where it runs alone."""
         self.rows, self._settings = rows, settings
+        self._run_with_rows = run_with_rows
+        self._entering: Tensor | None = None
+        self._asked: Asked | None = None
         self.depths = depths
         self._restored: PassMemory | None = None
 
@@ -196,21 +203,19 @@ class SpecPruneSchedule(LayerSchedule):
         self._pass, self.unpruned = PassMemory.of(layout, self.outlook if usable else None, nothing), None
 
     def before(self, layer: int, state: LayerState) -> Step:
-        """Listen to what the prompt attends to, where that is of use."""
-        now = self._pass
-        if layer in self._listens(now.outlook is not None):
-            asked = ask(self.rows, layer, state, text_tokens(state))
-            if layer in self.depths.local:
-                now.local.append(asked.received()[0])
-            if layer in self.depths.updated:
-                self._weigh(layer, state, asked)
-            if layer in self.depths.global_:
-                self._note_global(state, asked.received()[0])
-        return RUN
+        """Listen to what the prompt attends to, where that is of use; what it says is heard once the layer has run."""
+        listens = layer in self._listens(self._pass.outlook is not None)
+        self._entering, self._asked = state.hidden if listens else None, None
+        if not listens or self._run_with_rows is None:
+            return RUN
+        return Run(partial(self._run_asking, self._run_with_rows), shares=True)
 
     def after(self, layer: int, state: LayerState) -> None:
-        """Prune, once by what was named, later by importance; at the end, leave what was found."""
+        """Hear; prune, once by what was named, later by importance; at the end, leave what was found."""
         now = self._pass
+        if self._entering is not None:
+            self._hear(layer, replace(state, hidden=self._entering))
+            self._entering = None
         if layer == self.depths.local[-1]:
             self.unpruned = state.fork(), now.fork()
             self._prune_once(state)
@@ -251,6 +256,20 @@ class SpecPruneSchedule(LayerSchedule):
     def _prune_once(self, state: LayerState) -> None:
         if self._pass.outlook is not None:
             retain(state, [self._named(state, self._pass.outlook)])
+
+    def _run_asking(self, run: RunWithRows, layer: int, state: LayerState) -> Tensor:
+        hidden, self._asked = run_asking(run, layer, state, text_tokens(state))
+        return hidden
+
+    def _hear(self, layer: int, state: LayerState) -> None:
+        """``state`` is the one before ``layer``."""
+        now, asked = self._pass, self._asked or ask(self.rows, layer, state, text_tokens(state))
+        if layer in self.depths.local:
+            now.local.append(asked.received()[0])
+        if layer in self.depths.updated:
+            self._weigh(layer, state, asked)
+        if layer in self.depths.global_:
+            self._note_global(state, asked.received()[0])
 
     def _listens(self, prunes: bool) -> tuple[int, ...]:
         depths = self.depths

@@ -79,7 +79,8 @@ class SpecPrunePolicy(SchedulePolicy):
     def __init__(self, backbone: Backbone, settings: PruningSettings, execute_horizon: int) -> None:
         """Raises ``ConfigError`` if actions are not displacements of one end effector."""
         self._lookout = Lookout(settings, backbone, execute_horizon)
-        schedule = SpecPruneSchedule(backbone.attention_rows, settings, Depths.of(backbone.spec.num_layers))
+        depths = Depths.of(backbone.spec.num_layers)
+        schedule = SpecPruneSchedule(backbone.attention_rows, settings, depths, backbone.run_layer_with_rows)
         super().__init__(backbone, schedule, execute_horizon)
         self.history = History()
 

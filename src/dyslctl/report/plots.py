@@ -167,9 +167,8 @@ def token_staircase(rows: Sequence[Mapping[str, float]]) -> Figure:
     """
     figure, axes = _figure(4.6, 3.0)
     tokens, ms = ([row[key] for row in rows] for key in ("tokens", "llm_ms_p50"))
-    axes.plot([0, tokens[0]], [0, ms[0]], color="0.6", linewidth=1, linestyle="--", label="in proportion")
-    axes.step(tokens, ms, where="post", color="tab:blue", linewidth=1)
-    axes.plot(tokens, ms, "o", color="tab:blue", markersize=4, label=str(rows[0].get("source", "")))
+    axes.plot([0, tokens[0]], [0, ms[0]], color=GREY, linewidth=1, linestyle="--", label="in proportion")
+    axes.plot(tokens, ms, color=BLUE, marker="o", markersize=4, linewidth=1, label=str(rows[0].get("source", "")))
     axes.set(xlabel="tokens", ylabel="layers, ms", xlim=(0, None), ylim=(0, None))
     _legend_above(axes, columns=2)
     return figure

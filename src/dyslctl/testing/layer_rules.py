@@ -168,6 +168,12 @@ def attention(case: Case) -> Findings:
         yield "padding is attended to"
     if not torch.equal(state.hidden, before):
         yield "looking at the attention writes into the hidden state"
+    alone = LayerState.of(case.inputs())
+    hidden, beside = case.backbone.run_layer_with_rows(0, alone.fork(), queries[:1])
+    if not torch.equal(hidden, case.backbone.run_layer(0, alone.fork())):
+        yield "a layer that shows rows beside its output gives another output than run_layer"
+    if not torch.allclose(beside, case.backbone.attention_rows(0, alone.fork(), queries[:1]), atol=1e-4):
+        yield "the rows that a layer shows beside its output are not those of attention_rows"
 
 
 def beside(case: Case) -> Findings:

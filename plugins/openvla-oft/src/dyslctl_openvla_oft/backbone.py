@@ -82,6 +82,11 @@ class OpenVLAOFT(PrismaticBackbone):
             state.context = self.model.context(state.hidden, state.positions, state.mask)
         return self.model.run_layer(layer, state.hidden, state.context)
 
+    def run_layer_with_rows(self, layer: int, state: LayerState, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer's own keys serve the rows: to project them again would cost a twelfth of a layer."""
+        hidden, own = self.run_layer_beside(layer, state, None)
+        return hidden, self.model.rows_of(layer, state.hidden, state.context, queries, own.keys)
+
     def predict(self, state: LayerState) -> Tensor:
         """Final norm and action head."""
         return self.model.predict(state.hidden, state.kinds)

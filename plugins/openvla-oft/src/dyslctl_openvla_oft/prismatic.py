@@ -178,11 +178,16 @@ class PrismaticModel(nn.Module, ABC):
         """See :meth:`Backbone.attention_rows`; ``hidden`` ``[B, T, H]`` is what enters layer ``index``."""
         layer: Any = self.layers(index)
         attention, normed = layer.self_attn, layer.input_layernorm(hidden)
-        cos, sin = context.rotary
-        q = _heads(attention.q_proj(_rows(normed, queries)), attention.head_dim)
-        q = _rotated(q, _rows(cos, queries), _rows(sin, queries))
-        k = _rotated(_heads(attention.k_proj(normed), attention.head_dim), cos, sin)
-        k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+        keys = _rotated(_heads(attention.k_proj(normed), attention.head_dim), *context.rotary)
+        return self.rows_of(index, hidden, context, queries, keys)
+
+    def rows_of(self, index: int, hidden: Tensor, context: LayerContext, queries: Tensor, keys: Tensor) -> Tensor:
+        """The same from the layer's ``keys``, ``[B, heads, T, head_dim]``, rotary embedding included."""
+        layer: Any = self.layers(index)
+        attention, asking = layer.self_attn, layer.input_layernorm(_rows(hidden, queries))
+        cos, sin = (_rows(table, queries) for table in context.rotary)
+        q = _rotated(_heads(attention.q_proj(asking), attention.head_dim), cos, sin)
+        k = keys.repeat_interleave(q.shape[1] // keys.shape[1], dim=1)
         scores = q.float() @ k.float().transpose(2, 3) * float(attention.scaling)
         return (scores + self.added(context, queries)).softmax(-1)
 
