@@ -60,7 +60,7 @@ def _sizes(width: int, depth: int) -> dict[str, Any]:
 
 
 SIZES = {"small": _sizes(96, 3), "base": _sizes(160, 6)}
-"""For some hours of a CPU, and for some minutes of a GPU; written in bfloat16, 8 and 21 MB with 12 layers."""
+"""For some hours of a CPU, and for some minutes of a GPU; written in bfloat16, 9 and 21 MB with 12 layers."""
 
 
 def mini_settings(size: str, cache: DemoCache, tokenizer: PromptTokenizer, layers: int) -> Settings:
