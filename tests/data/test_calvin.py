@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dyslctl.data.calvin import CalvinSource, frame_name
+from dyslctl.data.calvin_annotations import Annotation, write_annotations
 from dyslctl.data.mapping import DataMap
 from dyslctl.errors import ArtifactError, ConfigError
 
@@ -45,13 +46,19 @@ def test_the_annotations_may_lie_beside_the_frames(writers: ModuleType, tmp_path
     assert len(read(root)) == 2
 
 
+@pytest.fixture(scope="module")
+def play(writers: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording of 60 frames."""
+    root: Path = writers.write_calvin(tmp_path_factory.mktemp("play"), [writers.episode(1, 60, size=1)])
+    return root
+
+
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 9)), min_size=2, max_size=40))
-def test_no_frame_is_both_learnt_from_and_held_out(
-    writers: ModuleType, tmp_path_factory: pytest.TempPathFactory, spans: list[tuple[int, int]]
-) -> None:
+def test_no_frame_is_both_learnt_from_and_held_out(play: Path, spans: list[tuple[int, int]]) -> None:
     windows = [(first, first + steps) for first, steps in spans]
-    root = writers.write_calvin(tmp_path_factory.mktemp("play"), [writers.episode(1, 60, size=1)], windows)
-    source = read(root)
+    annotations = [Annotation(first, end, "play", "play") for first, end in windows]
+    write_annotations(play / "training/lang_annotations/auto_lang_ann.npy", annotations)
+    source = read(play)
     held_out = source.numbers("tune")
     seen = {frame for number in held_out for frame in range(*windows[number])}
     free = [number for number in range(len(windows)) if seen.isdisjoint(range(*windows[number]))]
