@@ -23,6 +23,13 @@ def test_where_nothing_static_follows_a_pruning_stays() -> None:
     assert snapped(Depths.of(12), range(4)) == Depths((0, 1), (3,), (3, 5, 7), (2,))
 
 
+def test_where_passes_are_contiguous_a_global_layer_counts_if_it_runs() -> None:
+    """5 and 11 of twelve; the last static layer stands in for passes that leave before."""
+    assert snapped(Depths.of(12), range(4), contiguous=True) == Depths((0, 1), (3, 5, 11), (3, 5, 7), (2,), (3,))
+    assert snapped(Depths.of(12), range(6), contiguous=True).stand_ins == ()
+    assert snapped(Depths.of(12), range(12), contiguous=True) == Depths.of(12)
+
+
 def test_where_importance_is_never_learnt_nothing_goes_by_it() -> None:
     assert snapped(Depths.of(12), [0, 1]) == Depths((0, 1), (1,), (), ())
     assert snapped(Depths.of(12), [0]) == Depths((0,), (0,), (), ())

@@ -116,7 +116,7 @@ def test_both_save(tiny_backbone: type[TinyBackbone], name: str) -> None:
     rows = ran(f"{name}+specprune", Watched(), assets(), coarse)
     assert all(min(tokens) < max(tokens) for _, _, tokens, _ in rows[1:])
     assert min(len(layers) for _, layers, _, _ in rows) == 4
-    assert asked <= ({0, 1, 2, 3} if name == "dysl" else {0, 1, 4, 7})
+    assert asked <= ({0, 1, 2, 3, 7} if name == "dysl" else {0, 1, 4, 7})
 
 
 @pytest.mark.parametrize("partition", [EARLY, LATE])
@@ -175,11 +175,11 @@ def test_any_set_is_trusted_where_refresh_is_0(tiny_backbone: type[TinyBackbone]
 
 
 def test_planned_exits_leave_a_global_set_that_is_always_trusted(tiny_backbone: type[TinyBackbone]) -> None:
-    """It comes from layers before the first exit, all of which ran."""
+    """It comes from layers before the exit, all of which ran."""
     policy = joint(assets(), tiny_backbone(), "dysl+specprune", replace(PRUNED, refresh=1.0))
     for number in range(3):
         policy.select_action(observation(number))
-    assert policy.history.age == 0 and policy.schedule.tokens.depths.global_[-1] < 4
+    assert policy.history.age == 0
 
 
 @pytest.mark.parametrize(("agreement", "halved"), [("or", True), ("and", True), ("independent", False)])

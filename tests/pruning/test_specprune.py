@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dyslctl.engine import ForwardTrace, forward
+from dyslctl.engine import EXIT, ForwardTrace, Step, forward
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.lockstep import Coroutine, run_together
 from dyslctl.policy import full_policy
@@ -102,6 +102,25 @@ def test_the_first_inference_prunes_nothing_and_finds_what_the_deep_layers_atten
     assert trace.tokens == [37] * 32
     assert [positions.tolist() for positions in found.important] == [[5, 3], [20, 30]]
     assert found.layout == (tuple(range(1, 17)), tuple(range(17, 33)))
+
+
+def test_a_stand_in_counts_until_a_global_layer_is_heard() -> None:
+    """Position 3 is important in the stand-in, 5 in layer 14; a pass that leaves between them knows the first."""
+    depths = replace(Depths.of(32), global_=(3, 14, 31), stand_ins=(3,))
+    table: Table = {3: {3: 1.0, 20: 1.0}, 14: {5: 1.0, 20: 1.0}, 31: {5: 1.0, 20: 1.0}}
+    found = {}
+    for last in (8, 31):
+
+        class Leaving(SpecPruneSchedule):
+            def before(self, layer: int, state: LayerState, last: int = last) -> Step:
+                return EXIT if layer > last else super().before(layer, state)
+
+        layers = Still(table)
+        schedule = Leaving(layers.rows, replace(PRUNING, global_tokens=1), depths)
+        forward(layers, state(), schedule)
+        assert schedule.found is not None
+        found[last] = [positions.tolist() for positions in schedule.found.important]
+    assert found == {8: [[3], [20]], 31: [[5], [20]]}
 
 
 def test_entropy_is_measured_at_once_and_reused() -> None:

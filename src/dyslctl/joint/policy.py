@@ -53,7 +53,7 @@ class JointPolicy(Policy):
         """Raises ``ConfigError`` if actions are not displacements of one end effector, or no layer is sure to run."""
         backbone = skipping.policy.backbone
         self._lookout = Lookout(settings, backbone, execute_horizon)
-        depths = snapped(Depths.of(backbone.spec.num_layers), skipping.static)
+        depths = snapped(Depths.of(backbone.spec.num_layers), skipping.static, contiguous=skipping.contiguous)
         tokens = SpecPruneSchedule(backbone.attention_rows, settings, depths, backbone.run_layer_with_rows)
         self.backbone: Backbone = backbone
         self.schedule = JointSchedule(skipping.policy.schedule, tokens)

@@ -16,7 +16,7 @@ class JointSchedule(LayerSchedule):
         tokens: Decides about tokens; its depths are snapped to the layers that ``skip`` always runs.
         skipping: Off, every layer of the next pass runs.
         at_jump: What ``tokens`` had gathered where the last pass first jumped; ``None`` if it did not.
-        share_run: Of the layers up to the last one that the global set is taken from, how many ran in the last pass.
+        share_run: Of the layers up to the last one that named the global set, how many ran in the last pass.
     """
 
     def __init__(self, skip: LayerSchedule, tokens: SpecPruneSchedule) -> None:
@@ -55,6 +55,5 @@ class JointSchedule(LayerSchedule):
         self._next, self._ran = layer + 1, self._ran + 1
         self.tokens.after(layer, state)
         self.skip.after(layer, state)
-        last = self.tokens.depths.global_[-1]
-        if layer == last:
-            self.share_run = self._ran / (last + 1)
+        if layer in self.tokens.depths.global_:
+            self.share_run = self._ran / (layer + 1)

@@ -23,11 +23,13 @@ class Skipping(ABC):
     Attributes:
         policy: Its own loop; it keeps its own past.
         static: The layers that run whatever is decided, ascending.
+        contiguous: A pass runs every layer up to the one before which it leaves.
         window: How many inferences an alarm lasts.
     """
 
     policy: Policy
     static: Sequence[int]
+    contiguous: bool = False
     window: int = 1
 
     @abstractmethod
@@ -41,6 +43,8 @@ class Skipping(ABC):
 
 class PlannedExits(Skipping):
     """``dysl``: alarmed if no exit was worth it, cautious by half the tolerance."""
+
+    contiguous = True
 
     def __init__(self, policy: ExitPolicy, schedule: PlannedExit) -> None:
         """``schedule`` is the policy's."""

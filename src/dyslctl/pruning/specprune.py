@@ -73,12 +73,14 @@ class Depths:
         global_: Whose attention names the next inference's global set.
         pruned: After which the least important go.
         updated: Before which importance is updated.
+        stand_ins: Of the global ones, those that count only in passes that leave before the next.
     """
 
     local: tuple[int, ...]
     global_: tuple[int, ...]
     pruned: tuple[int, ...]
     updated: tuple[int, ...]
+    stand_ins: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, num_layers: int) -> Depths:
@@ -221,7 +223,7 @@ class SpecPruneSchedule(LayerSchedule):
             self._prune_once(state)
         for _ in range(self.depths.pruned.count(layer)):
             self.prune_deeper(state)
-        if layer == self.depths.global_[-1]:
+        if layer in self.depths.global_:
             self.found = Found(now.layout, tuple(map(self._most_important, self._views)), now.trust)
 
     def prune_deeper(self, state: LayerState) -> None:
@@ -269,7 +271,7 @@ class SpecPruneSchedule(LayerSchedule):
         if layer in self.depths.updated:
             self._weigh(layer, state, asked)
         if layer in self.depths.global_:
-            self._note_global(state, asked.received()[0])
+            self._note_global(layer, state, asked.received()[0])
 
     def _listens(self, prunes: bool) -> tuple[int, ...]:
         depths = self.depths
@@ -289,8 +291,11 @@ class SpecPruneSchedule(LayerSchedule):
                 now.importance[positions], weights, now.trust[layer], self._settings.update_rate
             )
 
-    def _note_global(self, state: LayerState, scores: Tensor) -> None:
-        now = self._pass
+    def _note_global(self, layer: int, state: LayerState, scores: Tensor) -> None:
+        now, earlier = self._pass, {noted for noted in self.depths.global_ if noted < layer}
+        if earlier and earlier <= set(self.depths.stand_ins):
+            now.global_.zero_()
+            now.reached.zero_()
         for view in views(state.kinds[0]):
             positions = state.positions[0, view]
             now.global_[positions] += min_max(scores[view]) / len(self.depths.global_)
