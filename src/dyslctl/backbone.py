@@ -108,8 +108,8 @@ class Backbone(ABC):
 
     @classmethod
     @abstractmethod
-    def default_checkpoint(cls) -> Path | str:
-        """The checkpoint to use when the user names none: an embedded folder, or a Hub id."""
+    def default_checkpoint(cls) -> Path | str | None:
+        """The checkpoint to use when the user names none: an embedded folder, or a Hub id; ``None``: there is none."""
 
     @classmethod
     @abstractmethod

@@ -138,6 +138,8 @@ def _backbone(name: str) -> tuple[Status, str, str]:
 
     kind = plugins.load_backbone(name)
     checkpoint = kind.default_checkpoint()
+    if checkpoint is None:
+        return "ok", "imports; it brings no checkpoint of its own", ""
     if not Path(checkpoint).is_dir():
         return "ok", f"imports; its default checkpoint {checkpoint} is not a folder here and was not loaded", ""
     backbone = kind.load(checkpoint)

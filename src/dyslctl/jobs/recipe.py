@@ -57,10 +57,12 @@ class BackboneRecipe:
         """A recipe with the plugin's default checkpoint where ``checkpoint`` is ``None``.
 
         Raises:
-            ConfigError: If there is no such plugin.
+            ConfigError: If there is no such plugin, or it has no checkpoint of its own.
         """
-        chosen = checkpoint or str(plugins.load_backbone(plugin).default_checkpoint())
-        return cls(plugin, chosen, options=json.dumps(options, sort_keys=True), **how)
+        chosen = checkpoint or plugins.load_backbone(plugin).default_checkpoint()
+        if chosen is None:
+            raise ConfigError(f"{plugin} brings no checkpoint of its own", hint="name yours: --checkpoint FOLDER")
+        return cls(plugin, str(chosen), options=json.dumps(options, sort_keys=True), **how)
 
     def load(self) -> Backbone:
         """The backbone, loaded once a process.

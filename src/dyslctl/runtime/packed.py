@@ -73,9 +73,8 @@ class PackedBackbone(Backbone):
         return linear.best(weight.dtype)(weight, bias)
 
     @classmethod
-    def default_checkpoint(cls) -> Path | str:
-        """There is none: it is made of a loaded backbone."""
-        raise ConfigError("a packed backbone has no checkpoint of its own", hint="use the plugin's")
+    def default_checkpoint(cls) -> None:
+        """None: it is made of a loaded backbone."""
 
     @classmethod
     def load(
