@@ -11,7 +11,7 @@ import pytest
 from dyslctl_libero.assets import FOLDERS
 from dyslctl_libero.expert.rotation import about_z
 from dyslctl_libero.expert.scene import Box
-from dyslctl_libero.settings import Settings
+from dyslctl_libero.settings import IMAGE_SIZE, RENDERER, Settings
 from hypothesis import settings as hypothesis_settings
 
 hypothesis_settings.register_profile("any-machine", deadline=None, derandomize="CI" in os.environ)
@@ -19,6 +19,13 @@ hypothesis_settings.load_profile("any-machine")
 
 DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 """A hand whose fingers point down: its y axis, along which they close, is the world's x axis."""
+
+
+@pytest.fixture(autouse=True)
+def default_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever renderer and size whoever runs the tests has set for themselves."""
+    for name in (RENDERER, IMAGE_SIZE):
+        monkeypatch.delenv(name, raising=False)
 
 
 def pytest_configure(config: pytest.Config) -> None:
