@@ -58,6 +58,11 @@ def test_what_hangs_is_stopped_and_run_again(outcomes: dict[str, list[Any]]) -> 
 
 
 @needs_ray
+def test_a_worker_too_many_gets_ready_and_is_then_silent(outcomes: dict[str, list[Any]]) -> None:
+    assert outcomes["spare"] == [False]
+
+
+@needs_ray
 def test_errors(outcomes: dict[str, list[Any]]) -> None:
     assert outcomes["crowded"][0] == outcomes["without a GPU"][0] == "ConfigError"
     assert "room for 2 workers of 1 CPU, found --workers 3" in outcomes["crowded"][1]

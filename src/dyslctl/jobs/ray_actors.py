@@ -108,7 +108,10 @@ class _Actor(Worker[Task, Result]):
     def receive(self) -> Any:
         """See :class:`Worker`."""
         try:
-            return self._ray.get(self.asked if not self.ready else next(self.asked))
+            if self.ready:
+                return self._ray.get(next(self.asked))
+            asked, self.asked = self.asked, None  # said once: there may be no piece left for it to be asked next
+            return self._ray.get(asked)
         except StopIteration:
             self.asked = None
             return None
