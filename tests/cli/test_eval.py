@@ -11,7 +11,11 @@ from typing import Any
 
 import pytest
 
+from dyslctl import plugins
 from dyslctl.artifacts.bundle import load_bundle
+from dyslctl.cli.steps import suites
+from dyslctl.errors import PluginError
+from dyslctl.reference.published import published_latency, published_success
 
 EVAL = ("eval", "--method", "full", "--episodes", "4")
 
@@ -61,3 +65,72 @@ def test_layers_left_out_one_by_one(paper: dict[str, Any], document: Callable[..
     assert ran["errors"] == 0
     static = load_bundle(Path(paper["bundle_path"])).header.static_layers
     assert len(static) <= ran["mean_layers_run"] <= found["full"]["mean_layers_run"] == 8
+
+
+@pytest.fixture
+def two_suites(run: Callable[..., Any], tiny_suite: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suites of LIBERO's names are the tiny one, with as many subtasks as tell them apart."""
+    chains = {"libero_object": 1, "libero_10": 2}
+
+    def load(name: str) -> Any:
+        suite = tiny_suite(chains.get(name, 1))
+        suite.name = name
+        return suite
+
+    monkeypatch.setattr(plugins, "load_suite", load)
+    monkeypatch.setattr(suites, "published_success", lambda names, _: published_success(names, "openvla-oft"))
+    monkeypatch.setattr(suites, "published_devices", lambda _: ["orin"])
+    monkeypatch.setattr(suites, "published_latency", lambda device, _: published_latency(device, "openvla-oft"))
+
+
+SUITES = ("eval", "--suite", "libero_object,libero_10", "--method", "full,dysl", "--episodes", "2")
+
+
+def test_several_suites_stand_in_one_table_with_what_is_published(
+    distilled: dict[str, Any], two_suites: None, document: Callable[..., dict[str, Any]], run: Callable[..., Any]
+) -> None:
+    found = document(*SUITES)
+    assert list(found["suites"]) == ["libero_object", "libero_10"]
+    ours = {row["method"]: row for row in found["success"] if row["source"] == "measured"}
+    for name, row in ours.items():
+        each = [result["methods"][name] for result in found["suites"].values()]
+        assert list(row["rates"].values()) == [one["success_rate"] for one in each]
+        inferences = [one["inferences_per_episode"] * one["episodes"] for one in each]
+        layers = sum(one["mean_layers_run"] * n for one, n in zip(each, inferences, strict=True)) / sum(inferences)
+        assert row["layers"] == pytest.approx(layers)
+    printed = next(row for row in found["success"] if row["source"] == "published" and row["method"] == "dysl-paper")
+    assert printed["rates"] == {"libero_object": 0.982, "libero_10": 0.926}
+    sources = [(row["device"], row["source"], row["method"]) for row in found["latency"]]
+    assert sources[:4] == [(*of, name) for of in (("cpu", "measured"), ("orin", "predicted")) for name in ours]
+    assert sources[4] == ("orin", "published", "full")
+    table = Path("runs/tiny/report/suites.md").read_text()
+    assert "| full | measured |" in table and "| dysl-paper | published | 98.2 % | 92.6 % |" in table
+    stored = json.loads(Path("runs/tiny/eval/libero_10/result.json").read_text())
+    assert stored["methods"] == found["suites"]["libero_10"]["methods"]
+    assert "Success by suite" in Path(document("report")["report_path"]).read_text()
+
+
+def test_a_condition_is_asked_of_every_suite(
+    profiled: dict[str, Any], two_suites: None, run: Callable[..., Any]
+) -> None:
+    only = ("eval", "--suite", "libero_object,libero_10", "--method", "full")
+    result = run(*only, "--batch", "2", "--fail-if", "full.mean_layers_run == 8")
+    assert result.exit_code == 5
+    assert "not good enough on libero_object" in result.stderr and "not good enough on libero_10" in result.stderr
+    assert "nothing measured" in result.stdout
+
+
+def test_an_unknown_suite_among_several_stops_before_any_episode(
+    profiled: dict[str, Any], run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = plugins.load_suite
+
+    def strict(name: str) -> Any:
+        if name == "nowhere":
+            raise PluginError("no task suite named 'nowhere'")
+        return load(name)
+
+    monkeypatch.setattr(plugins, "load_suite", strict)
+    result = run("eval", "--suite", "tiny_reach,nowhere", "--method", "full")
+    assert result.exit_code == 3 and "nowhere" in result.stderr
+    assert not Path("runs/tiny/eval").exists()

@@ -102,6 +102,7 @@ def test_one_line_by_hand(tmp_path: Path) -> None:
         "layers_by_inference": [3, 3, 3],
         "layer_tokens": 0,
         "controllers": 3,
+        "jumps": 0,
         "verifications": 3,
         "parts_ms": {"encode": 3.0, "guidance": 0.0, "head": 0.75, "llm": 4.5},
         "llm_ms": [1.5, 1.5, 1.5],
@@ -129,7 +130,7 @@ def test_an_unsolved_episode_ends_at_max_steps(tmp_path: Path) -> None:
 def test_the_manifest_says_what_was_evaluated(tmp_path: Path) -> None:
     run(tmp_path, count=2, about={"bundle": "cafe", "layers": (1, 2)})
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["schema"] == "dyslctl.episodes/1"
+    assert manifest["schema"] == "dyslctl.episodes/2"
     assert manifest["methods"] == ["full", "dysl"]
     assert (manifest["suite"], manifest["split"], manifest["episodes"]) == ("guessing", "test", 2)
     assert (manifest["execute_horizon"], manifest["workers"], manifest["batch"]) == (2, 1, 1)

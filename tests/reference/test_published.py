@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from dyslctl.reference.published import Table, load_published, published_latency
+from dyslctl.reference.published import (
+    Table,
+    load_published,
+    published_devices,
+    published_latency,
+    published_success,
+)
 
 CHAIN = ("task1", "task2", "task3", "task4", "task5")
 NOT_PARTS = {"trainable_params", "speedup", "avg", "flops_pct", "a6000_ms", "orin_ms", "pruned_tokens", "retention_pct"}
@@ -85,3 +91,22 @@ def test_backbones_do_not_mix() -> None:
     assert {row.end_to_end_ms for row in published_latency("rtx4090", "openvla-oft")} == {187.7, 110.2}
     assert published_latency("rtx4090", "another") == []
     assert published_latency("h200", "openvla-oft") == []
+
+
+def test_success_rows_of_both_papers_by_suite() -> None:
+    rows = published_success(["libero_object", "tabletop_object", "libero_10"], "openvla-oft")
+    ours = {row.method: row for row in rows if "2602.22896" in row.citation}
+    assert ours["full"].rates == {"libero_object": 0.984, "libero_10": 0.945}
+    assert ours["flexidepth"].rates["libero_10"] == 0.103
+    assert ours["pi0_FAST"].citation == "DySL-VLA, arXiv 2602.22896, Table 3, pi0_FAST"
+    pruned = {row.method: row for row in rows if "2509.05614" in row.citation}
+    assert pruned["fastv"].rates["libero_object"] == 0.958
+    assert pruned["specprune"].flag == "FLOPs 37 in A.3; spatial 97.6 in Table 11"
+    assert published_success(["tabletop_object"], "openvla-oft") == []
+    assert published_success(["libero_object"], "roboflamingo") == []
+
+
+def test_devices_whose_llm_is_timed() -> None:
+    assert published_devices("openvla-oft") == ["orin", "a6000"]
+    assert published_devices("roboflamingo") == ["rtx4090"]
+    assert published_devices("another") == []

@@ -21,7 +21,7 @@ from dyslctl.cli.options import (
     RunName,
     Seed,
     Set,
-    Suite,
+    Suites,
     Summary,
     Workers,
     split_names,
@@ -49,7 +49,7 @@ Video = Annotated[
 
 def evaluate(
     method: Methods = None,
-    suite: Suite = None,
+    suite: Suites = None,
     episodes: Episodes = None,
     split: Split = None,
     workers: Workers = None,
@@ -70,16 +70,19 @@ def evaluate(
 ) -> None:
     """Compare methods on the same episodes.
 
-    Success with Wilson intervals and a paired test, executed layers, and the latency of the LLM part.
+    Success with Wilson intervals and a paired test, executed layers, and the latency of the LLM part. On several suites
+    also one table of all, beside published rows, in report/suites.md of the run.
     """
     from dyslctl.cli.output import conclude
     from dyslctl.cli.progress import progress
     from dyslctl.cli.steps.evaluate import run_eval
+    from dyslctl.cli.steps.suites import run_suites
     from dyslctl.cli.workspace import enter, layers_of
     from dyslctl.jobs.thresholds import check_names, check_thresholds
 
+    suites = list(dict.fromkeys(split_names(suite) or ()))
     given = flags(
-        suite=suite,
+        suite=suites[0] if suites else None,
         seed=seed,
         eval__methods=split_names(method),
         eval__episodes=episodes,
@@ -93,6 +96,10 @@ def evaluate(
     workspace = enter(run, layers_of(config, set_, given))
     check_names(fail_if or (), workspace.config.eval.methods)
     with progress(quiet=quiet) as listener:
-        document = run_eval(workspace, resume=resume, progress=listener)
-    good_enough = partial(check_thresholds, fail_if or (), document["methods"])
-    conclude(document, [good_enough], summary, as_json=as_json)
+        if len(suites) > 1:
+            document = run_suites(workspace, suites, resume=resume, progress=listener)
+        else:
+            document = run_eval(workspace, resume=resume, progress=listener)
+    results = document.get("suites", {"": document})
+    verdicts = [partial(check_thresholds, fail_if or (), found["methods"], on) for on, found in results.items()]
+    conclude(document, verdicts, summary, as_json=as_json)

@@ -42,6 +42,16 @@ Suite = Annotated[
     str | None,
     typer.Option("--suite", help="Task suite plugin.", autocompletion=complete_suites, rich_help_panel=WHAT),
 ]
+Suites = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--suite",
+        metavar="A,B",
+        help="Task suite plugins, separated by commas; also repeatable.",
+        autocompletion=complete_suites,
+        rich_help_panel=WHAT,
+    ),
+]
 RunName = Annotated[
     str | None,
     typer.Option(

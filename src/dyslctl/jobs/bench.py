@@ -15,11 +15,10 @@ import torch
 
 from dyslctl import methods
 from dyslctl.artifacts.fingerprint import environment
-from dyslctl.backbone import Backbone, Workload
+from dyslctl.backbone import Backbone
 from dyslctl.devices.host import usable_cpus
 from dyslctl.devices.power import PowerMeter, power_state
 from dyslctl.devices.presets import DEFAULT_STACK, LOCAL, DevicePreset, find_device, live_device
-from dyslctl.devices.roofline import ModuleParams
 from dyslctl.errors import ConfigError, EnvironmentMismatch
 from dyslctl.jobs.breakdown import PassShares, parts_ms, pass_shares
 from dyslctl.jobs.comparison import compare
@@ -33,17 +32,7 @@ from dyslctl.jobs.latency import (
     measure,
     measured_skip_efficiency,
 )
-from dyslctl.jobs.prediction import (
-    NEVER_SKIP,
-    OWN,
-    Row,
-    choose_workload,
-    exit_params,
-    headline,
-    module_params,
-    predicted_document,
-    scaled,
-)
+from dyslctl.jobs.prediction import NEVER_SKIP, OWN, Row, choose_workload, headline, predict_usages, unpredictable
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.token_sweep import measured_sweep, predicted_sweep
 from dyslctl.method_assets import NO_ASSETS, Assets
@@ -307,19 +296,15 @@ def _skip_efficiency(name: str, full: Latency, latency: Latency, num_layers: int
 def _predicted_document(
     subject: Subject, plan: BenchPlan, device: DevicePreset, workload: str | None, stack: str, progress: Progress
 ) -> Row:
-    _refuse_unpredictable(plan.methods)
+    for method in plan.methods:
+        if why := unpredictable(method):
+            raise ConfigError(why, hint=f"dyslctl bench --device cpu --method {method} measures it here")
     name, size = choose_workload(subject.backbone, workload)
     measured = _measure(subject, plan, progress)
-    ratio = size.num_layers / subject.backbone.spec.num_layers
-    usages = {
-        method: scaled(latency.usage, ratio, once=_by_exits(method)) for method, latency in measured.latency.items()
-    }
-    reference = methods.reference(usages)
-    params = {method: _params(subject, method, size) for method in usages}
-    params[NEVER_SKIP] = _params(subject, reference, size)
-    beside = measured.never_skip
-    never = None if beside is None else scaled(beside.usage, ratio, once=_by_exits(reference))
-    document = predicted_document(usages, never, device, size, params, stack)
+    usages = {method: latency.usage for method, latency in measured.latency.items()}
+    never = None if measured.never_skip is None else measured.never_skip.usage
+    layers = subject.backbone.spec.num_layers
+    document = predict_usages(usages, layers, subject.assets, device, size, stack, never_skip=never)
     document["tokens_sweep"] = predicted_sweep(device, size, plan.tokens, stack) if plan.tokens else []
     return {"workload": name, **document}
 
@@ -331,34 +316,6 @@ def _refuse_privileged(names: Sequence[str]) -> None:
             f"'{privileged[0]}' runs the whole model to know what it may skip: there is nothing to time",
             hint="eval and analyze pareto take it",
         )
-
-
-def _refuse_unpredictable(names: Sequence[str]) -> None:
-    pruned = [name for name in names if methods.method(name).prunes]
-    if pruned:
-        raise ConfigError(
-            f"'{pruned[0]}' runs its layers on fewer tokens: there is no prediction for that yet",
-            hint=f"dyslctl bench --device cpu --method {pruned[0]} measures it here",
-        )
-    measured = [name for name in names if methods.method(name).measured_only]
-    if measured:
-        raise ConfigError(
-            f"'{measured[0]}' does more beside its layers than a prediction knows of: there is none for it yet",
-            hint=f"dyslctl bench --device cpu --method {measured[0]} measures it here",
-        )
-
-
-def _by_exits(method: str) -> bool:
-    return methods.method(method).bundle in ("dysl", "static")
-
-
-def _params(subject: Subject, method: str, size: Workload) -> ModuleParams:
-    """Sizes of what ``method`` runs beside layers."""
-    exits, routers = subject.assets.exits, subject.assets.flexidepth
-    paper = routers if methods.method(method).bundle == "flexidepth" else subject.assets.paper
-    if _by_exits(method) and exits is not None:
-        return exit_params(size, exits.modules.sizes, len(exits.modules.exits))
-    return module_params(size, None if paper is None else paper.modules.sizes)
 
 
 def _published_row(row: PublishedLatency) -> Row:

@@ -36,6 +36,7 @@ class EpisodeRecord:
         layers_by_inference: Executed layers of each inference, in order.
         layer_tokens: Tokens that executed layers saw, summed over layers and inferences; 0 if not known.
         controllers: Skipping controllers asked, over all inferences.
+        jumps: Adapters that stood in for skipped layers, over all inferences.
         verifications: Inferences that post-skip verification predicted again.
         parts_ms: Latency of each part of an inference, milliseconds summed over all inferences. Empty, as ``llm_ms``,
             if episodes ran side by side: an inference then has no time of its own.
@@ -61,6 +62,7 @@ class EpisodeRecord:
     layers_by_inference: Sequence[int] = ()
     layer_tokens: int = 0
     controllers: int = 0
+    jumps: int = 0
     verifications: int = 0
     parts_ms: Mapping[str, float] = field(default_factory=dict)
     llm_ms: Sequence[float] = ()
@@ -174,6 +176,7 @@ def _totals(reports: Sequence[StepReport]) -> dict[str, Any]:
         "layers_by_inference": [report.layers_run for report in reports],
         "layer_tokens": sum(sum(report.tokens) for report in reports),
         "controllers": sum(len(report.consulted) for report in reports),
+        "jumps": sum(len(report.jumps) for report in reports),
         "verifications": sum(report.verified for report in reports),
         "parts_ms": {part: round(sum(report.timings_ms.get(part, 0.0) for report in reports), 3) for part in parts},
         "llm_ms": [round(report.timings_ms["llm"], 3) for report in reports if report.timings_ms],

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dyslctl import methods
 from dyslctl.backbone import Backbone, Workload
 from dyslctl.devices.presets import DevicePreset
 from dyslctl.devices.roofline import ModuleParams, Prediction, Usage, predict
@@ -21,6 +22,7 @@ from dyslctl.dysl.exits import ExitAdapter, ExitPlanner, ExitSizes, default_rank
 from dyslctl.dysl.skip_modules import PRESETS, Adapter, SkippingController, SkipSizes
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.latency import controller_overhead, skip_efficiency
+from dyslctl.method_assets import Assets
 from dyslctl.plugins import did_you_mean
 
 NEVER_SKIP = "decisions that never skip"
@@ -69,28 +71,51 @@ def exit_params(workload: Workload, own: ExitSizes, exits: int) -> ModuleParams:
     return ModuleParams(_count(adapter), _count(planner))
 
 
-def predicted_document(
+def unpredictable(method: str) -> str | None:
+    """Why there is no prediction for ``method``, if that is so."""
+    known = methods.method(method)
+    if known.privileged:
+        return f"'{method}' runs the whole model to know what it may skip: there is nothing to time"
+    if known.prunes:
+        return f"'{method}' runs its layers on fewer tokens: there is no prediction for that yet"
+    if known.measured_only:
+        return f"'{method}' does more beside its layers than a prediction knows of: there is none for it yet"
+    return None
+
+
+def predict_usages(
     usages: Mapping[str, Usage],
-    never_skip: Usage | None,
+    num_layers: int,
+    assets: Assets,
     preset: DevicePreset,
     workload: Workload,
-    params: Mapping[str, ModuleParams],
     stack: str,
+    *,
+    never_skip: Usage | None = None,
 ) -> Row:
     """Rows and headline figures, predicted.
 
     Args:
-        usages: Method -> what its average inference executes on ``workload``; ``full`` among them.
-        never_skip: The same for decisions that are always asked for and never skip, by the params of ``NEVER_SKIP``.
+        usages: Method -> what its average inference executes here; ``full`` among them.
+        num_layers: Of the backbone here.
+        assets: What the methods run beside layers.
         preset: The device.
-        workload: The inference.
-        params: Sizes of the skip modules of each of them.
+        workload: The inference there.
         stack: The software whose efficiency is assumed.
+        never_skip: As ``usages``, for decisions that are always asked for and never skip.
     """
-    predictions = {name: predict(preset, workload, usage, params[name], stack) for name, usage in usages.items()}
+    ratio, reference = workload.num_layers / num_layers, methods.reference(usages)
+    there = {name: scaled(usage, ratio, once=_by_exits(name)) for name, usage in usages.items()}
+    predictions = {
+        name: predict(preset, workload, usage, _params(assets, name, workload), stack) for name, usage in there.items()
+    }
     full = predictions["full"]
-    rows = [_row(name, predictions[name], usage, full, workload.num_layers) for name, usage in usages.items()]
-    never = None if never_skip is None else predict(preset, workload, never_skip, params[NEVER_SKIP], stack)
+    rows = [_row(name, predictions[name], usage, full, workload.num_layers) for name, usage in there.items()]
+    overhead = None
+    if never_skip is not None:
+        asked = scaled(never_skip, ratio, once=_by_exits(reference))
+        never = predict(preset, workload, asked, _params(assets, reference, workload), stack)
+        overhead = controller_overhead(full.llm_ms, never.llm_ms)
     return {
         "source": "predicted",
         "device_title": preset.title,
@@ -100,7 +125,7 @@ def predicted_document(
         "tokens": workload.tokens,
         "rows": rows,
         "skip_efficiency": headline(rows),
-        "controller_overhead": None if never is None else controller_overhead(full.llm_ms, never.llm_ms),
+        "controller_overhead": overhead,
     }
 
 
@@ -115,6 +140,19 @@ def scaled(usage: Usage, ratio: float, *, once: bool = False) -> Usage:
     if once:
         return Usage(usage.layers * ratio, usage.controllers, usage.jumps)
     return Usage(usage.layers * ratio, usage.controllers * ratio, usage.jumps * ratio)
+
+
+def _by_exits(method: str) -> bool:
+    return methods.method(method).bundle in ("dysl", "static")
+
+
+def _params(assets: Assets, method: str, size: Workload) -> ModuleParams:
+    """Sizes of what ``method`` runs beside layers."""
+    exits, routers = assets.exits, assets.flexidepth
+    paper = routers if methods.method(method).bundle == "flexidepth" else assets.paper
+    if _by_exits(method) and exits is not None:
+        return exit_params(size, exits.modules.sizes, len(exits.modules.exits))
+    return module_params(size, None if paper is None else paper.modules.sizes)
 
 
 def _row(name: str, prediction: Prediction, usage: Usage, full: Prediction, num_layers: int) -> Row:

@@ -31,7 +31,7 @@ from dyslctl.jobs.video import Filming, Which
 from dyslctl.jobs.workers import Placement, Policies, play
 from dyslctl.suite import EpisodeSpec, TaskSuite
 
-SCHEMA = "dyslctl.episodes/1"
+SCHEMA = "dyslctl.episodes/2"
 MAX_EQUAL_ERRORS = 3
 VIDEOS = "videos"
 

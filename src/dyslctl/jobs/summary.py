@@ -43,6 +43,7 @@ class MethodSummary:
     layers_per_episode: float | None
     inferences_per_episode: float | None
     controllers_per_inference: float | None
+    jumps_per_inference: float | None
     verifications_per_episode: float | None
     llm_ms_mean: float | None
     llm_ms_p50: float | None
@@ -146,6 +147,7 @@ def summarize_method(records: Sequence[EpisodeRecord], max_score: int = 1) -> Me
         layers_per_episode=_ratio(layers, len(done)),
         inferences_per_episode=_ratio(inferences, len(done)),
         controllers_per_inference=_ratio(sum(record.controllers for record in done), inferences),
+        jumps_per_inference=_ratio(sum(record.jumps for record in done), inferences),
         verifications_per_episode=_ratio(sum(record.verifications for record in done), len(done)),
         llm_ms_mean=float(np.mean(llm_ms)) if llm_ms else None,
         llm_ms_p50=float(np.median(llm_ms)) if llm_ms else None,

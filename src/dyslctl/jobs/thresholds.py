@@ -92,8 +92,8 @@ def look_up(results: Mapping[str, Any], path: str) -> float:
     return numbers[path]
 
 
-def check_thresholds(conditions: Sequence[str], results: Mapping[str, Any]) -> None:
-    """Fail if any of ``conditions`` holds for ``results``.
+def check_thresholds(conditions: Sequence[str], results: Mapping[str, Any], where: str = "") -> None:
+    """Fail if any of ``conditions`` holds for ``results``; the message says ``where``.
 
     Raises:
         ConfigError: If a condition does not parse or names no number of the result.
@@ -103,7 +103,8 @@ def check_thresholds(conditions: Sequence[str], results: Mapping[str, Any]) -> N
     found = [(condition, look_up(results, condition.path)) for condition in parsed]
     broken = [f"  {condition} (found {value:g})" for condition, value in found if condition.holds(value)]
     if broken:
-        raise ThresholdNotMet("not good enough, a --fail-if condition holds:\n" + "\n".join(broken))
+        place = f" on {where}" if where else ""
+        raise ThresholdNotMet(f"not good enough{place}, a --fail-if condition holds:\n" + "\n".join(broken))
 
 
 def _number(text: str) -> float | None:

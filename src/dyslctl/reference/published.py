@@ -1,8 +1,8 @@
-"""Reader of ``published.yaml``: tables as printed, and the latency rows that stand beside a prediction."""
+"""Reader of ``published.yaml``: tables as printed, and the rows that stand beside our own: latency, success."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -59,6 +59,23 @@ class PublishedLatency:
 
 
 @dataclass(frozen=True)
+class PublishedSuccess:
+    """One printed row of success rates.
+
+    Attributes:
+        method: Method name of this toolkit; the paper's own where there is none.
+        rates: Suite -> share of episodes solved.
+        citation: Where it is printed.
+        flag: Why not to trust the row, or ``None``.
+    """
+
+    method: str
+    rates: Mapping[str, float]
+    citation: str
+    flag: str | None
+
+
+@dataclass(frozen=True)
 class _Column:
     """Where latencies are printed; ``methods`` maps its rows to our method names."""
 
@@ -76,6 +93,8 @@ _OFT = {"OpenVLA_OFT_7B": "full", "DySL7B": "dysl-paper", "DeeR7B": "deer", **_B
 _ROBOFLAMINGO = {"RoboFlamingo3B": "full", "DySL3B": "dysl-paper", "DeeR3B": "deer", **_BASELINES}
 _PRUNING = {
     "OpenVLA_OFT": "full",
+    "FastV": "fastv",
+    "DivPrune": "divprune",
     "SpecPrune_a0.8": "specprune",
     "SpecPrune": "specprune",
     "SparseVLM": "sparsevlm",
@@ -91,6 +110,11 @@ _COLUMNS: Mapping[tuple[str, str], _Column] = {
     ),
     ("a800", "openvla-oft"): _Column("specprune", "latency_a800_ms", "avg", "end_to_end", f"{_SPECPRUNE} 10", _PRUNING),
 }
+
+
+_LIBERO = {"libero_spatial": "spatial", "libero_object": "object", "libero_goal": "goal", "libero_10": "long"}
+"""Suite plugin -> column of the papers' LIBERO tables, which are all of OpenVLA-OFT."""
+_SUCCESS = {("dysl", "libero"): (f"{_DYSL} 3", _OFT), ("specprune", "libero_a800"): (f"{_SPECPRUNE} 1", _PRUNING)}
 
 
 @dataclass(frozen=True)
@@ -149,6 +173,27 @@ def published_latency(device: str, backbone: str) -> list[PublishedLatency]:
         )
         for row, ms in printed.items()
     ]
+
+
+def published_devices(backbone: str) -> list[str]:
+    """The devices that the papers time the LLM of ``backbone`` (a plugin name) on."""
+    return [device for (device, of), where in _COLUMNS.items() if of == backbone and where.scope == "llm"]
+
+
+def published_success(suites: Sequence[str], backbone: str) -> list[PublishedSuccess]:
+    """The papers' success rates of ``backbone`` (a plugin name) on ``suites``; empty if they print none."""
+    columns = {suite: _LIBERO[suite] for suite in suites if suite in _LIBERO and backbone == "openvla-oft"}
+    rows = []
+    for (paper, name), (citation, names) in _SUCCESS.items() if columns else ():
+        table = load_published().table(paper, name)
+        printed = {suite: table.column(column) for suite, column in columns.items()}
+        for row in table.rows:
+            rates = {
+                suite: round(rate / 100, 6) for suite, found in printed.items() if (rate := found[row]) is not None
+            }
+            flag = table.flags.get(row)
+            rows.append(PublishedSuccess(names.get(row, row), rates, f"{citation}, {row}", flag))
+    return rows
 
 
 def _keys(node: yaml.Node | None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:

@@ -19,13 +19,14 @@ from dyslctl.report.studies import STUDIES
 from dyslctl.report.tables import Column, Table
 
 Document = dict[str, Any]
-ORDER = ("profile", "distill", "calibrate", "eval", "pareto", "ablation", *STUDIES, "bench")
+ORDER = ("profile", "distill", "calibrate", "eval", "suites", "pareto", "ablation", *STUDIES, "bench")
 TEXTS = {
     "profile": "How little each layer changes the hidden state. The static layers change it most and always run.",
     "distill": "Adapters learn to stand in for skipped layers (stage 1), then what decides learns when they can "
     "(stage 2). Backbone and head stay frozen.",
     "calibrate": "A method's dial, set to a budget. Dials were tried on the same tune episodes until one met it.",
     "eval": "Every method starts from the same initial states. Executed layers include those of re-predictions.",
+    "suites": "The same methods on several suites, beside what the papers print for the published models.",
     "pareto": "Every method at several numbers of layers, from several trainings. Dials were found on tune "
     "episodes; all points are from the same test episodes.",
     "ablation": "One thing at a time is changed. Every cell plays the same test episodes, and the reference is "
@@ -39,6 +40,7 @@ TITLES = {
     "distill": "Distillation",
     "calibrate": "Calibration",
     "eval": "Evaluation",
+    "suites": "Suites",
     "pareto": "Success against layers",
     "ablation": "Ablations",
     "bench": "Latency",

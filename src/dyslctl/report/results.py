@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from dyslctl.report import ablation, pareto, studies
+from dyslctl.report import ablation, pareto, studies, suites
 from dyslctl.report.cells import MISSING, interval, number, percent
 from dyslctl.report.tables import Column, Table
 
@@ -344,6 +344,7 @@ _BUILDERS: dict[str, Callable[[Document], Sequence[Table]]] = {
     "dyslctl.distill/1": _distill,
     "dyslctl.calibrate/1": _calibrate,
     "dyslctl.eval/1": _eval,
+    "dyslctl.suites/1": suites.tables,
     "dyslctl.pareto/1": pareto.tables,
     **{f"dyslctl.{name}/1": study.tables for name, study in studies.STUDIES.items()},
     "dyslctl.ablation/1": ablation.tables,
