@@ -50,7 +50,6 @@ class Method:
         dial: How it trades success for layers, if it can.
         privileged: It knows what no robot knows: a bound, whose time means nothing.
         prunes: Its layers see fewer tokens, which no prediction for another device knows of.
-        measured_only: It does beside the layers what no prediction for another device knows of either.
     """
 
     summary: str
@@ -62,7 +61,6 @@ class Method:
     dial: Dial | None = None
     privileged: bool = False
     prunes: bool = False
-    measured_only: bool = False
 
 
 def names() -> list[str]:
@@ -281,12 +279,8 @@ METHODS: Mapping[str, Method] = {
     "flexidepth": Method(
         "routers skip layers one at a time, each through an adapter", _flexidepth, "flexidepth", dial=LENIENCE
     ),
-    "deer": Method(
-        "leaves where two exits in a row agree on the action", _deer, "deer", dial=CONSISTENCY, measured_only=True
-    ),
-    "mole": Method(
-        "a router before the first layer picks those that run", _mole, "mole", dial=MIXTURE, measured_only=True
-    ),
+    "deer": Method("leaves where two exits in a row agree on the action", _deer, "deer", dial=CONSISTENCY),
+    "mole": Method("a router before the first layer picks those that run", _mole, "mole", dial=MIXTURE),
     "oracle": Method(
         "a planner that knows the damage: a bound, not for use", _oracle, "dysl", dial=DAMAGE, privileged=True
     ),

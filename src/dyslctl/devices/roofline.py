@@ -1,6 +1,6 @@
 """How long one inference takes on a device that is not here: a roofline with one calibrated efficiency.
 
-    T = T_encode + sum_kept t_layer + N_ctrl t_ctrl + N_jump T_adapter + T_head
+    T = T_encode + sum_kept t_layer + N_ctrl t_ctrl + N_jump T_adapter + N_head T_head
     t_layer = max(host, max(F / (eta_c P), W / (eta_b BW)) + E / (eta_b BW))
     F = 2 p n + 4 n^2 d      p parameters of a layer, n tokens, d hidden size; attention is bidirectional
 
@@ -60,11 +60,13 @@ class Usage:
         layers: Decoder layers run.
         controllers: Skipping controllers evaluated.
         jumps: Adapters passed through.
+        heads: Predictions of the head.
     """
 
     layers: float
     controllers: float = 0.0
     jumps: float = 0.0
+    heads: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def predict(
         "layers": usage.layers * rates.layer(workload),
         "controllers": usage.controllers * rates.controller(params.controller),
         "adapters": usage.jumps * rates.adapter(workload, params.adapter),
-        "head": rates.around(workload.head_gflop, workload.head_params),
+        "head": usage.heads * rates.around(workload.head_gflop, workload.head_params),
     }
     parts_ms = {name: seconds * 1e3 for name, seconds in parts.items()}
     host_bound = rates.host > rates.on_gpu(workload)

@@ -2,7 +2,8 @@
 
 The three counts of an inference - layers, controllers, adapters - are scaled by the ratio of the layer counts: the
 static share and the length of the segments are taken to stay the same. Exits are planned and taken once, whatever the
-depth; their adapter is charged for all tokens, though it sees only some.
+depth; their adapter is charged for all tokens, though it sees only some. ``deer`` tries more exits in a deeper model,
+each with an adapter and a head; ``mole`` asks its router once, which is charged as an adapter: it reads all tokens.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import nn
 
 from dyslctl import methods
 from dyslctl.backbone import Backbone, Workload
+from dyslctl.baselines.mole import LayerRouter, MixtureSizes
 from dyslctl.devices.presets import DevicePreset
 from dyslctl.devices.roofline import ModuleParams, Prediction, Usage, predict
 from dyslctl.dysl.exits import ExitAdapter, ExitPlanner, ExitSizes, default_rank
@@ -31,6 +33,8 @@ OWN = "own"
 """Workload name: the loaded model's own size."""
 SIZES = {preset.sizes.hidden_size: preset.sizes for preset in (PRESETS["dysl_rf3b"], PRESETS["dysl_oft7b"])}
 """The paper's skip modules, by the hidden size of their backbone."""
+BY_EXITS = ("dysl", "static")
+"""Bundles of methods that decide once an inference."""
 Row = dict[str, Any]
 
 
@@ -78,8 +82,6 @@ def unpredictable(method: str) -> str | None:
         return f"'{method}' runs the whole model to know what it may skip: there is nothing to time"
     if known.prunes:
         return f"'{method}' runs its layers on fewer tokens: there is no prediction for that yet"
-    if known.measured_only:
-        return f"'{method}' does more beside its layers than a prediction knows of: there is none for it yet"
     return None
 
 
@@ -105,7 +107,7 @@ def predict_usages(
         never_skip: As ``usages``, for decisions that are always asked for and never skip.
     """
     ratio, reference = workload.num_layers / num_layers, methods.reference(usages)
-    there = {name: scaled(usage, ratio, once=_by_exits(name)) for name, usage in usages.items()}
+    there = {name: _usage(name, usage, ratio) for name, usage in usages.items()}
     predictions = {
         name: predict(preset, workload, usage, _params(assets, name, workload), stack) for name, usage in there.items()
     }
@@ -113,7 +115,7 @@ def predict_usages(
     rows = [_row(name, predictions[name], usage, full, workload.num_layers) for name, usage in there.items()]
     overhead = None
     if never_skip is not None:
-        asked = scaled(never_skip, ratio, once=_by_exits(reference))
+        asked = _usage(reference, never_skip, ratio)
         never = predict(preset, workload, asked, _params(assets, reference, workload), stack)
         overhead = controller_overhead(full.llm_ms, never.llm_ms)
     return {
@@ -142,16 +144,29 @@ def scaled(usage: Usage, ratio: float, *, once: bool = False) -> Usage:
     return Usage(usage.layers * ratio, usage.controllers * ratio, usage.jumps * ratio)
 
 
-def _by_exits(method: str) -> bool:
-    return methods.method(method).bundle in ("dysl", "static")
+def _usage(method: str, usage: Usage, ratio: float) -> Usage:
+    """What ``method`` does there that did ``usage`` here."""
+    bundle = methods.method(method).bundle
+    if bundle == "deer":
+        # What it asked was whether an exit agrees with the one before, so one more was tried.
+        tried = (usage.controllers + 1) * ratio
+        return Usage(usage.layers * ratio, 0.0, tried, heads=tried)
+    if bundle == "mole":
+        return Usage(usage.layers * ratio, 0.0, 1.0)
+    return scaled(usage, ratio, once=bundle in BY_EXITS)
 
 
 def _params(assets: Assets, method: str, size: Workload) -> ModuleParams:
     """Sizes of what ``method`` runs beside layers."""
-    exits, routers = assets.exits, assets.flexidepth
-    paper = routers if methods.method(method).bundle == "flexidepth" else assets.paper
-    if _by_exits(method) and exits is not None:
+    bundle = methods.method(method).bundle
+    if bundle == "mole":
+        with torch.device("meta"):
+            router = LayerRouter(MixtureSizes.default(size.hidden_size, size.num_layers))
+        return ModuleParams(_count(router), 0)
+    exits = assets.deer if bundle == "deer" else assets.exits
+    if bundle in (*BY_EXITS, "deer") and exits is not None:
         return exit_params(size, exits.modules.sizes, len(exits.modules.exits))
+    paper = assets.flexidepth if bundle == "flexidepth" else assets.paper
     return module_params(size, None if paper is None else paper.modules.sizes)
 
 
