@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from typer.testing import Result
 
 from dyslctl import methods, plugins
@@ -438,3 +440,17 @@ def _without_times(document: dict[str, Any]) -> dict[str, Any]:
         for name, found in document["methods"].items()
     }
     return {**document, "methods": methods}
+
+
+@pytest.mark.parametrize("method", ["dysl", "dysl-paper"])
+def test_simulators_in_several_processes_lead_to_the_same_weights(
+    profiled: dict[str, Any], document: Documents, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))  # the processes import tiny.py
+    bundles = []
+    for workers in ("1", "2"):
+        # Not --workers: the search at the end would play in processes that do not have the plugin.
+        sets = (f"distill.workers={workers}", "distill.data=policy")
+        document("distill", "--method", method, *(word for one in sets for word in ("--set", one)))
+        bundles.append(load_file(f"runs/tiny/bundles/{method}/bundle.safetensors"))
+    assert all(torch.equal(tensor, bundles[1][name]) for name, tensor in bundles[0].items())

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -127,3 +129,16 @@ def test_a_suite_without_an_expert_says_so(tiny_backbone, tiny_suite) -> None:
 
     with pytest.raises(PluginError, match="no expert"):
         demonstrate(tiny_backbone(), NoExpert(), SPEC)
+
+
+def test_simulators_in_other_processes_change_nothing(tiny_backbone, tiny_suite, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))  # the processes import tiny.py
+    backbone, suite = tiny_backbone(), tiny_suite(chain=2)
+    policy = full_policy(backbone, suite.execute_horizon)
+    here, there = (
+        sorted(roll_out(policy, suite, suite.episodes("train", 5), lanes=3, processes=n), key=lambda t: t.spec.index)
+        for n in (1, 2)
+    )
+    for one, other in zip(here, there, strict=True):
+        assert (one.spec, one.score, one.executed) == (other.spec, other.score, other.executed)
+        np.testing.assert_array_equal(np.concatenate(one.predicted), np.concatenate(other.predicted))

@@ -84,11 +84,13 @@ class DistillConfig(Part):
 
     Those are ``jobs.distill_exits.ExitTraining`` for ``dysl``, ``static`` and ``deer``, and for ``dysl-paper``,
     ``flexidepth`` and ``mole`` ``DistillSettings``, ``RouterTraining`` and ``MixtureTraining`` in ``jobs``; a key of
-    another one is an error. ``suites``: where exits learn, instead of the run's suite.
+    another one is an error. ``suites``: where exits learn, instead of the run's suite. ``workers``: processes that the
+    simulators of a policy are spread over.
     """
 
     method: Literal["dysl", "dysl-paper", "static", "flexidepth", "deer", "mole"] = "dysl"
     suites: Names | None = None
+    workers: Positive = 1
     episodes: Positive | None = None
     data: Literal["expert", "policy"] | None = None
     steps: Positive | None = None

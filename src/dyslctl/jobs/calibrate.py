@@ -80,13 +80,14 @@ def record(
     episodes: int,
     split: Split = "tune",
     lanes: int = 32,
+    processes: int = 1,
     progress: Progress = NO_PROGRESS,
 ) -> list[Trajectory]:
     """The full model's own episodes, in the order of their initial states."""
     trajectories: list[Trajectory] = []
     progress.start(episodes, "full-model episodes")
     policy = full_policy(backbone, suite.execute_horizon)
-    for trajectory in roll_out(policy, suite, suite.episodes(split, episodes), lanes):
+    for trajectory in roll_out(policy, suite, suite.episodes(split, episodes), lanes, processes):
         trajectories.append(trajectory)
         progress.advance()
     progress.close()
@@ -139,6 +140,7 @@ def calibrate(
     split: Split = "tune",
     how: CalibrationSettings = CalibrationSettings(),
     lanes: int = 32,
+    processes: int = 1,
     offline: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> CalibrationResult:
@@ -153,6 +155,7 @@ def calibrate(
         split: Their initial states.
         how: The rule.
         lanes: Environments that run side by side.
+        processes: That they are spread over.
         offline: ``suite`` plays recorded episodes: the full model predicts along them and does not act.
         progress: Told about each episode.
 
@@ -163,7 +166,8 @@ def calibrate(
     begin = time.perf_counter()
     profile.check_backbone(backbone.spec)
     trained = load_modules(bundle, profile, backbone)
-    trajectories = record(backbone, suite, episodes=episodes, split=split, lanes=lanes, progress=progress)
+    where = {"lanes": lanes, "processes": processes}
+    trajectories = record(backbone, suite, episodes=episodes, split=split, **where, progress=progress)
     etas = fit(trajectories, trained.document, partition_of(profile), backbone.spec.gripper_dim, how)
     guidance = trained.document.model_copy(update={"eta_1": etas.eta_1, "eta_2": etas.eta_2})
     if how.skip_rate is not None:

@@ -30,7 +30,7 @@ from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.training import Precision, autocast
 from dyslctl.jobs.trajectories import Trajectory, demonstrate, roll_out
 from dyslctl.policy import Policy, full_policy
-from dyslctl.suite import EpisodeSpec, Split, TaskSuite
+from dyslctl.suite import Split, TaskSuite
 from dyslctl.types import LayerInputs, Observation, joined_history
 
 Source = Literal["expert", "policy"]
@@ -80,6 +80,7 @@ def collect(
     frames_per_episode: int | None = None,
     samples: int | None = None,
     batch_size: int = 64,
+    processes: int = 1,
     max_bytes: int = MAX_BYTES,
     folder: Path | None = None,
     precision: Precision = "fp32",
@@ -100,6 +101,7 @@ def collect(
         frames_per_episode: At most that many frames of each episode; ``None`` takes one at every inference.
         samples: At most that many in all, half of them from around gripper flips where there are enough.
         batch_size: Observations encoded at a time, and environments that run side by side.
+        processes: That the environments of a policy are spread over.
         max_bytes: Embeddings that may be kept in memory; samples that would need more are encoded when drawn.
         folder: On whose file system images wait (an unnamed file, gone with them); ``None``: a temporary one.
         precision: Of the encoding.
@@ -117,8 +119,15 @@ def collect(
     progress.start(episodes, f"{source} episodes")
     draw = suite.demonstrated_episodes if source == "expert" else suite.episodes
     specs = draw(split, skip + episodes)[skip:]
-    # A few samples are for looking at layers, which see no history.
-    for trajectory in _trajectories(backbone, suite, specs, source, policy, batch_size, follow=samples is None):
+    if source == "expert":
+        # A few samples are for looking at layers, which see no history.
+        trajectories: Iterable[Trajectory] = (
+            demonstrate(backbone, suite, spec, follow=samples is None) for spec in specs
+        )
+    else:
+        acting = policy or full_policy(backbone, suite.execute_horizon)
+        trajectories = roll_out(acting, suite, specs, batch_size, processes)
+    for trajectory in trajectories:
         found = _frames(trajectory, backbone, labelled=source == "expert" and label == "expert")
         found = found if frames_per_episode is None else _pick(found, frames_per_episode, rng)
         frames += found if images is None else [frame.kept_in(images) for frame in found]
@@ -166,20 +175,6 @@ def collect_recorded(
 def _recorded_frame(backbone: Backbone, sample: Sample) -> Frame:
     chunk = backbone.normalize(sample.actions).astype(np.float32)
     return Frame(sample.observation, sample.episode, chunk, sample.near_flip, None)
-
-
-def _trajectories(
-    backbone: Backbone,
-    suite: TaskSuite,
-    specs: Sequence[EpisodeSpec],
-    source: Source,
-    policy: Policy | None,
-    lanes: int,
-    follow: bool,
-) -> Iterable[Trajectory]:
-    if source == "expert":
-        return (demonstrate(backbone, suite, spec, follow=follow) for spec in specs)
-    return roll_out(policy or full_policy(backbone, suite.execute_horizon), suite, specs, lanes)
 
 
 def _frames(trajectory: Trajectory, backbone: Backbone, *, labelled: bool) -> list[Frame]:

@@ -11,8 +11,9 @@ import numpy as np
 
 from dyslctl.errors import ArtifactError, PluginError
 from dyslctl.jobs.lockstep import Coroutine
+from dyslctl.jobs.simulators import Begin, Execute
 from dyslctl.policy import Policy, StepReport
-from dyslctl.suite import Environment, EpisodeSpec, StepResult, TaskSuite
+from dyslctl.suite import Environment, EpisodeSpec, TaskSuite
 from dyslctl.types import ActionChunk, Observation
 
 RESTART = "without --resume the evaluation starts anew"
@@ -130,12 +131,14 @@ def act(
     Raises:
         PluginError: If the policy returns an action that is not finite.
     """
-    observation, score, steps = environment.reset(spec), 0, 0
+    observation: Observation = yield Begin(environment, spec)
+    score, steps = 0, 0
     policy.reset(seed=reset_seed(spec.seed, score, suite.max_score))
     while steps < suite.max_steps:
         seen = observation.painted()
         chunk = policy.select_action(seen) if alone else (yield from policy.plan(seen))
-        result, executed = _execute(environment, chunk, suite.max_steps - steps)
+        actions = _finite(chunk.actions)[: suite.max_steps - steps]
+        result, executed = yield Execute(environment, actions)
         observation, score, steps = result.observation, result.score, steps + executed
         visit(seen, chunk, executed)
         if result.done:
@@ -143,16 +146,6 @@ def act(
         if result.new_instruction:
             policy.reset(seed=reset_seed(spec.seed, score, suite.max_score))
     return score, steps
-
-
-def _execute(environment: Environment, chunk: ActionChunk, limit: int) -> tuple[StepResult, int]:
-    """At most ``limit`` actions, up to the end of the instruction: what came of the last, and how many."""
-    results: list[StepResult] = []
-    for action in _finite(chunk.actions)[:limit]:
-        results.append(environment.step(action))
-        if results[-1].done or results[-1].new_instruction:
-            break
-    return results[-1], len(results)
 
 
 def reset_seed(seed: int, score: int, max_score: int) -> int:

@@ -84,6 +84,7 @@ class Rounds:
         episodes: Of each round, a chain counted as its instructions; no initial state is in two rounds.
         source: Who visits the states of round 0: the full model (``policy``) or the suite's expert.
         lanes: Environments that run side by side.
+        processes: That they are spread over.
         precision: Of the passes; that of the training.
         folder: Where images wait, and processes that train together share what the leader collects; ``None``: in a
             temporary one, and each collects.
@@ -95,6 +96,7 @@ class Rounds:
     seed: int = 0
     source: Source = "policy"
     lanes: int = LANES
+    processes: int = 1
     precision: Precision = "fp32"
     folder: Path | None = None
     progress: Progress = NO_PROGRESS
@@ -153,6 +155,7 @@ class Rounds:
                     policy=policy,
                     label="teacher",
                     batch_size=self.lanes,
+                    processes=self.processes,
                     folder=self.folder,
                     precision=self.precision,
                     progress=self.progress,

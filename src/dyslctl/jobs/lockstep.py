@@ -1,7 +1,7 @@
-"""Many coroutines side by side: what they ask of a backbone at the same time is computed as one batch.
+"""Many coroutines side by side: what they ask of a backbone, or of simulators, at the same time is done together.
 
-One round encodes every waiting observation, then takes every waiting prediction through the layers, whether it begins
-at layer 0 or resumes in the middle. Between rounds each coroutine goes on by itself, with its simulator.
+One round lets every waiting simulator work, then encodes every waiting observation, then takes every waiting prediction
+through the layers, whether it begins at layer 0 or resumes in the middle.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from torch import Tensor
 from dyslctl.backbone import Backbone
 from dyslctl.engine import forward_together, stack, stackable
 from dyslctl.jobs.dataset import map_tree
+from dyslctl.jobs.simulators import Simulate, simulate_together
 from dyslctl.policy import Encode, Predict, Prediction, Request
 from dyslctl.types import ActionChunk, LayerInputs, LayerState, Observation
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-Coroutine = Generator[Request, Any, Result]
+Coroutine = Generator[Request | Simulate, Any, Result]
 """Yields requests, is sent their answers (or thrown the error they ended in), and returns a result."""
 
 
@@ -36,9 +37,9 @@ def run_together(lanes: Sequence[Callable[[Task], Coroutine[Result]]], tasks: It
     for seat in seats:
         yield from seat.advance(None)
     while any(seat.request is not None for seat in seats):
-        for kind in (Encode, Predict):
+        for kind, together in _KINDS:
             asking = {seat: seat.request for seat in seats if isinstance(seat.request, kind)}
-            for seat, answer in zip(asking, answer_together(list(asking.values())), strict=True):
+            for seat, answer in zip(asking, together(list(asking.values())), strict=True):
                 yield from seat.advance(answer)
 
 
@@ -52,7 +53,7 @@ class _Seat(Generic[Result]):
     def __init__(self, coroutines: Iterator[Coroutine[Result]]) -> None:
         self._coroutines = coroutines
         self._current = next(coroutines, None)
-        self.request: Request | None = None
+        self.request: Request | Simulate | None = None
 
     def advance(self, answer: object) -> Iterator[Result]:
         """Go on with ``answer`` until the next request; the results of the coroutines that end on the way."""
@@ -66,7 +67,7 @@ class _Seat(Generic[Result]):
                 return
 
 
-def _resume(coroutine: Coroutine[Any], answer: object) -> Request:
+def _resume(coroutine: Coroutine[Any], answer: object) -> Request | Simulate:
     return coroutine.throw(answer) if isinstance(answer, Exception) else coroutine.send(answer)
 
 
@@ -124,3 +125,11 @@ def _rows(inputs: LayerInputs) -> Iterator[LayerState]:
         if inputs.mask is not None:
             state.select(inputs.mask[one].nonzero()[None, :, 1])
         yield state
+
+
+_KINDS: Sequence[tuple[Any, Callable[[Sequence[Any]], list[object]]]] = (
+    (Simulate, simulate_together),
+    (Encode, answer_together),
+    (Predict, answer_together),
+)
+"""The steps of a round: what is asked, and what answers it."""

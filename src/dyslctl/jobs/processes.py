@@ -51,16 +51,41 @@ def play_in_processes(
     return Crew(partial(_Process, make_player, lanes), _listen, tasks, workers, lanes, timeout).run()
 
 
+class Child:
+    """A process, and the pipe to it. It dies with this one.
+
+    Attributes:
+        pipe: To what ``body`` was given; closed if the process is dead.
+    """
+
+    def __init__(self, body: Callable[..., object], *arguments: object) -> None:
+        """Start ``body(pipe, *arguments)``, all pickled; what it raises is sent as the last message."""
+        self.pipe, theirs = _SPAWN.Pipe()
+        # Not a daemon: a simulator may want processes of its own.
+        self._process = _SPAWN.Process(target=_live, args=(theirs, body, *arguments), name="dyslctl-worker")
+        self._process.start()
+        theirs.close()  # Else its death would not close the pipe.
+
+    def kill(self) -> None:
+        """Now."""
+        self._process.kill()
+
+    def end(self, grace: float = GRACE) -> str:
+        """Wait until it is gone, for so many seconds, then kill it: how it ended."""
+        self._process.join(grace)
+        self._process.kill()
+        self._process.join()
+        code = self._process.exitcode or 0
+        return f"died of signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exited with code {code}"
+
+
 class _Process(Worker[Task, Result]):
-    """A process and its pipe."""
+    """A process that plays."""
 
     def __init__(self, make_player: Callable[[], Player[Task, Result]], lanes: int) -> None:
         super().__init__(lanes)
-        self.pipe, theirs = _SPAWN.Pipe()
-        # Not a daemon: a simulator may want processes of its own.
-        self._process = _SPAWN.Process(target=_work, args=(theirs, make_player), name="dyslctl-worker")
-        self._process.start()
-        theirs.close()  # Else its death would not close the pipe.
+        self._child = Child(_play, make_player)
+        self.pipe = self._child.pipe
 
     def send(self, piece: Sequence[Task]) -> None:
         with suppress(OSError):  # If it died meanwhile, the pipe says so next.
@@ -77,15 +102,11 @@ class _Process(Worker[Task, Result]):
 
     def dismiss(self) -> None:
         if self.in_hand or not self.ready:
-            self._process.kill()  # Before it could complain that nobody listens.
+            self._child.kill()  # Before it could complain that nobody listens.
         self.pipe.close()
 
     def end(self, grace: float = GRACE) -> str:
-        self._process.join(grace)
-        self._process.kill()
-        self._process.join()
-        code = self._process.exitcode or 0
-        return f"died of signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exited with code {code}"
+        return self._child.end(grace)
 
 
 def _listen(workers: Sequence[Worker[Task, Result]], patience: float | None) -> list[Worker[Task, Result]]:
@@ -103,22 +124,26 @@ def portable(error: Exception, note: str) -> Exception:
     return error
 
 
-def _work(pipe: Connection[Any, Any], make_player: Callable[[], Player[Any, Any]]) -> None:
-    """What a worker process does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers.
+def _live(pipe: Connection[Any, Any], body: Callable[..., object], *arguments: object) -> None:
+    """What a child process does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its children.
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
-        player = make_player()
-        pipe.send(READY)
-        for piece in _pieces(pipe):
-            for task, result in player(piece):
-                pipe.send((task, result))
+        body(pipe, *arguments)
     except Exception as error:
         pipe.send(portable(error, f"in a worker process:\n{traceback.format_exc()}"))
 
 
-def _pieces(pipe: Connection[Any, Any]) -> Iterator[Sequence[Any]]:
-    """What the parent hands out, until it closes the pipe, or is killed."""
+def _play(pipe: Connection[Any, Any], make_player: Callable[[], Player[Any, Any]]) -> None:
+    player = make_player()
+    pipe.send(READY)
+    for piece in messages(pipe):
+        for task, result in player(piece):
+            pipe.send((task, result))
+
+
+def messages(pipe: Connection[Any, Any]) -> Iterator[Any]:
+    """What the parent sends, until it closes the pipe, or is killed."""
     with suppress(EOFError, ConnectionResetError):
         while True:
             yield pipe.recv()

@@ -20,6 +20,7 @@ from dyslctl.data.source import near_flips
 from dyslctl.engine import FullSchedule, forward
 from dyslctl.jobs.episodes import act
 from dyslctl.jobs.lockstep import Coroutine, run_together
+from dyslctl.jobs.simulators import simulators
 from dyslctl.policy import Policy
 from dyslctl.suite import Demonstration, Environment, EpisodeSpec, TaskSuite
 from dyslctl.types import ActionChunk, LayerState, Observation
@@ -151,7 +152,9 @@ def _inference_steps(demonstration: Demonstration, horizon: int) -> list[int]:
     return steps
 
 
-def roll_out(policy: Policy, suite: TaskSuite, specs: Sequence[EpisodeSpec], lanes: int = 1) -> Iterator[Trajectory]:
+def roll_out(
+    policy: Policy, suite: TaskSuite, specs: Sequence[EpisodeSpec], lanes: int = 1, processes: int = 1
+) -> Iterator[Trajectory]:
     """The episodes of ``policy``, in the order in which they end.
 
     Args:
@@ -159,10 +162,16 @@ def roll_out(policy: Policy, suite: TaskSuite, specs: Sequence[EpisodeSpec], lan
         suite: Where.
         specs: The initial states.
         lanes: Episodes that run side by side. A head with memory belongs to one episode: it gets one lane.
+        processes: That their simulators are spread over.
+
+    Raises:
+        EnvironmentMismatch: If a simulator's process dies.
     """
     width = min(lanes, len(specs)) if policy.backbone.snapshot() is None else 1
     policies = [policy, *(policy.twin() for _ in range(width - 1))]
-    return run_together([partial(_record, suite.make(), each, suite) for each in policies], specs)
+    with simulators(suite, width, processes) as environments:
+        lane = [partial(_record, *each, suite) for each in zip(environments, policies, strict=True)]
+        yield from run_together(lane, specs)
 
 
 def _record(environment: Environment, policy: Policy, suite: TaskSuite, spec: EpisodeSpec) -> Coroutine[Trajectory]:

@@ -27,7 +27,7 @@ from dyslctl.jobs.single_stage import Work
 from dyslctl.jobs.training import Optimization
 from dyslctl.suite import TaskSuite
 
-NOT_OPTIMISATION = {"episodes", "data", "method", "suites"}
+NOT_OPTIMISATION = {"episodes", "data", "method", "suites", "workers"}
 """Keys of the section ``distill`` that say what to learn from, not how."""
 EXIT_EPISODES, EXPERT_EPISODES = 300, 200
 """Episodes of a round of exits, and of the one data set of the other trainings; of a recording, as many as it has."""
@@ -73,6 +73,7 @@ class ExitTrainer:
             work.config.seed,
             settings.data or "policy",
             lanes=exit_data.LANES if work.config.data.path is None else calibrate_offline.LANES,
+            processes=settings.workers,
             precision=settings.precision or "auto",
             folder=work.run.distill(self.method, 1),
             progress=self.progress,
@@ -146,6 +147,7 @@ class PaperTrainer:
             bundle,
             episodes=recorded.available("tune", settings.episodes) if recorded else settings.episodes,
             how=CalibrationSettings(**settings.model_dump(exclude={"episodes"})),
+            processes=self.workspace.config.distill.workers,
             offline=recorded is not None,
             progress=self.progress,
         )
@@ -186,6 +188,7 @@ def _labelled_states(workspace: Workspace, folder: Path, progress: Progress) -> 
             episodes=settings.episodes or available,
             seed=workspace.config.seed,
             source=settings.data or "expert",
+            processes=settings.workers,
             folder=folder,
             progress=progress,
         )
