@@ -145,7 +145,7 @@ def test_no_checkpoint_folder(tmp_path: Path) -> None:
 
 
 def test_a_missing_embedded_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "EMBEDDED", tmp_path / "mini-tabletop")
+    monkeypatch.setattr(module, "DEFAULT", tmp_path / "mini-tabletop")
     with pytest.raises(ArtifactError, match="mini-tabletop is missing"):
         OpenVLAOFT.default_checkpoint()
     (tmp_path / "mini-tabletop").mkdir()

@@ -9,7 +9,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from dyslctl_openvla_oft import OpenVLAOFT
-from dyslctl_openvla_oft.hub import Location, locate
+from dyslctl_openvla_oft.hub import EMBEDDED, Location, embedded, locate
 from huggingface_hub import constants
 from huggingface_hub.utils import filter_repo_objects
 
@@ -49,6 +49,21 @@ def test_a_folder_is_itself(tmp_path: Path) -> None:
     assert locate(str(tmp_path)) == Location(tmp_path, None)
     with pytest.raises(ConfigError, match="has no revision 'main'"):
         locate(tmp_path, "main")
+
+
+def test_a_bare_name_is_an_embedded_checkpoint_unless_a_folder_of_that_name_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "mini-tabletop" in embedded()
+    assert locate("mini-tabletop") == Location(EMBEDDED / "mini-tabletop")
+    with pytest.raises(ConfigError, match="no revision 'main'"):
+        locate("mini-tabletop", "main")
+    (tmp_path / "mini-tabletop").mkdir()
+    assert locate("mini-tabletop") == Location(Path("mini-tabletop"))
+    with pytest.raises(ArtifactError, match="mini-kitchen does not exist") as found:
+        locate("mini-kitchen")
+    assert "mini-tabletop" in str(found.value.hint)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "./a/b", "/a/b/c", "~/model", "a/b/c", "a@b/c", Path("a/b")])

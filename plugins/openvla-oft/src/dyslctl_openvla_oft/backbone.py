@@ -17,12 +17,13 @@ from dyslctl.types import LayerInputs, LayerState, Observation
 from dyslctl_openvla_oft import workload
 from dyslctl_openvla_oft.common import PrismaticBackbone
 from dyslctl_openvla_oft.config import Head
+from dyslctl_openvla_oft.hub import EMBEDDED
 from dyslctl_openvla_oft.modeling import OFTModel
 from dyslctl_openvla_oft.options import CheckpointOptions, OFTOptions
 from dyslctl_openvla_oft.probe import probe_model
 from dyslctl_openvla_oft.processing import pixels, proprio_of, views_of
 
-EMBEDDED = Path(__file__).parent / "checkpoints" / "mini-tabletop"
+DEFAULT = EMBEDDED / "mini-tabletop"
 
 
 class OpenVLAOFT(PrismaticBackbone):
@@ -35,12 +36,12 @@ class OpenVLAOFT(PrismaticBackbone):
     @classmethod
     def default_checkpoint(cls) -> Path | str:
         """The embedded mini model."""
-        if not EMBEDDED.is_dir():
+        if not DEFAULT.is_dir():
             raise ArtifactError(
-                f"the embedded checkpoint {EMBEDDED} is missing",
+                f"the embedded checkpoint {DEFAULT} is missing",
                 hint="reinstall dyslctl-openvla-oft, or name a checkpoint with --checkpoint",
             )
-        return EMBEDDED
+        return DEFAULT
 
     def probe(self) -> None:
         """Attention in both directions."""

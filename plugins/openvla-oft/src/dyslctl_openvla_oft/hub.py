@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a folder, or a Hub repository ``OWNER/NAME[@REVISION]``."""
+"""Where a checkpoint is: a folder, one that comes with this package, or a Hub repository ``OWNER/NAME[@REVISION]``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from dyslctl_openvla_oft.config import Head
 from dyslctl_openvla_oft.variants import refuse_variants
 
 _PATTERNS = ["*.json", "*.safetensors", *(f"{component}--*checkpoint.pt" for component in layout.COMPONENTS)]
+EMBEDDED = Path(__file__).parent / "checkpoints"
+"""The checkpoints that come with this package, a folder each; a bare name means one of them."""
 _BELOW = ["*/*"]
 """Folders in the repository, such as ``lora_adapter/``: a ``*`` of the patterns above also matches a slash."""
 
@@ -31,7 +33,7 @@ class Location:
 
 
 def locate(checkpoint: str | Path, revision: str | None = None, head: Head = "l1") -> Location:
-    """The folder itself, or the local copy of a Hub repository, downloaded if need be.
+    """The folder itself, an embedded one, or the local copy of a Hub repository, downloaded if need be.
 
     With ``HF_HUB_OFFLINE=1`` nothing is asked of the network. A ``revision`` goes before the one in ``checkpoint``: it
     is how a run pins the commit that a branch stood at. ``head``: what the checkpoint must have.
@@ -42,6 +44,8 @@ def locate(checkpoint: str | Path, revision: str | None = None, head: Head = "l1
         ConfigError: If a revision of a plain folder is asked for.
     """
     folder = Path(checkpoint)
+    if not folder.is_dir() and str(checkpoint) in embedded():
+        folder = EMBEDDED / checkpoint
     if folder.is_dir():
         if revision is not None:
             raise ConfigError(f"{folder} is a folder and has no revision '{revision}'")
@@ -49,9 +53,15 @@ def locate(checkpoint: str | Path, revision: str | None = None, head: Head = "l1
     repository, _, tag = str(checkpoint).partition("@")
     if isinstance(checkpoint, Path) or repository.startswith((".", "/", "~")) or repository.count("/") != 1:
         raise ArtifactError(
-            f"checkpoint folder {checkpoint} does not exist", hint="name a folder or a Hub id OWNER/NAME[@REVISION]"
+            f"checkpoint folder {checkpoint} does not exist",
+            hint=f"name a folder, a Hub id OWNER/NAME[@REVISION], or what is embedded: {', '.join(embedded())}",
         )
     return _downloaded(repository, revision or tag or None, head)
+
+
+def embedded() -> list[str]:
+    """The names of the embedded checkpoints."""
+    return sorted(path.name for path in EMBEDDED.glob("*") if path.is_dir())
 
 
 def _downloaded(repository: str, revision: str | None, head: Head) -> Location:
