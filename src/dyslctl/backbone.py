@@ -112,6 +112,15 @@ class Backbone(ABC):
         """The checkpoint to use when the user names none: an embedded folder, or a Hub id; ``None``: there is none."""
 
     @classmethod
+    def checkpoint_at(cls, path: Path) -> Path | None:
+        """The checkpoint that ``path`` is or belongs to, for ``dyslctl inspect``; ``None``: none of this backbone's.
+
+        Judged by what lies there, and cheaply: whether it is whole is for ``load`` to say. Unless a plugin knows
+        better, a checkpoint is a folder with a ``config.json``, as ``transformers`` writes it.
+        """
+        return path if (path / "config.json").is_file() else None
+
+    @classmethod
     @abstractmethod
     def load(
         cls,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +17,9 @@ from dyslctl.errors import ArtifactError
 from dyslctl.jobs.episodes import EpisodeRecord
 from dyslctl.jobs.inspection import inspect
 from dyslctl.jobs.trained_exits import new_exits, save_exits
+
+if TYPE_CHECKING:
+    from tests.tiny import TinyBackbone
 
 
 def _episode(index: int, method: str, *, success: bool, status: str = "done") -> dict[str, object]:
@@ -141,13 +145,48 @@ def test_a_checkpoint_is_what_some_backbone_loads(
     assert found.kind == "backbone checkpoint" and found.facts["num_layers"] == 8
 
 
+def test_a_backbone_knows_files_of_its_own(
+    tmp_path: Path, tiny_backbone: type[TinyBackbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = list[str | Path]()
+
+    class Weights(tiny_backbone):  # type: ignore[misc, valid-type]
+        @classmethod
+        def checkpoint_at(cls, path: Path) -> Path | None:
+            return path.parent if path.suffix == ".weights" else None
+
+        @classmethod
+        def load(cls, checkpoint: str | Path, **how: Any) -> TinyBackbone:
+            loaded.append(checkpoint)
+            return tiny_backbone.load(checkpoint, **how)
+
+    monkeypatch.setattr(plugins, "names", lambda group: ["other", "weights"])
+    monkeypatch.setattr(plugins, "load_backbone", lambda name: Weights if name == "weights" else tiny_backbone)
+    file = tmp_path / "of-mine.weights"
+    file.write_bytes(b"PK\0")
+    assert (inspect(file).kind, inspect(file).facts["backbone"]) == ("backbone checkpoint", "weights")
+    assert loaded == [tmp_path, tmp_path]
+
+
+def test_what_is_no_text_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's weights may be of any size."""
+
+    def read(path: Path) -> dict[str, Any]:
+        raise AssertionError(f"{path} was read")
+
+    monkeypatch.setattr("dyslctl.jobs.inspection.read_yaml", read)
+    (tmp_path / "model.bin").write_bytes(b"PK\x03\x04\0")
+    with pytest.raises(ArtifactError, match="no artifact of dyslctl"):
+        inspect(tmp_path / "model.bin")
+
+
 def test_a_checkpoint_nobody_loads_lists_every_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text("{}")
 
     def refuse(name: str) -> None:
-        raise ArtifactError(f"not for {name}")
+        raise ArtifactError(f"not for {name}", hint=f"mend {name}")
 
     monkeypatch.setattr(plugins, "names", lambda group: ["one", "two"])
     monkeypatch.setattr(plugins, "load_backbone", refuse)
-    with pytest.raises(ArtifactError, match="one: not for one\n  two: not for two"):
+    with pytest.raises(ArtifactError, match="one: not for one\n  two: not for two\n  hint: mend one; mend two"):
         inspect(tmp_path)

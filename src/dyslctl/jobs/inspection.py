@@ -15,12 +15,15 @@ from dyslctl.artifacts.files import read_json, read_jsonl, reading
 from dyslctl.artifacts.run_dir import RunDirectory
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.artifacts.strict_yaml import read_yaml
+from dyslctl.backbone import Backbone
 from dyslctl.errors import ArtifactError, DyslctlError
 from dyslctl.jobs.episodes import EpisodeRecord
 
 KINDS = "a skip profile, a bundle, a run directory, an evaluation's episodes, a result, or a backbone checkpoint"
 EPISODES = "episodes.jsonl"
 """Stands for a schema: the lines of an episode log carry none."""
+BEGINNING = 512
+"""Bytes of a file that are looked at before it is read."""
 Facts = dict[str, Any]
 
 
@@ -47,14 +50,13 @@ def inspect(path: Path) -> Inspection:
     if not path.exists():
         raise ArtifactError(f"no such file: {path}")
     schema = _folder_schema(path) if path.is_dir() else _file_schema(path)
-    if schema not in _READERS:
-        raise ArtifactError(f"{path} is no artifact of dyslctl{_found(schema)}", hint=f"expected {KINDS}")
-    kind, read = _READERS[schema]
-    return Inspection(kind, path, read(path))
-
-
-def _found(schema: str) -> str:
-    return f": its schema is '{schema}'" if schema else ""
+    if schema in _READERS:
+        kind, read = _READERS[schema]
+        return Inspection(kind, path, read(path))
+    if (facts := _checkpoint(path)) is not None:
+        return Inspection("backbone checkpoint", path, facts)
+    found = f": its schema is '{schema}'" if schema else ""
+    raise ArtifactError(f"{path} is no artifact of dyslctl{found}", hint=f"expected {KINDS}")
 
 
 def _folder_schema(path: Path) -> str:
@@ -62,14 +64,16 @@ def _folder_schema(path: Path) -> str:
         return "dyslctl.bundle"
     if (path / "manifest.json").exists():
         return _name(read_json(path / "manifest.json"))
-    return "checkpoint" if (path / "config.json").exists() else ""
+    return ""
 
 
 def _file_schema(path: Path) -> str:
     with reading(path), path.open("rb") as file:
-        start = file.read(9)
+        start = file.read(BEGINNING)
     if start[8:9] == b"{" and path.with_name(WEIGHTS) == path:
         return "dyslctl.bundle"
+    if b"\0" in start:
+        return ""  # no text, and perhaps gigabytes of it
     if not start.startswith(b"{"):
         return _name(_yaml_or_nothing(path))
     try:
@@ -170,27 +174,40 @@ def _result(path: Path) -> Facts:
     return {key: value for key, value in content.items() if key != "schema" and not isinstance(value, dict | list)}
 
 
-def _checkpoint(path: Path) -> Facts:
-    """The first installed backbone that loads it, strictly; if none does, what each of them found wrong."""
-    refusals = []
+def _checkpoint(path: Path) -> Facts | None:
+    """Of the first installed backbone that knows it as its checkpoint and loads it, strictly; ``None``: none knows it.
+
+    Raises:
+        ArtifactError: If none loads it, with what each of them found wrong.
+    """
+    refusals = dict[str, DyslctlError]()
     for name in plugins.names(plugins.BACKBONES):
         try:
-            backbone = plugins.load_backbone(name).load(path)
+            plugin = plugins.load_backbone(name)
+            if (checkpoint := plugin.checkpoint_at(path)) is not None:
+                return {"backbone": name, **_sizes(plugin.load(checkpoint))}
         except DyslctlError as error:
-            refusals.append(f"  {name}: {error.message}")
-            continue
-        spec, workload = backbone.spec, backbone.workload()
-        return {
-            "backbone": name,
-            "fingerprint": spec.fingerprint,
-            "num_layers": spec.num_layers,
-            "hidden_size": spec.hidden_size,
-            "chunk_length": spec.chunk_length,
-            "action_dim": spec.action_dim,
-            "tokens": workload.tokens,
-            "layer_parameters": workload.layer_params,
-        }
-    raise ArtifactError(f"no installed backbone loads {path}:\n" + "\n".join(refusals or ["  none is installed"]))
+            refusals[name] = error
+    if not refusals:
+        return None
+    reasons = [f"  {name}: {error.message}" for name, error in refusals.items()]
+    hints = [error.hint for error in refusals.values() if error.hint is not None]
+    raise ArtifactError(f"no installed backbone loads {path}:\n" + "\n".join(reasons), "; ".join(hints) or None)
+
+
+def _sizes(backbone: Backbone) -> Facts:
+    spec, workload = backbone.spec, backbone.workload()
+    return {
+        "fingerprint": spec.fingerprint,
+        "num_layers": spec.num_layers,
+        "hidden_size": spec.hidden_size,
+        "chunk_length": spec.chunk_length,
+        "action_dim": spec.action_dim,
+        "tokens": workload.tokens,
+        "layer_parameters": workload.layer_params,
+        "encode_parameters": workload.encode_params,
+        "head_parameters": workload.head_params,
+    }
 
 
 _RESULTS = ("profile", "distill", "eval", "bench", "similarity", "curve", "behaviour")
@@ -201,6 +218,5 @@ _READERS: dict[str, tuple[str, Callable[[Path], Facts]]] = {
     "dyslctl.run": ("run directory", _run),
     "dyslctl.episodes": ("evaluation", _episodes),
     EPISODES: ("episode log", _episodes),
-    "checkpoint": ("backbone checkpoint", _checkpoint),
     **{f"dyslctl.{name}": (f"{name} result", _result) for name in _RESULTS},
 }

@@ -18,7 +18,7 @@ from dyslctl.backbone import Backbone, BackboneSpec, Workload
 from dyslctl.errors import ArtifactError, ConfigError
 from dyslctl.types import ActionChunk, LayerInputs, LayerState, Observation, TokenKind
 from dyslctl_roboflamingo import workload
-from dyslctl_roboflamingo.checkpoint import load_model
+from dyslctl_roboflamingo.checkpoint import is_flamingo, load_model
 from dyslctl_roboflamingo.config import SETTINGS, Settings
 from dyslctl_roboflamingo.head import GRIPPER, POSE, HeadMemory
 from dyslctl_roboflamingo.images import pixels_of
@@ -59,6 +59,26 @@ class RoboFlamingo(Backbone):
     @classmethod
     def default_checkpoint(cls) -> None:
         """None: released files are large, and a trained small model is not here yet."""
+
+    @classmethod
+    def checkpoint_at(cls, path: Path) -> Path | None:
+        """The folder of the settings, of a file of weights that they name, or of Flamingo's weights without settings.
+
+        Raises:
+            ArtifactError: If the settings beside Flamingo's weights name other files, or are damaged.
+        """
+        folder = path if path.is_dir() else path.parent
+        described = (folder / SETTINGS).is_file()
+        if path.is_dir() or path.name == SETTINGS:
+            return folder if described else None
+        names = Settings.read(folder).files.by_precedence if described else ()
+        if any((folder / name).resolve() == path.resolve() for name in names):
+            return folder
+        if not is_flamingo(path):
+            return None
+        if described:
+            raise ArtifactError(f"{folder / SETTINGS} names other files than {path.name}: {', '.join(names)}")
+        return folder
 
     @classmethod
     def load(

@@ -117,6 +117,29 @@ def open_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist", hint=f"{SETTINGS} beside it says which files there are")
+    content, state = _content(path)
+    _refuse(path, [*map(str, content), *map(str, state)])
+    if others := [key for key, value in state.items() if not torch.is_tensor(value)]:
+        raise ArtifactError(f"{path}: expected tensors, found other values under {', '.join(map(str, others))}")
+    return state
+
+
+def is_flamingo(path: Path) -> bool:
+    """Whether ``path`` was saved by torch and names tensors as OpenFlamingo, RoboFlamingo and sister models do.
+
+    The file is mapped and no value is read.
+    """
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        _, state = _content(path)
+    except ArtifactError:
+        return False
+    return any(str(key).removeprefix(layout.DISTRIBUTED).startswith("perceiver.") for key in state)
+
+
+def _content(path: Path) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """All that is in the file, and the state dict in it."""
     try:
         content: Any = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
     except Exception as error:  # the zip reader, the unpickler, safetensors and torch each raise their own
@@ -124,13 +147,10 @@ def open_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} is damaged, or holds more than tensors and plain values: {type(error).__name__}: {error}",
             hint="files are read without running code in them (torch.load(weights_only=True))",
         ) from error
-    state = content.get("model_state_dict", content) if isinstance(content, dict) else None
+    state = content.get("model_state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state, dict):
-        raise ArtifactError(f"{path}: expected a state dict, found {type(content).__name__}")
-    _refuse(path, [*map(str, content), *map(str, state)])
-    if others := [key for key, value in state.items() if not torch.is_tensor(value)]:
-        raise ArtifactError(f"{path}: expected tensors, found other values under {', '.join(map(str, others))}")
-    return state
+        raise ArtifactError(f"{path}: expected a state dict, found {type(state).__name__}")
+    return content, state
 
 
 def _unpickled(path: Path) -> Any:
