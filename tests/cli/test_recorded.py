@@ -23,7 +23,7 @@ from dyslctl.suite import TaskSuite
 from dyslctl.types import Observation
 
 if TYPE_CHECKING:
-    from tests.tiny import TinyReach
+    from tests.tiny import TinyBackbone, TinyReach
 
 Run = Callable[..., Result]
 Documents = Callable[..., dict[str, Any]]
@@ -112,6 +112,20 @@ def test_from_recordings_of_another_horizon_to_a_robot(
     failed = run("eval", "--method", "dysl")
     assert failed.exit_code == 2
     assert "run them on a suite that executes 3 actions an inference" in " ".join(failed.stderr.split())
+
+
+def test_one_action_an_inference_leaves_nothing_to_say(
+    lerobot: str, document: Documents, tiny_backbone: type[TinyBackbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Single(tiny_backbone):  # type: ignore[misc, valid-type]
+        def __init__(self, **how: Any) -> None:
+            super().__init__(chunk_length=1, **how)
+
+    monkeypatch.setattr(plugins, "load_backbone", lambda name: Single)
+    document("profile", "single", "--data", lerobot)
+    assert document("distill")["calibrated"]["offline"] is True
+    seen = Observation({"agent": np.zeros((8, 8, 3), np.uint8)}, "reach red", np.zeros(2, np.float32))
+    assert len(load_policy("single").select_action(seen)) == 1
 
 
 def test_a_run_of_recordings_is_used_from_another_folder(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dyslctl.backbone import BackboneSpec
 from dyslctl.cli.workspace import Workspace
 from dyslctl.data.open import open_source
 from dyslctl.data.replay import RecordedSuite
 from dyslctl.data.source import DemonstrationSource
 from dyslctl.errors import ConfigError
-
-HORIZON_HINT = "--execute-horizon N (or --set data.execute_horizon=N); the released OpenVLA-OFT executes its chunk of 8"
 
 
 def recorded_source(workspace: Workspace) -> DemonstrationSource | None:
@@ -30,7 +29,7 @@ def recorded_source(workspace: Workspace) -> DemonstrationSource | None:
     if horizon is not None and horizon > spec.chunk_length:
         raise ConfigError(
             f"data.execute_horizon is {horizon}, but the backbone predicts {spec.chunk_length} actions",
-            hint=HORIZON_HINT,
+            hint=_horizon_hint(spec),
         )
     if source.action_dim != spec.action_dim:
         raise ConfigError(
@@ -39,6 +38,13 @@ def recorded_source(workspace: Workspace) -> DemonstrationSource | None:
             hint="--data-map names the column of the actions",
         )
     return source
+
+
+def _horizon_hint(spec: BackboneSpec) -> str:
+    return (
+        f"--execute-horizon N (or --set data.execute_horizon=N), N up to {spec.chunk_length}; released models execute "
+        "all that they predict"
+    )
 
 
 def recorded_suite(workspace: Workspace, trained_for: int | None = None) -> RecordedSuite | None:
@@ -56,12 +62,15 @@ def recorded_suite(workspace: Workspace, trained_for: int | None = None) -> Reco
     source = recorded_source(workspace)
     if source is None:
         return None
+    spec = workspace.backbone.load().spec
     horizon = workspace.config.data.execute_horizon or trained_for or source.execute_horizon
+    if horizon is None and spec.chunk_length == 1:
+        horizon = 1  # there is no other
     if horizon is None:
         raise ConfigError(
             "recorded episodes do not say how many actions are executed before the next inference, and it is not "
             "guessed",
-            hint=HORIZON_HINT,
+            hint=_horizon_hint(spec),
         )
     if trained_for not in (None, horizon):
         raise ConfigError(f"data.execute_horizon is {horizon}, but the exits were trained for {trained_for}")
