@@ -144,6 +144,14 @@ def test_resume_is_the_first_of_several_jumps(backbone: TinyBackbone, inputs: La
     assert trace.resume_layer == 1
 
 
+def test_a_schedule_that_runs_a_layer_for_some_tokens_says_for_how_many(
+    backbone: TinyBackbone, inputs: LayerInputs
+) -> None:
+    trace = forward(backbone, LayerState.of(inputs), At(3, Run(by=lambda layer, state: state.hidden, tokens=5)))
+    tokens = inputs.hidden.shape[1]
+    assert trace.layers_run == list(range(8)) and trace.tokens == [tokens] * 3 + [5] + [tokens] * 4
+
+
 def test_gathered_tokens_keep_their_original_positions(backbone: TinyBackbone, inputs: LayerInputs) -> None:
     """Dropping tokens must equal masking them out, which it does only if positions and masks travel along."""
     tokens = inputs.hidden.shape[1]

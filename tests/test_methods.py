@@ -81,7 +81,7 @@ def assets() -> Assets:
     paper = Paper(modules.eval(), GuidanceSettings(-1e-4, 0.0, k=1, tau=0.0))
     made, alone = (Exits(each.eval(), ExitSettings(99.0)) for each in (exits, static))
     deer, routed = Deer(alone.modules, DELTAS), Routers(routers.eval(), tau=0.0)
-    return Assets(PARTITION, made, paper, alone, routed, deer, mole, SIMILARITY)
+    return Assets(PARTITION, made, paper, alone, routed, routed, deer, mole, SIMILARITY)
 
 
 def reports(
@@ -118,6 +118,7 @@ def test_names_are_in_table_order() -> None:
         "random-skip-adapters",
         "static",
         "flexidepth",
+        "flexidepth-tokens",
         "deer",
         "mole",
         "oracle",
@@ -145,6 +146,7 @@ def test_what_each_method_needs() -> None:
         "random-skip-adapters": "dysl",
         "static": "static",
         "flexidepth": "flexidepth",
+        "flexidepth-tokens": "flexidepth-tokens",
         "deer": "deer",
         "mole": "mole",
         "oracle": "dysl",
@@ -164,7 +166,7 @@ def test_what_each_method_needs() -> None:
 
 
 def test_which_bundles_are_at_hand(assets: Assets) -> None:
-    assert assets.bundles() == {"dysl", "dysl-paper", "static", "flexidepth", "deer", "mole"}
+    assert assets.bundles() == {"dysl", "dysl-paper", "static", "flexidepth", "flexidepth-tokens", "deer", "mole"}
     assert Assets(static=assets.static).bundles() == {"static"}
     assert NO_ASSETS.bundles() == set()
 
@@ -189,6 +191,7 @@ def test_a_missing_bundle_or_target_is_named(tiny_backbone: type[TinyBackbone], 
         "static": "exits trained one by one",
         "oracle": "trained exits",
         "flexidepth": "trained routers",
+        "flexidepth-tokens": "routers trained token by token",
         "deer": "exits to compare",
         "efficientvla": "a skip profile",
         "mole": "a trained router of layers",
@@ -231,7 +234,7 @@ def test_methods_do_what_they_say(
     assert 3 <= min(layers["random-skip-layers"]) < max(layers["random-skip-layers"]) <= 8
     assert layers["random-skip-adapters"] == {1, 2, 4, 8}
     assert layers["static"] == {6}, "of its own exits the one nearest to five layers"
-    assert layers["flexidepth"] == {0}, "no layer is static"
+    assert layers["flexidepth"] == layers["flexidepth-tokens"] == {0}, "no layer is static"
     assert layers["deer"] == {6}, "half of the layers is less than it can run"
     assert layers["mole"] == {4}
     assert layers["divprune"] == layers["fastv"] == layers["vla-cache"] == layers["specprune"] == {8}
@@ -258,14 +261,22 @@ def test_a_dial_goes_from_all_layers_to_few_and_never_back(
     controllers = Paper(assets.paper.modules, GuidanceSettings(-1.0, 0.0, tau=0.5))
     assert assets.flexidepth is not None
     routers = Routers(assets.flexidepth.modules)
-    assets = Assets(PARTITION, assets.exits, controllers, flexidepth=routers, deer=assets.deer, mole=assets.mole)
+    assets = replace(assets, paper=controllers, flexidepth=routers, flexidepth_tokens=routers)
     dial = methods.method(name).dial
     assert dial is not None
     layers = [
         reports(name, tiny_backbone(), tiny_suite(), assets, place, steps=1)[0][0].layers_run
         for place in np.linspace(dial.low, dial.high, 25)
     ]
-    fewest = {"dysl": 1, "dysl+specprune": 1, "oracle": 1, "flexidepth": 0, "deer": 6, "mole": 1}
+    fewest = {
+        "dysl": 1,
+        "dysl+specprune": 1,
+        "oracle": 1,
+        "flexidepth": 0,
+        "flexidepth-tokens": 0,
+        "deer": 6,
+        "mole": 1,
+    }
     assert layers[0] == 8 and layers[-1] == fewest.get(name, 3)
     assert layers == sorted(layers, reverse=True)
 

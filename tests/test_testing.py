@@ -218,6 +218,15 @@ def alone_beside_others(base: Base) -> TinyBackbone:
     return Broken()
 
 
+def makes_keys_without_their_place(base: Base) -> TinyBackbone:
+    class Broken(base):  # type: ignore[misc, valid-type]
+        def keys_values(self, layer: int, state: LayerState) -> KeysValues:
+            found: KeysValues = super().keys_values(layer, state)
+            return replace(found, keys=found.keys - self._context(state)[0][:, None])
+
+    return Broken()
+
+
 def trainable(base: Base) -> TinyBackbone:
     backbone = base()
     backbone.out.requires_grad_(True)
@@ -328,6 +337,7 @@ def negative_loss(base: Base) -> TinyBackbone:
         (shows_rows_of_another_layer, "Attention rows"),
         (changes_what_shows_rows, "Attention rows"),
         (hands_back_everything, "A layer beside"),
+        (makes_keys_without_their_place, "A layer beside"),
         (alone_beside_others, "A layer beside"),
         (forgets_the_mask, "A batch of two"),
         (trainable, "Gradients reach"),

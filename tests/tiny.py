@@ -181,6 +181,11 @@ class TinyBackbone(Backbone):
         x = state.hidden + one.attention_out(scores.softmax(-1) @ every.values[:, 0])
         return x + one.mlp(x), own
 
+    def keys_values(self, layer: int, state: LayerState) -> KeysValues:
+        one: Any = self.layers[layer]
+        _, k, v = one.qkv(one.attention_norm(state.hidden)).chunk(3, -1)
+        return KeysValues(state.positions, (k + self._context(state)[0])[:, None], v[:, None])
+
     def packed_layers(self, pack: PackLinear, *, keep: bool) -> Sequence[PackedLayer]:
         return [self._packed(layer, pack) for layer in self.layers]
 

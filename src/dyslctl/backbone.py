@@ -290,6 +290,25 @@ class Backbone(ABC):
             hint="--method specprune computes all that stay; packed layers keep none: --set model.backend=eager",
         )
 
+    def keys_values(self, layer: int, state: LayerState) -> KeysValues:
+        """What ``layer`` makes for others to attend to, where it is not run itself; goes with ``run_layer_beside``.
+
+        Those that ``run_layer_beside`` hands back of its own tokens, for two of the layer's products. Optional; padding
+        is not left out.
+
+        Args:
+            layer: Which one.
+            state: The state before it. Its tensors are not written to; ``context`` may be filled.
+
+        Raises:
+            ConfigError: If this backbone offers none.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} makes no keys and values without running the layer: expected Backbone.keys_values",
+            hint="--method flexidepth skips layers for all tokens at once; packed layers make none: "
+            "--set model.backend=eager",
+        )
+
     def stock_layers(self) -> Callable[[LayerInputs], Tensor]:
         """The library's own forward through all of these layers, ``[B, T, H]`` out, to be timed beside ours; optional.
 

@@ -26,10 +26,12 @@ class Run:
             batch with other samples.
         shares: But that it does: ``by`` gives the bits of ``run_layer`` and something beside, which the schedule can
             find out by itself. In a batch ``run_layer`` runs it.
+        tokens: How many of the state's tokens ``by`` takes through the layer, padding included; ``None``: all.
     """
 
     by: Callable[[int, LayerState], Tensor] | None = None
     shares: bool = False
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class ForwardTrace:
     Attributes:
         layers_run: Executed layers, in order.
         jumps: ``(from, to)`` of each jump.
-        tokens: Number of tokens each executed layer saw; as long as ``layers_run``.
+        tokens: Number of tokens that went through each executed layer; as long as ``layers_run``.
         exited_at: The layer before which the pass left, or ``None``.
         resume_layer: The layer of the first jump or exit, ``None`` if every layer ran.
         resume_state: The state before that layer. ``forward(..., resume_state, FullSchedule(), first=resume_layer)``
@@ -132,7 +134,7 @@ def forward(backbone: Layers, state: LayerState, schedule: LayerSchedule, first:
     walk = _Walk(state, schedule, first, backbone.spec.num_layers)
     for layer in range(first, backbone.spec.num_layers):
         if walk.runs(layer):
-            walk.ran(layer, (walk.by or backbone.run_layer)(layer, state))
+            walk.ran(layer, (walk.how.by or backbone.run_layer)(layer, state))
     return walk.trace
 
 
@@ -243,8 +245,7 @@ class _Walk:
     def __init__(self, state: LayerState, schedule: LayerSchedule, first: int, num_layers: int) -> None:
         self.state, self.trace = state, ForwardTrace()
         self._schedule, self._next, self._num_layers = schedule, first, num_layers
-        self.by: Callable[[int, LayerState], Tensor] | None = None
-        self._shares = False
+        self.how = RUN
         schedule.start(state)
 
     def runs(self, layer: int) -> bool:
@@ -253,7 +254,7 @@ class _Walk:
             return False
         step = self._schedule.before(layer, self.state)
         if isinstance(step, Run):
-            self.by, self._shares = step.by, step.shares
+            self.how = step
             return True
         if self.trace.resume_layer is None:
             self.trace.resume_layer, self.trace.resume_state = layer, self.state.fork()
@@ -265,15 +266,15 @@ class _Walk:
 
     def ran_by_itself(self, layer: int) -> bool:
         """Whether the schedule has another way to run ``layer``; then that has been done."""
-        if self.by is None or self._shares:
+        if self.how.by is None or self.how.shares:
             return False
-        self.ran(layer, self.by(layer, self.state))
+        self.ran(layer, self.how.by(layer, self.state))
         return True
 
     def ran(self, layer: int, hidden: Tensor) -> None:
         """``layer`` was executed and gave ``hidden`` ``[B, T, H]``."""
         self.trace.layers_run.append(layer)
-        self.trace.tokens.append(hidden.shape[1])
+        self.trace.tokens.append(hidden.shape[1] if self.how.tokens is None else self.how.tokens)
         self.state.hidden = hidden
         self._schedule.after(layer, self.state)
 

@@ -17,7 +17,7 @@ from dyslctl.dysl.skip_modules import SkipModules
 from dyslctl.errors import ConfigError
 from dyslctl.pruning.settings import PRUNING, PruningSettings
 
-Trained = Literal["dysl", "dysl-paper", "static", "flexidepth", "deer", "mole"]
+Trained = Literal["dysl", "dysl-paper", "static", "flexidepth", "flexidepth-tokens", "deer", "mole"]
 """The methods that ``dyslctl distill`` trains; each has a bundle of its own, named after it."""
 Asset = TypeVar("Asset")
 
@@ -51,7 +51,7 @@ class SkipAssets(Protocol):
 
 
 class RouterAssets(Protocol):
-    """What the methods need of a ``flexidepth`` bundle."""
+    """What the methods need of a bundle of ``flexidepth`` or ``flexidepth-tokens``."""
 
     @property
     def modules(self) -> SkipModules:
@@ -104,6 +104,7 @@ class Assets:
         paper: The bundle of ``dysl-paper``.
         static: The bundle of ``static``.
         flexidepth: The bundle of ``flexidepth``.
+        flexidepth_tokens: The bundle of ``flexidepth-tokens``.
         deer: The bundle of ``deer``.
         mole: The bundle of ``mole``.
         similarity: The skip profile's: each layer's mean cosine of input and output.
@@ -114,6 +115,7 @@ class Assets:
     paper: SkipAssets | None = None
     static: ExitAssets | None = None
     flexidepth: RouterAssets | None = None
+    flexidepth_tokens: RouterAssets | None = None
     deer: ConsistencyAssets | None = None
     mole: MixtureAssets | None = None
     similarity: tuple[float, ...] | None = None
@@ -125,6 +127,7 @@ class Assets:
             "dysl-paper": self.paper,
             "static": self.static,
             "flexidepth": self.flexidepth,
+            "flexidepth-tokens": self.flexidepth_tokens,
             "deer": self.deer,
             "mole": self.mole,
         }
@@ -216,6 +219,15 @@ class Setup:
         """
         hint = "dyslctl distill --method flexidepth makes the bundle"
         return _required(self.assets.flexidepth, "trained routers", hint)
+
+    def flexidepth_tokens(self) -> RouterAssets:
+        """The bundle of ``flexidepth-tokens``.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        hint = "dyslctl distill --method flexidepth-tokens makes the bundle"
+        return _required(self.assets.flexidepth_tokens, "routers trained token by token", hint)
 
     def deer(self) -> ConsistencyAssets:
         """The bundle of ``deer``.

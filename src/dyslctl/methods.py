@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dyslctl.backbone import Backbone
 from dyslctl.baselines.deer import ConsistencyPolicy, thresholds_for
 from dyslctl.baselines.flexidepth import FlexiDepthPolicy
+from dyslctl.baselines.flexidepth_tokens import FlexiDepthTokensPolicy
 from dyslctl.baselines.mole import MolePolicy, layers_kept
 from dyslctl.baselines.oracle import OraclePolicy
 from dyslctl.baselines.random_skip import (
@@ -49,7 +50,8 @@ class Method:
         in_steps: It runs equally many layers each time, so it can only come near to a target.
         dial: How it trades success for layers, if it can.
         privileged: It knows what no robot knows: a bound, whose time means nothing.
-        prunes: Its layers see fewer tokens, which no prediction for another device knows of.
+        prunes: Its layers see fewer visual tokens, as ``PruningSettings`` say.
+        by_token: Each token goes through layers of its own.
     """
 
     summary: str
@@ -61,6 +63,12 @@ class Method:
     dial: Dial | None = None
     privileged: bool = False
     prunes: bool = False
+    by_token: bool = False
+
+    @property
+    def fewer_tokens(self) -> bool:
+        """Fewer tokens go through some layers, so that these cost less: no prediction for a device knows of that."""
+        return self.prunes or self.by_token
 
 
 def names() -> list[str]:
@@ -188,6 +196,12 @@ def _flexidepth(setup: Setup) -> Policy:
     return FlexiDepthPolicy(setup.backbone, assets.modules, tau, setup.execute_horizon)
 
 
+def _flexidepth_tokens(setup: Setup) -> Policy:
+    assets = setup.flexidepth_tokens()
+    tau = shift_threshold(assets.tau, setup.dial or 0.0)
+    return FlexiDepthTokensPolicy(setup.backbone, assets.modules, tau, setup.execute_horizon)
+
+
 def _deer(setup: Setup) -> Policy:
     assets, share = setup.deer(), setup.dial
     ladder, share = ExitLadder(assets.modules, setup.backbone.pack), assets.share if share is None else -share
@@ -278,6 +292,13 @@ METHODS: Mapping[str, Method] = {
     "static": Method("always the same exit, trained for that", _static, "static", needs_target=True, in_steps=True),
     "flexidepth": Method(
         "routers skip layers one at a time, each through an adapter", _flexidepth, "flexidepth", dial=LENIENCE
+    ),
+    "flexidepth-tokens": Method(
+        "routers let each token skip layers by itself; the others still attend to it",
+        _flexidepth_tokens,
+        "flexidepth-tokens",
+        dial=LENIENCE,
+        by_token=True,
     ),
     "deer": Method("leaves where two exits in a row agree on the action", _deer, "deer", dial=CONSISTENCY),
     "mole": Method("a router before the first layer picks those that run", _mole, "mole", dial=MIXTURE),

@@ -46,7 +46,7 @@ class StepReport:
         continuity: ``C`` after the chunk (Eq. 1), ``None`` while undefined.
         delta_continuity: The lowest ``delta C`` the guidance saw in the chunk, ``None`` while undefined.
         predicted: The whole chunk, of which the first actions are executed.
-        tokens: How many tokens, padding apart, each of ``layers`` saw; empty if that is not known.
+        tokens: How many tokens, padding apart, went through each of ``layers``; empty if that is not known.
         noted: What a study wants to know of the step, by name (``analysis/``).
     """
 

@@ -1,4 +1,4 @@
-"""``flexidepth`` through the commands of every trained method."""
+"""``flexidepth`` and ``flexidepth-tokens`` through the commands of every trained method."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from dyslctl.artifacts.strict_yaml import read_yaml
 
 Documents = Callable[..., dict[str, Any]]
 BUNDLE = Path("runs/tiny/bundles/flexidepth")
+TOKENS = Path("runs/tiny/bundles/flexidepth-tokens")
 
 
 def test_trained_calibrated_evaluated_and_timed(profiled: dict[str, Any], document: Documents) -> None:
@@ -34,6 +35,25 @@ def test_trained_calibrated_evaluated_and_timed(profiled: dict[str, Any], docume
     assert evaluated["methods"]["flexidepth"]["mean_layers_run"] == pytest.approx(found["layers_per_inference"])
     rows = document("bench", "--method", "full,flexidepth", "--device", "cpu")["rows"]
     assert [row["method"] for row in rows if row["source"] == "measured"] == ["full", "flexidepth"]
+
+
+def test_token_by_token(profiled: dict[str, Any], document: Documents, run: Callable[..., Result]) -> None:
+    trained = document("distill", "--method", "flexidepth-tokens", "--set", "distill.hard=true")
+    assert Path(trained["bundle_path"]) == TOKENS and [stage["stage"] for stage in trained["stages"]] == [2]
+    found = document("calibrate", "--method", "flexidepth-tokens", "--target-layers", "4", "--episodes", "2")
+    assert {entry["layers"] for entry in found["tried"]} >= {0.0, 8.0}
+
+    names = "full,flexidepth-tokens"
+    tuned = ("--set", "eval.split=tune", "--episodes", "2")
+    methods = document("eval", "--method", names, *tuned, "--batch", "2")["methods"]
+    assert methods["flexidepth-tokens"]["mean_layers_run"] == pytest.approx(found["layers_per_inference"], abs=1)
+    assert methods["flexidepth-tokens"]["mean_tokens"] <= methods["full"]["mean_tokens"]
+    rows = document("bench", "--method", names, "--device", "cpu")["rows"]
+    measured = {row["method"]: row for row in rows if row["source"] == "measured"}
+    assert set(measured) == {"full", "flexidepth-tokens"} and "mean_tokens" in measured["full"]
+    assert measured["flexidepth-tokens"]["skip_efficiency"] is None, "its layers do not cost alike"
+    refused = run("bench", "--method", names, "--device", "orin", "--json")
+    assert refused.exit_code == 2 and "runs its layers on fewer tokens" in refused.stderr
 
 
 def test_a_curve(profiled: dict[str, Any], document: Documents) -> None:

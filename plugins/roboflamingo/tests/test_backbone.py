@@ -13,6 +13,7 @@ from dyslctl_roboflamingo.config import Files, settings_of
 from dyslctl_roboflamingo.random_checkpoint import write_random_checkpoint
 
 from dyslctl import methods
+from dyslctl.baselines.flexidepth_tokens import require_token_skips
 from dyslctl.engine import FullSchedule, Jump, LayerSchedule, Step, forward
 from dyslctl.errors import ArtifactError, ConfigError
 from dyslctl.testing import check_backbone
@@ -112,6 +113,11 @@ def test_token_pruning_is_refused(backbone: RoboFlamingo, name: str) -> None:
     refusal = re.escape(f"'{name}' prunes visual tokens, and the layers of RoboFlamingo see none")
     with pytest.raises(ConfigError, match=refusal):
         methods.build(name, backbone, execute_horizon=1)
+
+
+def test_so_are_tokens_that_skip_layers_one_by_one(backbone: RoboFlamingo) -> None:
+    with pytest.raises(ConfigError, match="RoboFlamingo makes no keys and values without running the layer"):
+        require_token_skips(backbone)
 
 
 def test_decoding_by_hand(backbone: RoboFlamingo) -> None:

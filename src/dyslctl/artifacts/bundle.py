@@ -69,12 +69,12 @@ class ExitModuleSizes(Part):
 
 
 class RouterSizes(Part):
-    """Sizes of the modules of ``flexidepth``, one adapter and one router a layer.
+    """Sizes of the modules of ``flexidepth`` and ``flexidepth-tokens``, one adapter and one router a layer.
 
     Attributes:
         adapter_width: Hidden width ``r`` of an adapter.
         router_width: Hidden width of a router.
-        pool: Over which tokens a router's input is pooled, and how.
+        pool: Over which tokens a router's input is pooled, and how; unread where it is asked about each token.
     """
 
     adapter_width: Positive

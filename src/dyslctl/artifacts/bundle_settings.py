@@ -55,10 +55,10 @@ class Exits(Part):
 
 
 class Routing(Part):
-    """Settings of ``flexidepth``.
+    """Settings of ``flexidepth`` and ``flexidepth-tokens``.
 
     Attributes:
-        tau: A router above this probability skips its layer.
+        tau: A router above this probability skips its layer; token by token, for the token it was asked about.
     """
 
     tau: Fraction = 0.5
@@ -94,7 +94,7 @@ class BundleSettings(Document):
     Attributes:
         exits: For ``dysl``.
         guidance: For ``dysl-paper``.
-        routing: For ``flexidepth``.
+        routing: For ``flexidepth`` and ``flexidepth-tokens``.
         consistency: For ``deer``.
         mixture: For ``mole``.
     """

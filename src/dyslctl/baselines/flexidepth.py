@@ -6,8 +6,8 @@ once), and the loss is the task's with a price on the square of the layers that 
 
 Where this differs from the published method:
 
-* One decision for the whole sequence, from pooled tokens. FlexiDepth decides token by token and still computes keys and
-  values of the tokens that skip, so that no layer is saved, only a part of it.
+* One decision for the whole sequence, from pooled tokens, so that whole layers are saved. FlexiDepth decides token by
+  token: :mod:`dyslctl.baselines.flexidepth_tokens`.
 * A layer that runs is not multiplied by its gate at inference: with every layer kept this is the upstream model, bit
   for bit. In training the two ways are mixed softly, unless ``hard`` is asked for.
 * All layers have a router, not the latter half of them, and the adapter is that of :mod:`dyslctl.dysl.skip_modules`.
@@ -54,9 +54,9 @@ class Router(Controller):
         nn.init.constant_(self.out.bias, KEEP_BIAS)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """``[B, H]`` -> logits ``[B]``."""
+        """``[B, H]`` -> logits ``[B]``; token by token, ``[B, T, H]`` -> ``[B, T]``."""
         logits: Tensor = self.out(self.inner_norm(torch.tanh(self.down(self.norm(pooled)))))
-        return logits[:, 0]
+        return logits[..., 0]
 
     @torch.no_grad()
     def bind(self) -> Callable[[Tensor], Tensor]:
@@ -66,7 +66,7 @@ class Router(Controller):
 
         def route(pooled: Tensor) -> Tensor:
             inner = torch.tanh(F.linear(F.layer_norm(pooled, size), weight, bias))
-            return F.linear(F.layer_norm(inner, width), out, out_bias)[:, 0]
+            return F.linear(F.layer_norm(inner, width), out, out_bias)[..., 0]
 
         return route
 
@@ -77,10 +77,10 @@ def flexidepth_modules(num_layers: int, sizes: SkipSizes) -> SkipModules:
 
 
 def squared_layers(gates: Mapping[int, Tensor], partition: LayerPartition) -> Tensor:
-    """``L_skip = mean_B (sum_l g_l)^2`` with ``g = 1 - c``: the more layers an inference runs, the dearer each.
+    """``L_skip = mean (sum_l g_l)^2`` with ``g = 1 - c``: the more layers an inference, or a token, runs, the dearer.
 
     Args:
-        gates: ``c`` ``[B]`` by layer.
+        gates: ``c`` by layer: ``[B]``, or ``[B, T]`` where each token decides, all of them real.
         partition: Unread: no layer is static.
     """
     kept = torch.stack([1 - c for c in gates.values()]).sum(0)

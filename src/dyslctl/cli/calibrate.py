@@ -31,7 +31,7 @@ from dyslctl.errors import ConfigError
 def calibrate(
     method: Annotated[
         str | None,
-        typer.Option("--method", help="Whose dial: dysl (default), dysl-paper, flexidepth, deer or mole."),
+        typer.Option("--method", help="Whose dial: dysl (default), dysl-paper, flexidepth(-tokens), deer or mole."),
     ] = None,
     target_layers: TargetLayers = None,
     target_ms: TargetMs = None,

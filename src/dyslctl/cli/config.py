@@ -82,13 +82,13 @@ class ProfileConfig(Part):
 class DistillConfig(Part):
     """``dyslctl distill``: what to train, what to learn from, and what replaces the method's own defaults.
 
-    Those are ``jobs.distill_exits.ExitTraining`` for ``dysl``, ``static`` and ``deer``, and for ``dysl-paper``,
+    Those are ``jobs.distill_exits.ExitTraining`` for ``dysl``, ``static`` and ``deer``, and for ``dysl-paper``, either
     ``flexidepth`` and ``mole`` ``DistillSettings``, ``RouterTraining`` and ``MixtureTraining`` in ``jobs``; a key of
     another one is an error. ``suites``: where exits learn, instead of the run's suite. ``workers``: processes that the
     simulators of a policy are spread over.
     """
 
-    method: Literal["dysl", "dysl-paper", "static", "flexidepth", "deer", "mole"] = "dysl"
+    method: Literal["dysl", "dysl-paper", "static", "flexidepth", "flexidepth-tokens", "deer", "mole"] = "dysl"
     suites: Names | None = None
     workers: Positive = 1
     episodes: Positive | None = None

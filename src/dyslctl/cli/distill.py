@@ -51,7 +51,10 @@ def distill(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", help="What to train: dysl (default), dysl-paper, static, flexidepth, deer or mole."),
+        typer.Option(
+            "--method",
+            help="What to train: dysl (default), dysl-paper, static, flexidepth(-tokens), deer or mole.",
+        ),
     ] = None,
     lambda_: Annotated[
         float | None,
@@ -80,9 +83,9 @@ def distill(
     """Train adapters (stage 1) and what decides when to use them (stage 2).
 
     The backbone stays frozen. Stage 2 of dysl ends as calibrate does: without a target, at the fewest layers that lose
-    at most one percentage point of success on the tune episodes. flexidepth and mole have one stage, the second. With
-    --data everything is learnt from recorded episodes, and the tolerance is set on held-out ones: to --target-layers,
-    or to a predicted damage.
+    at most one percentage point of success on the tune episodes. flexidepth(-tokens) and mole have one stage, the
+    second. With --data everything is learnt from recorded episodes, and the tolerance is set on held-out ones: to
+    --target-layers, or to a predicted damage.
     """
     from dyslctl.cli.output import show
     from dyslctl.cli.progress import progress

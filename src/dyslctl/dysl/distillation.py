@@ -114,7 +114,7 @@ class MixSchedule(LayerSchedule):
         h_s <- c * a_i(h_i) + (1 - c) * h_s,    c = sigmoid(controller_i(h_i)) in (0, 1), one a sample
 
     All layers run; ``gates`` collects ``c`` ``[B]`` by layer. Where a skip reaches over its own layer alone, all layers
-    may be sampled at once, with ``s = i + 1``.
+    may be sampled at once, with ``s = i + 1``. A subclass may read tokens one by one: then ``c`` is ``[B, T]``.
     """
 
     def __init__(self, modules: SkipModules, exits: Sequence[int], *, hard: bool = False) -> None:
@@ -128,12 +128,16 @@ class MixSchedule(LayerSchedule):
     def start(self, state: LayerState) -> None:
         """A new batch: nothing sampled yet."""
         self.gates, self._estimates = {}, dict[int, Tensor]()
-        self._pool = TokenPool.of(self._modules.sizes.pool, state)
+        self._read = self.reader(state)
+
+    def reader(self, state: LayerState) -> Callable[[Tensor], Tensor]:
+        """What the controllers are given of a hidden state ``[B, T, H]``: here its pool ``[B, H]``."""
+        return TokenPool.of(self._modules.sizes.pool, state)
 
     def before(self, layer: int, state: LayerState) -> Step:
         """At a sampled layer: what a skip here would hand on, and how likely it is."""
         if layer in self._exits:
-            logits = self._modules.controller(layer)(self._pool(state.hidden))
+            logits = self._modules.controller(layer)(self._read(state.hidden))
             self.gates[layer] = logits.float().sigmoid()
             state.apply(partial(self._branch, layer))
         return super().before(layer, state)
@@ -150,7 +154,7 @@ class MixSchedule(LayerSchedule):
         return hidden
 
     def _mix(self, layer: int, hidden: Tensor) -> Tensor:
-        gate = self._mixing(self.gates[layer]).to(hidden.dtype)[:, None, None]
+        gate = self._mixing(self.gates[layer]).to(hidden.dtype).view(len(hidden), -1, 1)
         return gate * self._estimates[layer] + (1 - gate) * hidden
 
     def _mixing(self, gate: Tensor) -> Tensor:
@@ -191,7 +195,7 @@ def compute_penalty(gates: Mapping[int, Tensor], partition: LayerPartition) -> T
 
 
 Penalty = Callable[[Mapping[int, Tensor], LayerPartition], Tensor]
-"""What the layers that run cost: skip probabilities ``c`` ``[B]`` by layer -> a scalar."""
+"""What the layers that run cost: skip probabilities ``c``, ``[B]`` or ``[B, T]``, by layer -> a scalar."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,7 @@ class Stage2Settings:
 
 @dataclass(frozen=True)
 class Stage2Loss:
-    """Eq. 6 and its parts, scalars; ``gates`` holds ``c`` ``[B]`` of the sampled layers."""
+    """Eq. 6 and its parts, scalars; ``gates`` holds ``c``, ``[B]`` or ``[B, T]``, of the sampled layers."""
 
     total: Tensor
     task: Tensor
@@ -230,6 +234,7 @@ def stage2_loss(
     exits: Sequence[int],
     settings: Stage2Settings,
     price: Penalty = compute_penalty,
+    mix: type[MixSchedule] = MixSchedule,
 ) -> Stage2Loss:
     """One training forward (Eq. 5) and its loss (Eq. 6).
 
@@ -241,8 +246,9 @@ def stage2_loss(
         exits: One dynamic layer per segment, from :func:`sample_exits`.
         settings: Weights of the terms.
         price: The penalty without its weight.
+        mix: How the two paths are mixed.
     """
-    schedule, state = MixSchedule(modules, exits, hard=settings.hard), LayerState.of(inputs)
+    schedule, state = mix(modules, exits, hard=settings.hard), LayerState.of(inputs)
     layers: Layers = Recomputed(backbone) if settings.recompute else backbone
     forward(layers, state, schedule)
     predicted = _predict_afresh(backbone, state)

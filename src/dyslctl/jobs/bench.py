@@ -290,7 +290,7 @@ def _measured_document(subject: Subject, measured: Measured) -> Row:
 
 def _skip_efficiency(name: str, full: Latency, latency: Latency, num_layers: int) -> float | None:
     """Of layers that cost alike: none, where they see fewer tokens."""
-    return None if methods.method(name).prunes else measured_skip_efficiency(full, latency, num_layers)
+    return None if methods.method(name).fewer_tokens else measured_skip_efficiency(full, latency, num_layers)
 
 
 def _predicted_document(

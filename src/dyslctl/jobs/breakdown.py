@@ -26,7 +26,7 @@ class PassShares:
     """Shares of one pass through the layers, together 1.
 
     Attributes:
-        layers: The layers themselves.
+        layers: The layers themselves; where only some tokens run one, with the adapter of the others.
         controllers: Decisions about layers.
         adapters: What is run in the place of layers.
         tokens: Choosing and gathering tokens, attention rows included; where a method does both, all its decisions.

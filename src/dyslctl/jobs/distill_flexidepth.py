@@ -1,4 +1,7 @@
-"""``distill --method flexidepth``: adapters and routers in one stage. Backbone and head stay frozen."""
+"""``distill --method flexidepth`` and ``flexidepth-tokens``: adapters and routers in one stage.
+
+Backbone and head stay frozen. The two differ in what a router reads: all tokens pooled, or each by itself.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,18 @@ from torch import Tensor
 
 from dyslctl.backbone import Backbone
 from dyslctl.baselines.flexidepth import squared_layers
-from dyslctl.dysl.distillation import Stage2Settings, calibrate_scales, stage2_loss
+from dyslctl.baselines.flexidepth_tokens import TokenMix, require_token_skips
+from dyslctl.dysl.distillation import MixSchedule, Stage2Settings, calibrate_scales, stage2_loss
 from dyslctl.dysl.skip_modules import SkipModules
 from dyslctl.dysl.states import residual_states
 from dyslctl.jobs.dataset import Dataset, Part
 from dyslctl.jobs.distill import PUBLISHED_WIDTH, SCALE_BATCHES, DistillResult
 from dyslctl.jobs.single_stage import OneStage, Work, train_once
-from dyslctl.jobs.trained_flexidepth import default_sizes, new_routers, save_routers
+from dyslctl.jobs.trained_flexidepth import RouterMethod, default_sizes, new_routers, save_routers
 from dyslctl.jobs.training import StepLoss, Trainee
+
+MIXES: Mapping[RouterMethod, type[MixSchedule]] = {"flexidepth": MixSchedule, "flexidepth-tokens": TokenMix}
+"""How training mixes a layer's two ways."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,26 +62,31 @@ class RouterTraining(OneStage):
         )
 
 
-def distill_flexidepth(work: Work, settings: RouterTraining) -> DistillResult:
+def distill_flexidepth(work: Work, settings: RouterTraining, method: RouterMethod = "flexidepth") -> DistillResult:
     """Train and write the bundle. Of the profile only the adapters' size plays a part, not what is static.
 
     Raises:
         ArtifactError: If the profile belongs to other weights, or the checkpoint is damaged.
-        ConfigError: If training diverges, or the checkpoint has other settings.
+        ConfigError: If training diverges, the checkpoint has other settings, or tokens are to skip layers of a backbone
+            that runs them for all tokens only.
         EnvironmentMismatch: If a file cannot be written.
     """
     work.check(settings)
+    if method == "flexidepth-tokens":
+        require_token_skips(work.backbone)
     spec, profile = work.backbone.spec, work.profile
     modules = new_routers(spec.num_layers, default_sizes(profile, spec.hidden_size), settings.seed)
     modules = modules.to(work.backbone.device).train()
     identity = {**settings.identity(), "profile": profile.hash, "data": work.data.digest()}
     rates = [(modules.adapters, settings.adapter_lr), (modules.controllers, settings.controller_lr)]
     save = partial(save_routers, work.bundle, modules, profile, command=work.command)
-    step_loss = router_step(work.backbone, modules, work.data, settings)
-    return train_once(work, "flexidepth", settings, Trainee(modules, rates, identity), step_loss, save)
+    step_loss = router_step(work.backbone, modules, work.data, settings, MIXES[method])
+    return train_once(work, method, settings, Trainee(modules, rates, identity), step_loss, save)
 
 
-def router_step(backbone: Backbone, modules: SkipModules, data: Dataset, settings: RouterTraining) -> StepLoss:
+def router_step(
+    backbone: Backbone, modules: SkipModules, data: Dataset, settings: RouterTraining, mix: type[MixSchedule]
+) -> StepLoss:
     """Every layer is left as far as its router says; task loss and the square of the layers that run add up."""
     terms = Stage2Settings(
         settings.penalty_weight,
@@ -90,7 +102,7 @@ def router_step(backbone: Backbone, modules: SkipModules, data: Dataset, setting
 
     def loss(step: int, part: Part) -> tuple[Tensor, Mapping[str, float]]:
         batch = data.batch(settings.seed, step, settings.batch_size, part).to(backbone.device)
-        found = stage2_loss(backbone, modules, batch.inputs, batch.target, layers, terms, squared_layers)
+        found = stage2_loss(backbone, modules, batch.inputs, batch.target, layers, terms, squared_layers, mix)
         gates = torch.stack(list(found.gates.values())).mean()
         parts = {"task": found.task, "penalty": found.penalty, "gate": gates}
         return found.total, {name: value.item() for name, value in parts.items()}

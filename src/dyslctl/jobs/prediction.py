@@ -80,7 +80,7 @@ def unpredictable(method: str) -> str | None:
     known = methods.method(method)
     if known.privileged:
         return f"'{method}' runs the whole model to know what it may skip: there is nothing to time"
-    if known.prunes:
+    if known.fewer_tokens:
         return f"'{method}' runs its layers on fewer tokens: there is no prediction for that yet"
     return None
 

@@ -22,7 +22,7 @@ from dyslctl.errors import ArtifactError, ConfigError, EnvironmentMismatch
 from dyslctl.jobs.trained import load_modules, partition_of
 from dyslctl.jobs.trained_deer import load_deer
 from dyslctl.jobs.trained_exits import load_exits
-from dyslctl.jobs.trained_flexidepth import load_routers
+from dyslctl.jobs.trained_flexidepth import RouterMethod, TrainedRouters, load_routers
 from dyslctl.jobs.trained_mole import load_router
 from dyslctl.method_assets import NO_ASSETS, Assets
 from dyslctl.policy import Policy
@@ -238,12 +238,17 @@ def _load_assets(
     """Cached by content too: ``distill`` may replace a bundle at the same path within one process."""
     loaded, profile, folders = backbone.load(), SkipProfile.load(skip_profile), dict(bundles)
     profile.check_backbone(loaded.spec)
+
+    def routers(method: RouterMethod) -> TrainedRouters | None:
+        return load_routers(folders[method], profile, loaded, method) if method in folders else None
+
     return Assets(
         partition_of(profile),
         load_exits(folders["dysl"], profile, loaded) if "dysl" in folders else None,
         load_modules(folders["dysl-paper"], profile, loaded) if "dysl-paper" in folders else None,
         load_exits(folders["static"], profile, loaded) if "static" in folders else None,
-        load_routers(folders["flexidepth"], profile, loaded) if "flexidepth" in folders else None,
+        routers("flexidepth"),
+        routers("flexidepth-tokens"),
         load_deer(folders["deer"], profile, loaded) if "deer" in folders else None,
         load_router(folders["mole"], profile, loaded) if "mole" in folders else None,
         similarity=profile.similarity.cosine,

@@ -1,9 +1,10 @@
-"""The modules of ``flexidepth`` between memory and the bundle on disk."""
+"""The modules of ``flexidepth`` and ``flexidepth-tokens`` between memory and the bundle on disk."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -27,10 +28,13 @@ from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
 from dyslctl.errors import ArtifactError
 from dyslctl.jobs.trained import fill, probe
 
+RouterMethod = Literal["flexidepth", "flexidepth-tokens"]
+"""Whether a router decides once for all tokens, or about each of them."""
+
 
 @dataclass(frozen=True)
 class TrainedRouters:
-    """A loaded ``flexidepth`` bundle, ready to run.
+    """A loaded bundle of either method, ready to run.
 
     Attributes:
         modules: Adapters and routers, in eval mode.
@@ -76,8 +80,16 @@ def save_routers(
     return save_bundle(folder, bundle, model_card(bundle, profile.suite))
 
 
-def load_routers(folder: Path, profile: SkipProfile, backbone: Backbone) -> TrainedRouters:
+def load_routers(
+    folder: Path, profile: SkipProfile, backbone: Backbone, method: RouterMethod = "flexidepth"
+) -> TrainedRouters:
     """Load the bundle ``folder`` beside ``backbone``: right profile, right tensors, and its self-test still holds.
+
+    Args:
+        folder: Of the bundle.
+        profile: Of the run.
+        backbone: What the modules were trained for.
+        method: What they were trained to decide about.
 
     Raises:
         ArtifactError: If it is missing, damaged, of another method, belongs to another profile or backbone, or answers
@@ -85,10 +97,11 @@ def load_routers(folder: Path, profile: SkipProfile, backbone: Backbone) -> Trai
     """
     bundle = load_bundle(folder)
     widths, settings = bundle.header.modules, bundle.settings
-    if not isinstance(widths, RouterSizes) or not isinstance(settings, Routing):
+    made_by = bundle.header.training.method
+    if not isinstance(widths, RouterSizes) or not isinstance(settings, Routing) or made_by != method:
         raise ArtifactError(
-            f"{folder}: expected the routers of flexidepth, found the modules of {bundle.header.training.method}",
-            hint="dyslctl distill --method flexidepth makes them",
+            f"{folder}: expected the routers of {method}, found the modules of {made_by}",
+            hint=f"dyslctl distill --method {method} makes them",
         )
     check_belongs(bundle.header, profile, folder)
     sizes = SkipSizes(backbone.spec.hidden_size, widths.adapter_width, widths.router_width, widths.pool)

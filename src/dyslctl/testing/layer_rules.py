@@ -11,7 +11,7 @@ from dyslctl.engine import EXIT, Jump
 from dyslctl.errors import ConfigError
 from dyslctl.testing.case import TOLERANCE, At, Case, Keep, check_shape, kept, relative_error
 from dyslctl.testing.report import Findings
-from dyslctl.types import LayerInputs, LayerState, TokenKind
+from dyslctl.types import KeysValues, LayerInputs, LayerState, TokenKind
 
 
 def spec(case: Case) -> Findings:
@@ -195,6 +195,23 @@ def beside(case: Case) -> Findings:
         yield f"tokens beside the keys and values of the others differ from all together (relative error {error:.1e})"
     if not torch.equal(own.positions, few.positions) or own.keys.shape[2] != keep.shape[1]:
         yield "the keys and values handed back are not those of the state's own tokens"
+    yield from _made_apart(case, everything)
+
+
+def _made_apart(case: Case, expected: KeysValues) -> Findings:
+    """Keys and values made without running the layer, if offered, against those that it made."""
+    state = LayerState.of(case.inputs())
+    before = state.hidden.clone()
+    try:
+        found = case.backbone.keys_values(0, state)
+    except ConfigError:
+        return  # optional
+    pairs = ((found.keys, expected.keys), (found.values, expected.values))
+    error = max(relative_error(*pair) if pair[0].shape == pair[1].shape else np.inf for pair in pairs)
+    if error > TOLERANCE[case.backbone.dtype] or not torch.equal(found.positions, expected.positions):
+        yield f"keys_values differs from what run_layer_beside hands back (relative error {error:.1e})"
+    if not torch.equal(state.hidden, before):
+        yield "keys_values writes into the hidden state"
 
 
 def last_live(case: Case) -> Findings:

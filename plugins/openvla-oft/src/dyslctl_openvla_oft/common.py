@@ -119,6 +119,12 @@ class PrismaticBackbone(Backbone):
         lent = 0 if beside is None else beside.positions.shape[1]
         return hidden, KeysValues(state.positions, kept[0][:, :, lent:], kept[1][:, :, lent:])
 
+    def keys_values(self, layer: int, state: LayerState) -> KeysValues:
+        """The layer's norm and two of its projections."""
+        if state.context is None:
+            state.context = self.model.context(state.hidden, state.positions, state.mask)
+        return KeysValues(state.positions, *self.model.keys_values(layer, state.hidden, state.context))
+
     def decode_action(self, predicted: Tensor) -> list[ActionChunk]:
         """Un-normalise with the data set's bounds and decide the gripper."""
         chunks = predicted.detach().float().cpu().numpy()

@@ -177,9 +177,14 @@ class PrismaticModel(nn.Module, ABC):
     def attention_rows(self, index: int, hidden: Tensor, context: LayerContext, queries: Tensor) -> Tensor:
         """See :meth:`Backbone.attention_rows`; ``hidden`` ``[B, T, H]`` is what enters layer ``index``."""
         layer: Any = self.layers(index)
-        attention, normed = layer.self_attn, layer.input_layernorm(hidden)
-        keys = _rotated(_heads(attention.k_proj(normed), attention.head_dim), *context.rotary)
+        keys = _keys(layer.self_attn, layer.input_layernorm(hidden), context)
         return self.rows_of(index, hidden, context, queries, keys)
+
+    def keys_values(self, index: int, hidden: Tensor, context: LayerContext) -> tuple[Tensor, Tensor]:
+        """Of layer ``index`` for ``[B, T, H]``, as :meth:`attend` makes them: ``[B, heads, T, head_dim]`` each."""
+        layer: Any = self.layers(index)
+        attention, normed = layer.self_attn, layer.input_layernorm(hidden)
+        return _keys(attention, normed, context), _heads(attention.v_proj(normed), attention.head_dim)
 
     def rows_of(self, index: int, hidden: Tensor, context: LayerContext, queries: Tensor, keys: Tensor) -> Tensor:
         """The same from the layer's ``keys``, ``[B, heads, T, head_dim]``, rotary embedding included."""
@@ -244,6 +249,11 @@ def _rows(values: Tensor, queries: Tensor) -> Tensor:
 def _heads(values: Tensor, width: int) -> Tensor:
     """``[B, T, heads * width]`` -> ``[B, heads, T, width]``."""
     return values.view(*values.shape[:2], -1, width).transpose(1, 2)
+
+
+def _keys(attention: Any, normed: Tensor, context: LayerContext) -> Tensor:
+    """``[B, T, H]`` -> ``[B, heads, T, head_dim]``, rotary embedding included."""
+    return _rotated(_heads(attention.k_proj(normed), attention.head_dim), *context.rotary)
 
 
 def _rotated(values: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

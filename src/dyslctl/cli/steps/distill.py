@@ -26,7 +26,7 @@ DEFAULT_DROP = 1.0
 CURVES = {"loss": "loss", "task": "task loss", "gate": "mean skip probability"}
 
 
-SINGLE_STAGE = ("flexidepth", "mole")
+SINGLE_STAGE = ("flexidepth", "flexidepth-tokens", "mole")
 """Methods whose adapters and decisions are learnt together."""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from dyslctl.artifacts.skip_profile import SkipProfile
+from dyslctl.baselines.flexidepth_tokens import require_token_skips
 from dyslctl.cli.steps.recorded import recorded_suite
 from dyslctl.cli.workspace import Workspace, command_line, load_suite
 from dyslctl.errors import ConfigError
@@ -24,6 +25,7 @@ from dyslctl.jobs.exit_data import Rounds
 from dyslctl.jobs.progress import Progress
 from dyslctl.jobs.sharing import shared
 from dyslctl.jobs.single_stage import Work
+from dyslctl.jobs.trained_flexidepth import RouterMethod
 from dyslctl.jobs.training import Optimization
 from dyslctl.suite import TaskSuite
 
@@ -37,6 +39,7 @@ TRAININGS: Mapping[str, type[Optimization]] = {
     "deer": ExitTraining,
     "dysl-paper": DistillSettings,
     "flexidepth": RouterTraining,
+    "flexidepth-tokens": RouterTraining,
     "mole": MixtureTraining,
 }
 """The settings that each training reads."""
@@ -155,22 +158,24 @@ class PaperTrainer:
 
 @dataclass(frozen=True)
 class OneStageTrainer:
-    """``flexidepth`` and ``mole``: one stage, which is the second."""
+    """``flexidepth``, ``flexidepth-tokens`` and ``mole``: one stage, which is the second."""
 
     workspace: Workspace
     profile: SkipProfile
     progress: Progress
-    method: Literal["flexidepth", "mole"]
+    method: RouterMethod | Literal["mole"]
 
     def train(self, stage: Stage, bundle: Path, *, resume: bool) -> DistillResult:
         """See :func:`distill_flexidepth` and :func:`distill_mole`."""
         backbone, out = self.workspace.backbone.load(), self.workspace.run.distill(self.method, stage)
+        if self.method == "flexidepth-tokens":
+            require_token_skips(backbone)  # before any episode is played
         data = _labelled_states(self.workspace, out, self.progress)
         work = Work(backbone, self.profile, data, out, bundle, resume, command_line(), self.progress)
         changed, size = _changed(self.workspace), backbone.spec.hidden_size
         if self.method == "mole":
             return distill_mole(work, MixtureTraining.default(size).override(changed))
-        return distill_flexidepth(work, RouterTraining.default(size).override(changed))
+        return distill_flexidepth(work, RouterTraining.default(size).override(changed), self.method)
 
     def calibrate(self, bundle: Path) -> None:
         """Nothing: routers decide as they did in training until a target says otherwise."""
@@ -226,7 +231,7 @@ def trainer(workspace: Workspace, progress: Progress) -> Trainer:
     method = workspace.config.distill.method
     if method == "dysl-paper":
         return PaperTrainer(workspace, profile, progress)
-    if method == "flexidepth" or method == "mole":
+    if method == "flexidepth" or method == "flexidepth-tokens" or method == "mole":
         return OneStageTrainer(workspace, profile, progress, method)
     return ExitTrainer(workspace, profile, progress, method)
 
