@@ -121,6 +121,16 @@ def test_exits_without_a_memory_and_from_other_suites(profiled: dict[str, Any], 
     assert not (folder / "round2-checkpoint.safetensors").exists()
 
 
+def test_exits_that_have_seen_subsets_of_the_tokens(profiled: dict[str, Any], document: Documents, run: Run) -> None:
+    made = document("distill", "--target-layers", "8", "--set", "distill.token_subsets=true")
+    training = load_bundle(Path(made["bundle_path"])).header.training
+    assert training.token_subsets and training.samples is not None and training.samples % 2 == 0
+    found = document("eval", "--method", "dysl+specprune")
+    assert found["methods"]["dysl+specprune"]["episodes"] == 1
+    refused = run("distill", "--method", "mole", "--set", "distill.token_subsets=true", "--quiet")
+    assert refused.exit_code == 2 and "no setting 'token_subsets' for this method" in refused.stderr
+
+
 def test_an_interrupted_calibration_leaves_the_calibrated_bundle(
     distilled: dict[str, Any], document: Documents, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dyslctl.artifacts.bundle import WEIGHTS, load_bundle
+from dyslctl.artifacts.bundle import CARD, WEIGHTS, load_bundle
 from dyslctl.artifacts.bundle_settings import Exits
 from dyslctl.baselines.random_skip import RandomExits
 from dyslctl.baselines.static_exit import EpisodeExit
@@ -167,6 +167,84 @@ def test_without_a_memory_what_reads_it_learns_nothing(work, tmp_path) -> None:
         before, after = untrained.adapter(exit_), modules.adapter(exit_)
         assert torch.equal(after.recall.weight, before.recall.weight)
         assert not torch.equal(after.up.weight, before.up.weight)
+
+
+@pytest.fixture(scope="module")
+def on_subsets(work, tmp_path_factory):
+    """Both stages, with token subsets."""
+    folder = tmp_path_factory.mktemp("subsets")
+    one, two = (dataclasses.replace(each, steps=5, rounds=1, token_subsets=True) for each in (STAGE1, STAGE2))
+    first = distill_exits(*work, one, out=folder / "o1", bundle=folder / "b1")
+    return distill_exits(*work, two, out=folder / "o2", bundle=folder / "b2", init=first.bundle_path)
+
+
+def test_with_token_subsets_the_bundle_says_so_and_counts_every_sample_twice(work, stage1, on_subsets) -> None:
+    rounds = work[2]
+    first = load_bundle(on_subsets.bundle_path.parent / "b1")
+    assert (first.header.training.token_subsets, first.header.training.samples) == (True, 2 * len(rounds.explored))
+    assert load_bundle(on_subsets.bundle_path).header.training.token_subsets
+    assert not load_bundle(stage1.bundle_path).header.training.token_subsets
+    cards = [(folder / CARD).read_text() for folder in (on_subsets.bundle_path, stage1.bundle_path)]
+    assert [", half of them on subsets of the visual tokens |" in card for card in cards] == [True, False]
+
+
+def test_adapters_and_planner_learn_from_token_subsets_too(work, tmp_path, monkeypatch) -> None:
+    """Every batch of the adapters comes from samples that are there twice, and so do the planner's features."""
+    seen, learnt = [], []
+    init, features = ExitSamples.__init__, planner_samples
+
+    def spied(self, backbone, data, *rest, **options):
+        seen.append(options["subset_seed"])
+        init(self, backbone, data, *rest, **options)
+
+    def counted(backbone, modules, samples, executed):
+        found = features(backbone, modules, samples, executed)
+        learnt.append((len(found[0]), len(samples), len(samples) % 2))
+        return found
+
+    monkeypatch.setattr(ExitSamples, "__init__", spied)
+    monkeypatch.setattr("dyslctl.jobs.distill_exits.planner_samples", counted)
+    short = {"steps": 2, "rounds": 1, "planner_steps": 2, "seed": 5}
+    for subsets in (True, False):
+        one, two = (dataclasses.replace(each, token_subsets=subsets, **short) for each in (STAGE1, STAGE2))
+        first = distill_exits(*work, one, out=tmp_path / "o1", bundle=tmp_path / "b1")
+        distill_exits(*work, two, out=tmp_path / "o2", bundle=tmp_path / "b2", init=first.bundle_path)
+    assert seen == [5, 5, None, None]
+    (with_subsets, samples, odd), (without, _, _) = learnt
+    assert with_subsets == samples > without and not odd
+
+
+def test_token_subsets_are_reproducible_and_a_training_of_their_own(work, stage1, on_subsets, tmp_path) -> None:
+    where = {"out": tmp_path / "o", "bundle": tmp_path / "b"}
+    again = dataclasses.replace(STAGE1, steps=5, rounds=1, token_subsets=True)
+    distill_exits(*work, again, **where)
+    assert equal(tmp_path / "b", on_subsets.bundle_path.parent / "b1")
+    with pytest.raises(ConfigError, match="token_subsets: then True, now False"):
+        distill_exits(*work, dataclasses.replace(again, token_subsets=False), **where, resume=True)
+    plain = {"out": tmp_path / "p", "bundle": tmp_path / "plain"}
+    distill_exits(*work, dataclasses.replace(again, token_subsets=False), **plain)
+    assert not equal(tmp_path / "b", tmp_path / "plain")
+
+
+@pytest.mark.parametrize(
+    ("visual", "method", "found"),
+    [
+        (False, "dysl", "TinyBackbone, whose layers see no visual tokens: there is nothing to prune"),
+        (True, "static", "the exits of 'static', which run on every token"),
+        (True, "deer", "the exits of 'deer', which run on every token"),
+    ],
+)
+def test_token_subsets_that_nothing_would_run_on_are_refused_before_any_work(
+    tiny_backbone, work, tmp_path, visual, method, found
+) -> None:
+    backbone = tiny_backbone()
+    backbone.spec = dataclasses.replace(backbone.spec, visual_tokens=visual)
+    rounds = Rounds(backbone, [], episodes=1)  # no suite: a look at its states would fail in another way
+    settings = dataclasses.replace(STAGE1, token_subsets=True)
+    with pytest.raises(ConfigError, match=rf"^distill.token_subsets: expected .*; found {found}\n") as caught:
+        distill_exits(backbone, work[1], rounds, settings, out=tmp_path / "o", bundle=tmp_path / "b", method=method)
+    assert caught.value.hint == "leave distill.token_subsets out"
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_bundle_says_for_how_many_executed_actions_it_was_trained(work, stage1) -> None:

@@ -167,6 +167,55 @@ def test_kept_or_computed_anew_the_batches_are_the_same(rounds: Rounds, precisio
     torch.testing.assert_close(*both)
 
 
+@pytest.mark.parametrize("max_bytes", [2**20, 1000])
+def test_with_subsets_every_sample_is_there_twice_with_one_target(rounds: Rounds, max_bytes: int) -> None:
+    """Kept or computed anew: first as without subsets, then the same samples on fewer tokens."""
+    data = rounds.explored
+    plain = ExitSamples(rounds.backbone, data, (2, 5), max_bytes)
+    both = ExitSamples(rounds.backbone, data, (2, 5), max_bytes, subset_seed=3)
+    assert both.kept == plain.kept == (max_bytes > 1000) and len(both) == 2 * len(plain) == 2 * len(data)
+    hidden, positions, kinds, memory, target = columns(plain)
+    twice = columns(both)
+    for found, expected in zip(twice[1:], (positions, kinds, memory, target), strict=True):
+        assert torch.equal(found, torch.cat([expected, expected]))
+    full, fewer = twice[0].split(len(data))
+    assert torch.equal(full, hidden)
+    assert ((fewer - hidden).abs().amax((1, 2, 3)) > 1e-3).float().mean() > 0.8, "seldom do all four tokens stay"
+
+
+def test_a_batch_draws_from_both_halves(rounds: Rounds) -> None:
+    data, drawn = rounds.explored, list[int]()
+    both = ExitSamples(rounds.backbone, data, (2, 5), 2**20, subset_seed=3)
+    every = columns(both)[0]
+    for step in range(4):
+        views, _ = both.batch(7, step, 16)
+        distance = (views.hidden[:, None] - every[None]).abs().amax((2, 3, 4))
+        subset = distance.argmin(1) >= len(data)
+        assert distance.amin(1).max() == 0 and 0 < int(subset.sum()) < 16
+        drawn.append(int(subset.sum()))
+    assert 20 <= sum(drawn) <= 44, "about half of 64"
+
+
+def test_subsets_are_the_same_for_the_same_seed_and_others_for_every_data_set(
+    rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four tokens one or all: between the alphas that are drawn from, so few make no difference."""
+    monkeypatch.setattr("dyslctl.joint.subsets.ALPHAS", (0.6, 20.0))
+
+    def of(seed: int, max_bytes: int = 2**20) -> ExitSamples:
+        return ExitSamples(rounds.backbone, rounds.explored, (2, 5), max_bytes, subset_seed=seed)
+
+    one = of(3)
+    assert torch.equal(columns(one)[0], columns(of(3))[0])
+    assert not torch.equal(columns(one)[0], columns(of(4))[0])
+    for step in range(3):
+        (views, target), (same, labels) = (samples.batch(7, step, 5) for samples in (one, of(3, max_bytes=1000)))
+        torch.testing.assert_close(views.hidden, same.hidden)
+        assert torch.equal(target, labels)
+    _, first, _, second = columns(one.plus(rounds.explored))[0].split(len(rounds.explored))
+    assert not torch.equal(first, second), "the same samples, drawn once more"
+
+
 def columns(samples: ExitSamples) -> list[torch.Tensor]:
     """Everything that a training reads, group by group."""
     return [

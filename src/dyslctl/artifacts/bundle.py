@@ -37,6 +37,7 @@ class TrainingInfo(Part):
         stage: 1 = adapters alone, 2 = with what decides.
         method: What was trained: a name of ``distill --method``.
         samples: Training observations.
+        token_subsets: Half of them are the other half again, on fewer visual tokens.
         loss_first, loss_last: Mean loss over the first and last steps.
     """
 
@@ -45,6 +46,7 @@ class TrainingInfo(Part):
     seed: int
     method: str
     samples: int | None = None
+    token_subsets: bool = False
     loss_first: float | None = None
     loss_last: float | None = None
 

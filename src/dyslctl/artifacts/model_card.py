@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dyslctl.artifacts.bundle import CARD, Bundle, ExitModuleSizes, LayerRouterSizes, RouterSizes, load_bundle
+from dyslctl.artifacts.bundle import (
+    CARD,
+    Bundle,
+    ExitModuleSizes,
+    LayerRouterSizes,
+    RouterSizes,
+    TrainingInfo,
+    load_bundle,
+)
 from dyslctl.artifacts.bundle_settings import Consistency, Exits, Mixture, Routing
 from dyslctl.artifacts.files import atomic_write
 from dyslctl.artifacts.skip_profile import Guidance, ModuleSizes
@@ -50,7 +58,7 @@ tags: [robotics, vision-language-action, layer-skipping]
 | static layers | {", ".join(map(str, header.static_layers))} |
 | modules | {_sizes(header.modules)} |
 | trained with | `{training.method}`, stage {training.stage}, {training.steps} steps, seed {training.seed} |
-| data | states of `{suite}`{_samples(training.samples)} |
+| data | states of `{suite}`{_samples(training)} |
 | calibrated to | {_calibrated(bundle)} |
 | made by | dyslctl {header.made_with.dyslctl}: `{header.made_with.command}` |
 
@@ -69,8 +77,9 @@ def write_card(folder: Path, suite: str, metrics: Mapping[str, CardMetric] | Non
     atomic_write(folder / CARD, model_card(load_bundle(folder), suite, metrics))
 
 
-def _samples(samples: int | None) -> str:
-    return "" if samples is None else f", {samples} observations"
+def _samples(training: TrainingInfo) -> str:
+    told = "" if training.samples is None else f", {training.samples} observations"
+    return f"{told}, half of them on subsets of the visual tokens" if training.token_subsets else told
 
 
 def _what(bundle: Bundle) -> str:

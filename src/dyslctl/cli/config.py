@@ -85,7 +85,8 @@ class DistillConfig(Part):
     Those are ``jobs.distill_exits.ExitTraining`` for ``dysl``, ``static`` and ``deer``, and for ``dysl-paper``, either
     ``flexidepth`` and ``mole`` ``DistillSettings``, ``RouterTraining`` and ``MixtureTraining`` in ``jobs``; a key of
     another one is an error. ``suites``: where exits learn, instead of the run's suite. ``workers``: processes that the
-    simulators of a policy are spread over.
+    simulators of a policy are spread over. ``token_subsets``: exits and planner of ``dysl`` see every sample on a
+    subset of its visual tokens too, for ``dysl+specprune``.
     """
 
     method: Literal["dysl", "dysl-paper", "static", "flexidepth", "flexidepth-tokens", "deer", "mole"] = "dysl"
@@ -118,6 +119,7 @@ class DistillConfig(Part):
     adapter_width: Positive | None = None
     planner_width: Positive | None = None
     remembers: bool | None = None
+    token_subsets: bool | None = None
     rounds: Positive | None = None
     planned_rounds: NotNegative | None = None
     explore: float | None = Field(default=None, gt=0, lt=1)

@@ -73,27 +73,31 @@ class ExitViews:
 @torch.no_grad()
 def exit_views(backbone: Backbone, inputs: LayerInputs, memory: Tensor, exits: Sequence[int]) -> ExitViews:
     """One frozen pass over samples without padding, as far as the last of ``exits``; ``memory`` is ``[B, P]``."""
-    record = _RecordExits(exits)
+    record = RecordExits(exits)
     forward(backbone, LayerState.of(inputs), record)
-    last = record.states[-1]
-    hidden = torch.stack([state.hidden for state in record.states], 1)
-    return ExitViews(hidden, last.positions, last.kinds, memory.to(hidden.dtype), inputs.history)
+    return record.views(memory, inputs.history)
 
 
-class _RecordExits(LayerSchedule):
-    """Keeps the query tokens before each exit and leaves at the last one."""
+class RecordExits(LayerSchedule):
+    """Keeps the query tokens before each exit and leaves at the last one. For one pass."""
 
     def __init__(self, exits: Sequence[int]) -> None:
         self._exits = tuple(exits)
-        self.states: list[LayerState] = []
+        self._states: list[LayerState] = []
 
     def before(self, layer: int, state: LayerState) -> Step:
         """Keep what an exit here would adapt."""
         if layer in self._exits:
             seen = state.fork()
             seen.select(query_tokens(seen))
-            self.states.append(seen)
+            self._states.append(seen)
         return EXIT if layer == self._exits[-1] else RUN
+
+    def views(self, memory: Tensor, history: Tensor | None) -> ExitViews:
+        """What it kept, with what the exits are told beside, as in :class:`ExitViews`."""
+        last = self._states[-1]
+        hidden = torch.stack([state.hidden for state in self._states], 1)
+        return ExitViews(hidden, last.positions, last.kinds, memory.to(hidden.dtype), history)
 
 
 def exit_actions(backbone: Backbone, modules: ExitModules, views: ExitViews) -> Tensor:

@@ -205,7 +205,12 @@ def distill(
 
 
 def training_info(
-    settings: StageSettings, method: Trained, samples: int, curve: list[dict[str, float]]
+    settings: StageSettings,
+    method: Trained,
+    samples: int,
+    curve: list[dict[str, float]],
+    *,
+    token_subsets: bool = False,
 ) -> TrainingInfo:
     """The training of ``method`` as its bundle's header tells it."""
     return TrainingInfo(
@@ -214,6 +219,7 @@ def training_info(
         seed=settings.seed,
         method=method,
         samples=samples,
+        token_subsets=token_subsets,
         loss_first=curve_mean(curve, first=True),
         loss_last=curve_mean(curve, first=False),
     )

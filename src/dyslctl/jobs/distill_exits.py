@@ -71,6 +71,8 @@ class ExitTraining(Optimization):
         exits: Layers to leave before; ``None``: see :func:`default_exits`.
         adapter_width, planner_width: ``None``: see :class:`ExitSizes`.
         remembers: Tell exits and planner the last chunk.
+        token_subsets: Show them every sample on a subset of its visual tokens too, for ``dysl+specprune``: see
+            :class:`~dyslctl.jobs.exit_samples.ExitSamples`.
         batch_size: Samples of a step.
         adapter_lr: Learning rate of the adapters.
         explore: Probability of leaving at each exit while a round is collected.
@@ -90,6 +92,7 @@ class ExitTraining(Optimization):
     adapter_width: int | None = None
     planner_width: int | None = None
     remembers: bool = True
+    token_subsets: bool = False
     batch_size: int = 32
     adapter_lr: float = 3e-4
     rounds: int = 3
@@ -167,11 +170,14 @@ def distill_exits(
 
     Raises:
         ArtifactError: If ``profile`` or ``init`` belongs to other weights, or a checkpoint is damaged.
-        ConfigError: If stage 2 has nothing to start from, training diverges, or a checkpoint has other settings.
+        ConfigError: If stage 2 has nothing to start from, training diverges, a checkpoint has other settings, or there
+            can be no token subsets.
         EnvironmentMismatch: If a file cannot be written.
     """
     begin = time.perf_counter()
     profile.check_backbone(backbone.spec)
+    if settings.token_subsets:
+        _require_subsets(backbone, method)
     require_float32(backbone, settings)
     settings.require_equal_parts(settings.batch_size)
     settings.planner().require_equal_parts(settings.planner_batch, "planner_batch")
@@ -191,7 +197,7 @@ def distill_exits(
     differ = _differences(work, modules, rounds) if method == "deer" and settings.stage == 2 else None
     if distributed.leads():
         write_json(out / CURVE, {"schema": CURVE_SCHEMA, "curve": curve})
-        training = training_info(settings, method, len(samples), curve)
+        training = training_info(settings, method, len(samples), curve, token_subsets=settings.token_subsets)
         save = save_exits if differ is None else partial(save_deer, deltas=differ)
         save(bundle, modules.eval(), rounds.execute_horizon, profile, training, command)
     learnt = modules.adapters if settings.stage == 1 or method == "deer" else modules
@@ -208,6 +214,19 @@ def _start(
     partition = tail(partition_of(profile))
     exits = settings.exits or (partition.dynamic_layers[::INTERVAL] if method == "deer" else default_exits(partition))
     return new_exits(profile, exits, sizes, settings.seed).to(backbone.device)
+
+
+def _require_subsets(backbone: Backbone, method: ExitMethod) -> None:
+    """Are there tokens to prune, and does anything run these exits on what is left?"""
+    found = "" if method == "dysl" else f"the exits of '{method}', which run on every token"
+    if not backbone.spec.visual_tokens:
+        found = f"{type(backbone).__name__}, whose layers see no visual tokens: there is nothing to prune"
+    if found:
+        raise ConfigError(
+            f"distill.token_subsets: expected exits that dysl+specprune can use, those of 'dysl' on a backbone whose "
+            f"layers read visual tokens; found {found}",
+            hint="leave distill.token_subsets out",
+        )
 
 
 def _required(init: Path | None) -> Path:
@@ -227,6 +246,7 @@ def _samples(work: _Work, modules: ExitModules, data: Dataset) -> ExitSamples:
         modules.exits,
         int(settings.cache_gb * 2**30),
         remembers=modules.sizes.remembers,
+        subset_seed=settings.seed if settings.token_subsets else None,
         precision=settings.precision,
         progress=work.progress,
     )

@@ -8,6 +8,7 @@ from copy import copy
 from dataclasses import dataclass
 from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,12 @@ from dyslctl.dysl.query_layout import QueryLayout
 from dyslctl.jobs.dataset import WHOLE, Batch, Dataset, Part, Samples, draw_rows
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.training import Precision, autocast, uses_bf16
+from dyslctl.joint.subsets import Subset, draw_subsets, subset_views
+
+SUBSETS = 2
+"""Sets the draw of the token subsets apart from other draws of the same seed."""
+Subsets = Sequence[Subset] | None
+"""What each sample is seen on; ``None``: on every token."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +34,12 @@ class _Piece:
     Attributes:
         target: ``[n, N, A]``, on the CPU.
         source: What the exits see, on the CPU, if it is kept; the samples are then dropped. Else the samples.
+        subsets: On which tokens they are seen.
     """
 
     target: Tensor
     source: ExitViews | Samples
+    subsets: Subsets
 
     def __len__(self) -> int:
         return len(self.target)
@@ -40,6 +49,11 @@ class ExitSamples:
     """Data sets as the exits see them: computed once and kept if they fit, else one frozen pass for each batch.
 
     Both ways the same batches, up to the order of sums in passes over more or fewer rows.
+
+    With token subsets every sample is there twice: on all its tokens, and on some that SpecPrune-VLA would retain. Both
+    have one target, the full model's action on all tokens: whatever an exit has seen, that action is what it is to give
+    in the place of the rest of the model. (A target under the same subset is for hidden states, which must be those of
+    the same tokens; as an action it would teach the exits what pruning does to it.)
     """
 
     def __init__(
@@ -50,6 +64,7 @@ class ExitSamples:
         max_bytes: int,
         *,
         remembers: bool = True,
+        subset_seed: int | None = None,
         precision: Precision = "fp32",
         progress: Progress = NO_PROGRESS,
     ) -> None:
@@ -61,11 +76,13 @@ class ExitSamples:
             exits: Ascending.
             max_bytes: The most memory that may be kept, on the CPU.
             remembers: Whether the exits are told the last chunk.
+            subset_seed: Of the token subsets; ``None``: every sample is there once, on all its tokens.
             precision: Of the passes, as in training; hidden states are rounded to it.
             progress: Told about each sample.
         """
         self._backbone, self._exits, self._precision = backbone, exits, precision
         self._left, self._remembers, self._progress = max_bytes, remembers, progress
+        self._subset_seed = subset_seed
         self._groups: dict[int, list[_Piece]] = {}
         self._digests: list[str] = []
         self._take(data)
@@ -107,18 +124,27 @@ class ExitSamples:
 
     def _take(self, data: Dataset) -> None:
         """Add the groups of ``data``: all of them kept, or none."""
-        needed = self._compute(data.groups[0].rows(torch.arange(1))).hidden.nbytes * len(data)
+        seen = list(self._seen(data))
+        count = sum(len(group) for group, _ in seen)
+        needed = self._compute(data.groups[0].rows(torch.arange(1)), None).hidden.nbytes * count
         fits = needed <= self._left
         if fits:
             self._left -= needed
-            self._progress.start(len(data), "states before the exits")
-        for group in data.groups:
-            piece = _Piece(group.target, self._views_of(group) if fits else group)
+            self._progress.start(count, "states before the exits")
+        for group, subsets in seen:
+            piece = _Piece(group.target, self._views_of(group, subsets) if fits else group, subsets)
             self._groups.setdefault(group.tokens, []).append(piece)
         if fits:
             self._progress.close()
         self._groups = dict(sorted(self._groups.items()))
         self._digests.append(data.digest())
+
+    def _seen(self, data: Dataset) -> Iterator[tuple[Samples, Subsets]]:
+        """Its groups on every token, and on subsets; those depend on the place of ``data`` among the data sets."""
+        yield from ((group, None) for group in data.groups)
+        if self._subset_seed is not None:
+            rng = np.random.default_rng((self._subset_seed, len(self._digests), SUBSETS))
+            yield from ((group, draw_subsets(rng, len(group))) for group in data.groups)
 
     def _rows(self, pieces: Sequence[_Piece], rows: Tensor) -> tuple[ExitViews, Tensor]:
         """The samples ``rows`` of ``pieces`` that lie one behind the other."""
@@ -137,22 +163,27 @@ class ExitSamples:
 
     def _views(self, piece: _Piece, rows: Tensor) -> ExitViews:
         picked = piece.source.rows(rows)
-        return self._compute(picked) if isinstance(picked, Batch) else picked
+        return self._compute(picked, _of(piece.subsets, rows)) if isinstance(picked, Batch) else picked
 
-    def _compute(self, samples: Batch) -> ExitViews:
+    def _compute(self, samples: Batch, subsets: Subsets) -> ExitViews:
         device, precision = self._backbone.device, self._precision
         samples = samples.to(device)
+        seen = self._backbone, samples.inputs, samples.memory * self._remembers, self._exits
         with autocast(precision, device):
-            views = exit_views(self._backbone, samples.inputs, samples.memory * self._remembers, self._exits)
+            views = exit_views(*seen) if subsets is None else subset_views(*seen, subsets)
         return views.to(device, torch.bfloat16 if uses_bf16(precision, device) else views.hidden.dtype)
 
-    def _views_of(self, group: Samples, size: int = 128) -> ExitViews:
+    def _views_of(self, group: Samples, subsets: Subsets, size: int = 128) -> ExitViews:
         parts = []
         for rows in torch.split(torch.arange(len(group)), size):
-            views = self._compute(group.rows(rows))
+            views = self._compute(group.rows(rows), _of(subsets, rows))
             parts.append(views.to(torch.device("cpu"), views.hidden.dtype))
             self._progress.advance(len(rows))
         return ExitViews.join(parts)
+
+
+def _of(subsets: Subsets, rows: Tensor) -> Subsets:
+    return None if subsets is None else [subsets[row] for row in rows.tolist()]
 
 
 @torch.no_grad()
