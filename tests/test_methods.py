@@ -130,6 +130,7 @@ def test_names_are_in_table_order() -> None:
         "specprune",
         "dysl+specprune",
         "dysl-paper+specprune",
+        "dysl-paper-no-post+specprune",
     ]
 
 
@@ -158,6 +159,7 @@ def test_what_each_method_needs() -> None:
         "specprune": None,
         "dysl+specprune": "dysl",
         "dysl-paper+specprune": "dysl-paper",
+        "dysl-paper-no-post+specprune": "dysl-paper",
     }
     assert methods.bundles(["dysl-paper", "full", "random-skip-adapters", "dysl"]) == ["dysl-paper", "dysl"]
     assert methods.bundles(["oracle", "static", "dysl"]) == ["dysl", "static"]
@@ -249,6 +251,7 @@ def test_methods_do_what_they_say(
     assert layers["dysl+specprune"] == {1}
     first, *later = [report.tokens for report in ran["dysl-paper+specprune"]]
     assert first == (13,) * 3 and min(map(min, later)) < 13 and verified["dysl-paper+specprune"]
+    assert not verified["dysl-paper-no-post+specprune"] and min(layers["dysl-paper-no-post+specprune"]) == 3
     assert layers["oracle"] == {1} and all(report.consulted == () for report in ran["oracle"])
 
 

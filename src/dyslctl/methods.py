@@ -248,10 +248,15 @@ def _dysl_specprune(setup: Setup) -> Policy:
     return JointPolicy(skipping, setup.pruning, setup.execute_horizon)
 
 
-def _paper_specprune(setup: Setup) -> Policy:
-    dynamic = setup.paper().modules.partition.dynamic_layers
-    layers, horizon = setup.backbone.spec.num_layers, setup.execute_horizon
-    return JointPolicy(Controllers(_paper()(setup), layers, dynamic, horizon), setup.pruning, horizon)
+def _paper_specprune(*, post_skip: bool = True) -> Callable[[Setup], JointPolicy]:
+    def make(setup: Setup) -> JointPolicy:
+        dynamic, horizon = setup.paper().modules.partition.dynamic_layers, setup.execute_horizon
+        policy = _paper(post_skip=post_skip)(setup)
+        return JointPolicy(
+            Controllers(policy, setup.backbone.spec.num_layers, dynamic, horizon), setup.pruning, horizon
+        )
+
+    return make
 
 
 DAMAGE = Dial(-7.0, 3.0, "log of the relative damage that is worth as much as all layers")
@@ -332,7 +337,14 @@ METHODS: Mapping[str, Method] = {
     ),
     "dysl-paper+specprune": Method(
         "the rule of the paper, on the tokens that specprune retains",
-        _paper_specprune,
+        _paper_specprune(),
+        "dysl-paper",
+        dial=LENIENCE,
+        prunes=True,
+    ),
+    "dysl-paper-no-post+specprune": Method(
+        "... without post-skip verification: no second prediction",
+        _paper_specprune(post_skip=False),
         "dysl-paper",
         dial=LENIENCE,
         prunes=True,

@@ -196,6 +196,15 @@ def test_a_budget_sets_every_cell_and_the_horizon_is_a_setting(profiled: dict[st
     assert points["often"]["inferences_per_episode"] > points["dysl"]["inferences_per_episode"]
 
 
+def test_the_joint_table_trains_every_bundle_once() -> None:
+    cells = built_in()["joint"].cells
+    trained = [(folder_name(task.settings), task.names) for task in trainings(cells, [0])]
+    assert trained == [("as-is", ("dysl", "dysl-paper")), ("distill.token_subsets=true", ("dysl",))]
+    assert fits(cells, [0]) == [], "an agreement is neither trained nor fitted"
+    played = set(plays(cells, [0]).values())
+    assert len(played) == 1 + len(cells) == 12, "no two cells are the same"
+
+
 def changed(old: str, new: str) -> str:
     assert old in TABLES
     return TABLES.replace(old, new, 1)

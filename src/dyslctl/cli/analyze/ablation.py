@@ -28,8 +28,8 @@ def ablation(
         typer.Option(
             "--table",
             metavar="NAME|FILE",
-            help="4 (default), 5, 6, k, criterion, gripper, chunk, horizon, adapter, dysl, flexidepth; or a YAML file "
-            "of your own.",
+            help="4 (default), 5, 6, k, criterion, gripper, chunk, horizon, adapter, dysl, flexidepth, joint; or a "
+            "YAML file of your own.",
             show_default=False,
         ),
     ] = None,
