@@ -103,6 +103,8 @@ class Backbone(ABC):
     Options: ClassVar[type[BackboneOptions]] = BackboneOptions
     default_suite: ClassVar[str]
     """The task suite to use when the user names none."""
+    checkpoint_hint: ClassVar[str] = "name yours: --checkpoint FOLDER"
+    """What helps a user who names no checkpoint, where there is no default one."""
 
     spec: BackboneSpec
 

@@ -178,7 +178,13 @@ def test_workloads() -> None:
 @pytest.mark.parametrize(
     ("checkpoint", "arguments", "error", "message"),
     [
-        ("nowhere", {}, ArtifactError, "checkpoint folder nowhere does not exist"),
+        (
+            "nowhere",
+            {},
+            ArtifactError,
+            "checkpoint nowhere: expected a folder, found nothing\n  hint: --checkpoint FOLDER",
+        ),
+        (__file__, {}, ArtifactError, "expected a folder, found a file"),
         ("owner/name", {"revision": "main"}, ArtifactError, "expected a folder, which has no revision 'main'"),
         ("nowhere", {"options": {"window": 3}}, ConfigError, "roboflamingo has no options\n  window: unknown key"),
     ],

@@ -59,4 +59,4 @@ def test_without_a_checkpoint_it_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     result = CliRunner().invoke(app, ["profile", "roboflamingo", "--quiet"])
     assert result.exit_code == 2
     assert "roboflamingo brings no checkpoint of its own" in result.stderr
-    assert "--checkpoint" in result.stderr
+    assert "hint: --checkpoint FOLDER" in result.stderr and "random-checkpoint --size tiny" in result.stderr

@@ -59,9 +59,10 @@ class BackboneRecipe:
         Raises:
             ConfigError: If there is no such plugin, or it has no checkpoint of its own.
         """
-        chosen = checkpoint or plugins.load_backbone(plugin).default_checkpoint()
+        backbone = plugins.load_backbone(plugin)
+        chosen = checkpoint or backbone.default_checkpoint()
         if chosen is None:
-            raise ConfigError(f"{plugin} brings no checkpoint of its own", hint="name yours: --checkpoint FOLDER")
+            raise ConfigError(f"{plugin} brings no checkpoint of its own", hint=backbone.checkpoint_hint)
         return cls(plugin, str(chosen), options=json.dumps(options, sort_keys=True), **how)
 
     def load(self) -> Backbone:

@@ -40,6 +40,10 @@ class RoboFlamingo(Backbone):
     """
 
     default_suite: ClassVar[str] = "calvin_d"
+    checkpoint_hint: ClassVar[str] = (
+        f"--checkpoint FOLDER, with released files and {SETTINGS} beside them; or a random one, to try things: "
+        "python -m dyslctl_roboflamingo random-checkpoint --size tiny --out FOLDER"
+    )
 
     def __init__(self, model: RoboFlamingoModel, tokenizer: PromptTokenizer, fingerprint: str) -> None:
         self.model = model
@@ -97,14 +101,11 @@ class RoboFlamingo(Backbone):
         """
         _check_options(cls, options or {})
         folder = Path(checkpoint)
-        if revision is not None or not folder.is_dir():
-            raise ArtifactError(
-                f"checkpoint folder {checkpoint} does not exist"
-                if revision is None
-                else f"checkpoint {checkpoint}: expected a folder, which has no revision '{revision}'",
-                hint=f"put released files into a folder, with {SETTINGS} beside them; or a random one: "
-                "python -m dyslctl_roboflamingo random-checkpoint --size tiny --out FOLDER",
-            )
+        if revision is not None:
+            raise ArtifactError(f"checkpoint {checkpoint}: expected a folder, which has no revision '{revision}'")
+        if not folder.is_dir():
+            found = "a file" if folder.exists() else "nothing"
+            raise ArtifactError(f"checkpoint {checkpoint}: expected a folder, found {found}", hint=cls.checkpoint_hint)
         settings = Settings.read(folder)
         tokenizer = PromptTokenizer.load(folder, settings.max_tokens)
         if tokenizer.vocabulary > (rows := settings.language_model.vocabulary):
