@@ -91,6 +91,16 @@ def test_a_break_changes_nothing_and_the_checkpoint_acts(
     assert behaviour.deviation(tmp_path / "whole/checkpoint", whole) == 0
     assert (whole.spec.num_layers, whole.model.settings.head.window) == (3, 12)
 
+    run("again", "--steps", "1", "--seed", "1", "--from", str(tmp_path / "whole/checkpoint"))
+    again = RoboFlamingo.load(tmp_path / "again/checkpoint").model.state_dict()
+    assert max((weight - ours[name]).abs().max() for name, weight in again.items()) < 0.05
+
+
+def test_weights_of_another_model_are_no_beginning(tools: SimpleNamespace) -> None:
+    with pytest.raises(ArtifactError, match="found none that fits"):
+        begin_from = importlib.import_module("learner").begin_from
+        begin_from(torch.nn.Linear(2, 2), Path("elsewhere"), {"weight": torch.zeros(3), "other": torch.zeros(2)})
+
 
 def test_training_sees_what_inference_sees(tools: SimpleNamespace, cache: Any) -> None:
     """A window at once, and the same frames step by step through the backbone: the same actions."""

@@ -11,7 +11,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -23,7 +23,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dyslctl.artifacts.files import append_jsonl, read_jsonl, write_jsonl
+from dyslctl.backbone import Backbone
+from dyslctl.errors import ArtifactError
+from dyslctl.jobs import behaviour
 from dyslctl.jobs.distributed import rank, world_size
+from dyslctl.plugins import load_suite
 
 MATRIX_LR, OTHER_LR, EMA_DECAY = 0.006, 2e-3, 0.998
 WARM_UP, LOG_EVERY = 100, 100
@@ -79,8 +83,13 @@ class Learner(Generic[Model]):
         """The precision of every pass."""
         return torch.autocast(self.device.type, torch.bfloat16)
 
-    def run(self, losses: Callable[[], Losses], measure: Callable[[], Measures]) -> None:
-        """Train until ``--steps`` are done or ``--minutes`` are over; ``measure`` adds to the curve."""
+    def run(
+        self, losses: Callable[[], Losses], measure: Callable[[], Measures], load: Callable[[Path], Backbone]
+    ) -> None:
+        """Train until ``--steps`` are done or ``--minutes`` are over; ``measure`` adds to the curve.
+
+        The checkpoint, as ``load`` reads it, then also holds its answer to a known observation, for ``dyslctl doctor``.
+        """
         begin, first, saved = time.monotonic(), self.step, time.monotonic()
         while self.step < self.args.steps and not self._time_is_up(begin):
             self.update(losses())
@@ -91,6 +100,8 @@ class Learner(Generic[Model]):
                 self.save()
                 saved = time.monotonic()
         self.save()
+        if rank() == 0:
+            behaviour.save(self.folder, load(self.folder), load_suite("tabletop_object"))
 
     def update(self, losses: Losses) -> None:
         """One step down the sum of ``losses``."""
@@ -176,8 +187,34 @@ def add_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     parser.set_defaults(**defaults)
 
 
+def add_demo_options(parser: argparse.ArgumentParser, sizes: Iterable[str], **defaults: Any) -> None:
+    """The options of a training on demonstrations, those of :func:`add_options` too; ``sizes`` of the model."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    add_options(parser, workers=2 if device == "cpu" else 1, **defaults)
+    parser.add_argument("cache", type=Path, help="folder that demo_cache.py wrote")
+    parser.add_argument("--size", choices=list(sizes), default="base", help="of the model")
+    parser.add_argument("--from", dest="begin", type=Path, help="checkpoint to begin with the fitting weights of")
+    parser.add_argument("--device", default=device)
+
+
+def begin_from(model: nn.Module, checkpoint: Path, known: Mapping[str, Tensor]) -> None:
+    """Copy the weights ``known`` of ``checkpoint`` that fit by name and shape into ``model``; prints what was left.
+
+    Raises:
+        ArtifactError: If none fits.
+    """
+    own = model.state_dict()
+    fitting = {name: known[name] for name, weight in own.items() if name in known and known[name].shape == weight.shape}
+    if not fitting:
+        raise ArtifactError(f"--from {checkpoint}: expected weights of a model like this one, found none that fits")
+    model.load_state_dict(fitting, strict=False)
+    fresh = [name for name in own if name not in fitting]
+    print(f"{checkpoint}: its weights fit, but for {len(fresh)}", *fresh, sep="\n  ")
+
+
 def launch(train: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     """Call ``train`` in ``args.workers`` processes that average their gradients."""
+    args.decay_from = args.steps * 3 // 5 if args.decay_from is None else args.decay_from
     args.out.mkdir(parents=True, exist_ok=True)
     if not args.resume:
         (args.out / "curve.jsonl").unlink(missing_ok=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dyslctl_openvla_oft import OpenVLAOFT
 from dyslctl_openvla_oft.config import OFTConfig
 from dyslctl_openvla_oft.modeling import OFTModel
 from dyslctl_openvla_oft.prismatic import RotaryTables
@@ -18,7 +17,6 @@ from dyslctl_openvla_oft.writer import write_checkpoint
 from learner import Learner
 from torch import Tensor, nn
 
-from dyslctl.errors import ArtifactError
 from dyslctl.types import LayerInputs
 
 MIDDLE = 5 / 12
@@ -44,17 +42,6 @@ def initialise(model: OFTModel) -> None:
             nn.init.normal_(weight, std=gain * weight.shape[1] ** -0.5)
     nn.init.normal_(model.language_model.embed_tokens.weight, std=0.5)
     nn.init.zeros_(model.action_head.model.fc2.weight)
-
-
-def begin_from(model: OFTModel, checkpoint: Path) -> list[str]:
-    """Copy the weights that ``checkpoint`` has too, by name and shape, into ``model``; the names of the others."""
-    known = OpenVLAOFT.load(checkpoint).model.state_dict()
-    own = model.state_dict()
-    fitting = {name: known[name] for name, weight in own.items() if name in known and known[name].shape == weight.shape}
-    if not fitting:
-        raise ArtifactError(f"--from {checkpoint}: expected weights of a model like this one, found none that fits")
-    model.load_state_dict(fitting, strict=False)
-    return [name for name in own if name not in fitting]
 
 
 class OFTLearner(Learner[OFTModel]):

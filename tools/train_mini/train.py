@@ -35,9 +35,7 @@ from learner import Losses, add_options, launch
 from oft import OFTLearner, initialise, model_config
 from torch import Tensor
 
-from dyslctl.jobs import behaviour
 from dyslctl.jobs.distributed import rank
-from dyslctl.plugins import load_suite
 from dyslctl.suites.tabletop.expert import expert
 from dyslctl.suites.tabletop.tasks import KINDS, TASKS_PER_SUITE, instruction
 from dyslctl.suites.tabletop.world import World
@@ -184,9 +182,7 @@ class Trainer:
     def run(self) -> None:
         while self.replay.size < self.args.warm_frames:
             self.collect()
-        self.learner.run(self.losses, self.successes)
-        if rank() == 0:
-            behaviour.save(self.learner.folder, OpenVLAOFT.load(self.learner.folder), load_suite("tabletop_object"))
+        self.learner.run(self.losses, self.successes, OpenVLAOFT.load)
 
     def successes(self) -> Mapping[str, float]:
         """Of the episodes that the policy drove since the last call."""

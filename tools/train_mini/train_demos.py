@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,13 +30,11 @@ from dyslctl_openvla_oft.modeling import OFTModel
 from dyslctl_openvla_oft.processing import PreprocessorConfig, tower_inputs
 from dyslctl_openvla_oft.statistics import DatasetStatistics
 from dyslctl_openvla_oft.tokenizer import PromptTokenizer, build_tokenizer
-from learner import Losses, Measures, add_options, launch
-from oft import OFTLearner, begin_from, initialise, model_config
+from learner import Losses, Measures, add_demo_options, begin_from, launch
+from oft import OFTLearner, initialise, model_config
 from torch import Tensor
 
-from dyslctl.jobs import behaviour
 from dyslctl.jobs.distributed import rank
-from dyslctl.plugins import load_suite
 
 CHUNK, PATCH = 8, 14
 SHIFT = 6
@@ -156,8 +153,7 @@ class Trainer:
         self.model = OFTModel(config, attn_implementation="eager" if device.type == "cpu" else "sdpa")
         initialise(self.model)
         if args.begin:
-            fresh = begin_from(self.model, args.begin)
-            print(f"{args.begin}: its weights fit, but for {len(fresh)}", *fresh, sep="\n  ")
+            begin_from(self.model, args.begin, OpenVLAOFT.load(args.begin).model.state_dict())
         self.heads = DestinationHeads(self.model.hidden_size, config.num_patches).to(device)
         named = {args.name: statistics}
         self.learner = OFTLearner(self.model.to(device), self.heads, tokenizer, named, args)
@@ -192,11 +188,10 @@ class Trainer:
         return {"held_out_loss": loss / len(frames)}
 
     def run(self) -> None:
-        """Train; the checkpoint then also holds its answer to a known observation, for ``dyslctl doctor``."""
-        self.learner.run(self.losses, self.held_out)
+        """Train, and leave beside the checkpoint what on."""
+        self.learner.run(self.losses, self.held_out, OpenVLAOFT.load)
         if rank() == 0:
             shutil.copy(self.args.cache / ABOUT, self.args.out / "data.json")
-            behaviour.save(self.learner.folder, OpenVLAOFT.load(self.learner.folder), load_suite("tabletop_object"))
 
 
 def train(args: argparse.Namespace) -> None:
@@ -205,16 +200,9 @@ def train(args: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    add_options(parser, steps=3000, workers=2 if device == "cpu" else 1)
-    parser.add_argument("cache", type=Path, help="folder that demo_cache.py wrote")
-    parser.add_argument("--size", choices=list(SIZES), default="base", help="of the model")
+    add_demo_options(parser, SIZES, steps=3000)
     parser.add_argument("--name", default="demonstrations", help="key in dataset_statistics.json")
-    parser.add_argument("--from", dest="begin", type=Path, help="checkpoint to begin with the fitting weights of")
-    parser.add_argument("--device", default=device)
-    args = parser.parse_args(arguments)
-    args.decay_from = args.steps * 3 // 5 if args.decay_from is None else args.decay_from
-    launch(train, args)
+    launch(train, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -32,15 +32,13 @@ from dyslctl_roboflamingo.model import RoboFlamingoModel
 from dyslctl_roboflamingo.mpt import attention_bias
 from dyslctl_roboflamingo.tokenizer import PromptTokenizer, build_tokenizer
 from dyslctl_roboflamingo.writer import write_checkpoint
-from learner import Learner, Losses, Measures, add_options, launch
+from learner import Learner, Losses, Measures, add_demo_options, begin_from, launch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from train_demos import augmented
 
 from dyslctl.errors import ArtifactError
-from dyslctl.jobs import behaviour
 from dyslctl.jobs.distributed import rank
-from dyslctl.plugins import load_suite
 
 DESTINATION_WEIGHT = 0.05
 OPEN_GATE = 1.0
@@ -169,6 +167,8 @@ class Trainer:
         settings = mini_settings(args.size, cache, tokenizer, args.layers)
         model = RoboFlamingoModel(settings)
         initialise(model)
+        if args.begin:
+            begin_from(model, args.begin, RoboFlamingo.load(args.begin).model.state_dict())
         self.probe = nn.Linear(settings.language_model.width, 3).to(device)
         self.windows = Windows(cache, tokenizer, settings.head.window, device)
         blocks = [*model.layers.parameters(), *model.vision.parameters(), *model.perceiver.layers.parameters()]
@@ -217,11 +217,10 @@ class Trainer:
         return {"held_out_pose": torch.cat(pose).mean().item(), "held_out_gripper": torch.cat(gripper).mean().item()}
 
     def run(self) -> None:
-        """Train; the checkpoint then also holds its answer to a known observation, for ``dyslctl doctor``."""
-        self.learner.run(self.losses, self.held_out)
+        """Train, and leave beside the checkpoint what on."""
+        self.learner.run(self.losses, self.held_out, RoboFlamingo.load)
         if rank() == 0:
             shutil.copy(self.args.cache / ABOUT, self.args.out / "data.json")
-            behaviour.save(self.learner.folder, RoboFlamingo.load(self.learner.folder), load_suite("tabletop_object"))
 
 
 def train(args: argparse.Namespace) -> None:
@@ -230,16 +229,10 @@ def train(args: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    add_options(parser, steps=4000, batch=8, workers=2 if device == "cpu" else 1)
-    parser.add_argument("cache", type=Path, help="folder that demo_cache.py wrote")
-    parser.add_argument("--size", choices=list(SIZES), default="base", help="of the model")
+    add_demo_options(parser, SIZES, steps=4000, batch=8)
     parser.add_argument("--loss", choices=["huber", "l1"], default="huber", help="of the pose")
     parser.add_argument("--gripper-weight", type=float, default=0.01)
-    parser.add_argument("--device", default=device)
-    args = parser.parse_args(arguments)
-    args.decay_from = args.steps * 3 // 5 if args.decay_from is None else args.decay_from
-    launch(train, args)
+    launch(train, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":
