@@ -105,6 +105,9 @@ def test_several_suites_stand_in_one_table_with_what_is_published(
     assert sources[4] == ("orin", "published", "full")
     table = Path("runs/tiny/report/suites.md").read_text()
     assert "| full | measured |" in table and "| dysl-paper | published | 98.2 % | 92.6 % |" in table
+    assert "DySL-VLA, arXiv 2602.22896, Table 3, OpenVLA_OFT_7B |" in table
+    card = Path("runs/tiny/bundles/dysl/README.md").read_text()
+    assert "| dysl on libero_object, test |" in card and "| dysl on libero_10, test |" in card
     stored = json.loads(Path("runs/tiny/eval/libero_10/result.json").read_text())
     assert stored["methods"] == found["suites"]["libero_10"]["methods"]
     assert "Success by suite" in Path(document("report")["report_path"]).read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator
+from multiprocessing import active_children
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,9 +45,8 @@ def test_processes_work_at_the_same_time(tmp_path: Path) -> None:
         assert all(isinstance(each, Observation) for each in seen)
         executed = simulate_together([Execute(environment, actions(99)) for environment in environments])
     assert [count for _, count in executed] == [1] * 6
-    painted = [int(result.observation.images["process"][0, 0, 0]) for result, _ in executed]
-    assert painted[:3] == painted[3:] and len(set(painted)) == 3
-    assert os.getpid() % 251 not in painted
+    painted = [int.from_bytes(bytes(result.observation.images["process"][0, 0])) for result, _ in executed]
+    assert painted[:3] == painted[3:] and len({*painted, os.getpid()}) == 4
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -87,3 +87,19 @@ def test_one_by_one_they_are_environments(tmp_path: Path) -> None:
         assert there.step(actions(99)[0]).score == here.step(actions(99)[0]).score == 0
         with pytest.raises(PluginError, match="no pictures"):
             there.render()
+
+
+def test_whoever_leaves_early_leaves_no_process_behind(tmp_path: Path) -> None:
+    suite = rooms.RoomSuite(tmp_path, 2)
+    with pytest.raises(KeyboardInterrupt), simulators(suite, 2, processes=2) as environments:
+        assert len(active_children()) == 2
+        for environment in environments:
+            environment.ask(Begin(environment, specs(1)[0]))  # and nobody hears the answer
+        raise KeyboardInterrupt
+    assert active_children() == []
+
+
+def test_simulators_are_closed_in_their_process(tmp_path: Path) -> None:
+    with simulators(rooms.RoomSuite(tmp_path, 1), 3, processes=2) as environments:
+        simulate_together([Begin(*each) for each in zip(environments, specs(3), strict=True)])
+    assert sorted(path.read_text() for path in tmp_path.glob("closed-*")) == ["closed"] * 3

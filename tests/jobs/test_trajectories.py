@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from dyslctl.errors import PluginError
+from dyslctl.jobs import trajectories
+from dyslctl.jobs.simulators import simulators
 from dyslctl.jobs.trajectories import Trajectory, demonstrate, roll_out
 from dyslctl.policy import full_policy
 from dyslctl.suite import EpisodeSpec
@@ -135,10 +137,19 @@ def test_simulators_in_other_processes_change_nothing(tiny_backbone, tiny_suite,
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))  # the processes import tiny.py
     backbone, suite = tiny_backbone(), tiny_suite(chain=2)
     policy = full_policy(backbone, suite.execute_horizon)
+    asked = []
+
+    def noted(suite, count, processes):
+        asked.append(processes)
+        return simulators(suite, count, processes)
+
+    monkeypatch.setattr(trajectories, "simulators", noted)
     here, there = (
         sorted(roll_out(policy, suite, suite.episodes("train", 5), lanes=3, processes=n), key=lambda t: t.spec.index)
         for n in (1, 2)
     )
+    assert asked == [1, 2]
+    assert list(roll_out(policy, suite, [], lanes=3, processes=2)) == []
     for one, other in zip(here, there, strict=True):
         assert (one.spec, one.score, one.executed) == (other.spec, other.score, other.executed)
         np.testing.assert_array_equal(np.concatenate(one.predicted), np.concatenate(other.predicted))

@@ -36,6 +36,11 @@ class Environment:
     threads: int
     gpu: str | None
 
+    @property
+    def machine(self) -> str:
+        """The processors that measure here: milliseconds of others do not compare."""
+        return self.cpu if self.gpu is None else f"{self.cpu}, {self.gpu}"
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)

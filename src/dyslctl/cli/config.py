@@ -82,7 +82,7 @@ class ProfileConfig(Part):
 class DistillConfig(Part):
     """``dyslctl distill``: what to train, what to learn from, and what replaces the method's own defaults.
 
-    Those are ``jobs.distill_exits.ExitTraining`` for ``dysl``, ``static`` and ``deer``, and for ``dysl-paper``, either
+    Those are ``jobs.distill_exits.ExitTraining`` for ``dysl``, ``static`` and ``deer``, and for ``dysl-paper``, both
     ``flexidepth`` and ``mole`` ``DistillSettings``, ``RouterTraining`` and ``MixtureTraining`` in ``jobs``; a key of
     another one is an error. ``suites``: where exits learn, instead of the run's suite. ``workers``: processes that the
     simulators of a policy are spread over. ``token_subsets``: exits and planner of ``dysl`` see every sample on a

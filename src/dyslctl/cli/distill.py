@@ -69,7 +69,9 @@ def distill(
     execute_horizon: ExecuteHorizon = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", help="Processes that simulators are spread over; default 1.", show_default=False),
+        typer.Option(
+            "--workers", help="Processes that a policy's simulators are spread over; default 1.", show_default=False
+        ),
     ] = None,
     seed: Seed = None,
     resume: Resume = False,

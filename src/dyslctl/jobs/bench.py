@@ -161,7 +161,7 @@ def bench(
         else:
             document = _predicted_document(subject, plan, elsewhere, workload, stack, progress)
     rows = [*document["rows"], *map(_published_row, published_latency(device, subject.plugin))]
-    about = {"schema": SCHEMA, "device": device, "machine": _machine(), "backbone": subject.plugin}
+    about = {"schema": SCHEMA, "device": device, "machine": environment().machine, "backbone": subject.plugin}
     about["backend"] = subject.backend
     return {**about, **document, "rows": rows}
 
@@ -176,12 +176,6 @@ def _measured_here(subject: Subject, plan: BenchPlan, progress: Progress) -> Row
     document["power_mode"] = power.mode
     document["power"] = {**power.as_dict(), "watts_mean": meter.watts}
     return document
-
-
-def _machine() -> str:
-    """The processors that measured: milliseconds of others do not compare."""
-    here = environment()
-    return here.cpu if here.gpu is None else f"{here.cpu}, {here.gpu}"
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -87,9 +88,10 @@ def record(
     trajectories: list[Trajectory] = []
     progress.start(episodes, "full-model episodes")
     policy = full_policy(backbone, suite.execute_horizon)
-    for trajectory in roll_out(policy, suite, suite.episodes(split, episodes), lanes, processes):
-        trajectories.append(trajectory)
-        progress.advance()
+    with closing(roll_out(policy, suite, suite.episodes(split, episodes), lanes, processes)) as rolled:
+        for trajectory in rolled:
+            trajectories.append(trajectory)
+            progress.advance()
     progress.close()
     return sorted(trajectories, key=lambda trajectory: trajectory.spec.index)
 

@@ -8,7 +8,8 @@ batches, up to the order of sums.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -119,19 +120,19 @@ def collect(
     progress.start(episodes, f"{source} episodes")
     draw = suite.demonstrated_episodes if source == "expert" else suite.episodes
     specs = draw(split, skip + episodes)[skip:]
+    trajectories: Generator[Trajectory]
     if source == "expert":
         # A few samples are for looking at layers, which see no history.
-        trajectories: Iterable[Trajectory] = (
-            demonstrate(backbone, suite, spec, follow=samples is None) for spec in specs
-        )
+        trajectories = (demonstrate(backbone, suite, spec, follow=samples is None) for spec in specs)
     else:
         acting = policy or full_policy(backbone, suite.execute_horizon)
         trajectories = roll_out(acting, suite, specs, batch_size, processes)
-    for trajectory in trajectories:
-        found = _frames(trajectory, backbone, labelled=source == "expert" and label == "expert")
-        found = found if frames_per_episode is None else _pick(found, frames_per_episode, rng)
-        frames += found if images is None else [frame.kept_in(images) for frame in found]
-        progress.advance()
+    with closing(trajectories):
+        for trajectory in trajectories:
+            found = _frames(trajectory, backbone, labelled=source == "expert" and label == "expert")
+            found = found if frames_per_episode is None else _pick(found, frames_per_episode, rng)
+            frames += found if images is None else [frame.kept_in(images) for frame in found]
+            progress.advance()
     progress.close()
     chosen = frames if samples is None else stratify(frames, samples, rng)
     return encode(backbone, chosen, batch_size, max_bytes, precision, progress)

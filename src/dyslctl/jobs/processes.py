@@ -15,7 +15,7 @@ from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import Any, Self
 
 from dyslctl.errors import PluginError
 from dyslctl.jobs.crew import GRACE, READY, Crew, Died, Gone, Player, Result, Task, Worker
@@ -52,7 +52,7 @@ def play_in_processes(
 
 
 class Child:
-    """A process, and the pipe to it. It dies with this one.
+    """A process, and the pipe to it. It dies with this one, and ends with the ``with`` block that it is used in.
 
     Attributes:
         pipe: To what ``body`` was given; closed if the process is dead.
@@ -65,6 +65,16 @@ class Child:
         self._process = _SPAWN.Process(target=_live, args=(theirs, body, *arguments), name="dyslctl-worker")
         self._process.start()
         theirs.close()  # Else its death would not close the pipe.
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        """Let it end by itself; if the block was left early, kill it: nobody listens to it any more."""
+        if kind is not None:
+            self.kill()
+        self.pipe.close()
+        self.end()
 
     def kill(self) -> None:
         """Now."""

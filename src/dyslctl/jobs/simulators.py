@@ -10,7 +10,7 @@ from __future__ import annotations
 import traceback
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -97,7 +97,8 @@ class RemoteSimulator(Environment):
             found = self.child.pipe.recv()
         except (EOFError, OSError):
             raise EnvironmentMismatch(
-                f"a simulator's process {self.child.end(grace=1.0)}", hint="--workers 1 keeps simulators in one process"
+                f"a simulator's process {self.child.end(grace=1.0)}",
+                hint="use fewer --workers if memory is short; --resume keeps what was trained",
             ) from None
         if isinstance(found, Exception):
             raise found
@@ -107,22 +108,12 @@ class RemoteSimulator(Environment):
 @contextmanager
 def simulators(suite: TaskSuite, count: int, processes: int = 1) -> Iterator[list[Environment]]:
     """``count`` simulators of ``suite``, spread over so many ``processes``; with one, they are in this process."""
-    if processes == 1:
-        here = [suite.make() for _ in range(count)]
-        try:
-            yield here
-        finally:
-            for environment in here:
-                environment.close()
-        return
-    children = [Child(_serve, suite) for _ in range(min(processes, count))]
-    try:
-        yield [RemoteSimulator(children[number % len(children)], number) for number in range(count)]
-    finally:
-        for child in children:
-            child.pipe.close()
-        for child in children:
-            child.end()
+    with ExitStack() as stack:
+        if processes == 1:
+            yield [stack.enter_context(closing(suite.make())) for _ in range(count)]
+        else:
+            children = [stack.enter_context(Child(_serve, suite)) for _ in range(min(processes, count))]
+            yield [RemoteSimulator(children[number % len(children)], number) for number in range(count)]
 
 
 def simulate_together(requests: Sequence[Simulate]) -> list[object]:
@@ -130,31 +121,36 @@ def simulate_together(requests: Sequence[Simulate]) -> list[object]:
 
     A process is asked for the next thing when it has answered the last: no pipe is ever full on both sides.
     """
-    answers, waiting = dict[int, object](), defaultdict[Child, deque[int]](deque)
+    answers = dict[int, object]()
+    waiting = defaultdict[Child, deque[tuple[int, RemoteSimulator, Simulate]]](deque)
     for index, request in enumerate(requests):
         if isinstance(request.environment, RemoteSimulator):
-            waiting[request.environment.child].append(index)
+            waiting[request.environment.child].append((index, request.environment, request))
     for queue in waiting.values():
-        _ask(requests[queue[0]])
+        _ask_first(queue)
     for index, request in enumerate(requests):
         if not isinstance(request.environment, RemoteSimulator):
             answers[index] = _caught(request.here)
-    by_pipe = {child.pipe: queue for child, queue in waiting.items()}
-    while by_pipe:
-        for pipe in wait(list(by_pipe)):
-            queue = by_pipe[pipe]  # type: ignore[index]
-            index = queue.popleft()
-            answers[index] = _caught(requests[index].environment.answer)  # type: ignore[attr-defined]
-            if queue:
-                _ask(requests[queue[0]])
+    while waiting:
+        for child in _spoken(list(waiting)):
+            index, simulator, _ = waiting[child].popleft()
+            answers[index] = _caught(simulator.answer)
+            if waiting[child]:
+                _ask_first(waiting[child])
             else:
-                del by_pipe[pipe]  # type: ignore[arg-type]
+                del waiting[child]
     return [answers[index] for index in range(len(requests))]
 
 
-def _ask(request: Simulate) -> None:
-    assert isinstance(request.environment, RemoteSimulator)
-    request.environment.ask(request)
+def _ask_first(queue: deque[tuple[int, RemoteSimulator, Simulate]]) -> None:
+    _, simulator, request = queue[0]
+    simulator.ask(request)
+
+
+def _spoken(children: Sequence[Child]) -> list[Child]:
+    """Those that have something to say, as soon as any has."""
+    ready = wait([child.pipe for child in children])
+    return [child for child in children if child.pipe in ready]
 
 
 def _caught(answer: Callable[[], object]) -> object:
@@ -167,12 +163,17 @@ def _caught(answer: Callable[[], object]) -> object:
 def _serve(pipe: Connection[Any, Any], suite: TaskSuite) -> None:
     """What a process of simulators does; each is made when it is first asked."""
     environments = defaultdict[int, Environment](suite.make)
-    for number, asked in messages(pipe):
-        try:
+    try:
+        for number, asked in messages(pipe):
             kind = Begin if isinstance(asked, EpisodeSpec) else Execute
-            pipe.send(_painted(kind(environments[number], asked).here()))
-        except Exception as error:
-            pipe.send(portable(error, f"in a simulator's process:\n{traceback.format_exc()}"))
+            try:
+                answer = _painted(kind(environments[number], asked).here())
+            except Exception as error:
+                answer = portable(error, f"in a simulator's process:\n{traceback.format_exc()}")
+            pipe.send(answer)
+    finally:
+        for environment in environments.values():
+            environment.close()
 
 
 def _painted(answer: Any) -> Any:

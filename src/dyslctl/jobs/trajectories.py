@@ -6,7 +6,7 @@ in lock-step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -154,8 +154,8 @@ def _inference_steps(demonstration: Demonstration, horizon: int) -> list[int]:
 
 def roll_out(
     policy: Policy, suite: TaskSuite, specs: Sequence[EpisodeSpec], lanes: int = 1, processes: int = 1
-) -> Iterator[Trajectory]:
-    """The episodes of ``policy``, in the order in which they end.
+) -> Generator[Trajectory]:
+    """The episodes of ``policy``, in the order in which they end. Close it (``contextlib.closing``) if left early.
 
     Args:
         policy: Who acts.
@@ -167,6 +167,8 @@ def roll_out(
     Raises:
         EnvironmentMismatch: If a simulator's process dies.
     """
+    if not specs:
+        return
     width = min(lanes, len(specs)) if policy.backbone.snapshot() is None else 1
     policies = [policy, *(policy.twin() for _ in range(width - 1))]
     with simulators(suite, width, processes) as environments:

@@ -19,7 +19,7 @@ def tables(document: Document) -> list[Table]:
 def _success(document: Document) -> Table:
     suites = list(document["suites"])
     columns = [Column("method", numeric=False), Column("source", numeric=False), *map(Column, suites)]
-    columns += [Column("mean"), Column("layers run")]
+    columns += [Column("mean"), Column("layers run"), Column("printed in", numeric=False)]
     rows = [
         (
             row["method"],
@@ -27,13 +27,14 @@ def _success(document: Document) -> Table:
             *(_rate(row, suite) for suite in suites),
             percent(row["mean"]),
             number(row.get("layers"), 2),
+            row.get("citation", ""),
         )
         for row in document["success"]
     ]
     notes = [
         f"measured: {document['episodes']} paired {document['split']} episodes a suite, Wilson 95 % intervals in "
         f"percent; {document['backbone']} of {document['num_layers']} layers, re-predictions counted",
-        *_citations(document["success"]),
+        *_flags(document["success"]),
     ]
     return Table("Success by suite", columns, rows, notes)
 
@@ -48,6 +49,7 @@ def _latency(document: Document) -> Table:
     names = ("method", "device", "source")
     columns = [Column(name, numeric=False) for name in names]
     columns += [Column("LLM ms"), Column("± %"), Column("layers run"), Column("LLM speedup")]
+    columns += [Column("printed in", numeric=False)]
     rows = [
         (
             *(str(row[name]) for name in names),
@@ -55,6 +57,7 @@ def _latency(document: Document) -> Table:
             number(row.get("band_pct"), 0),
             number(row["layers_run"], 2),
             number(row["speedup"], 2),
+            row.get("citation", ""),
         )
         for row in document["latency"]
     ]
@@ -64,9 +67,8 @@ def _latency(document: Document) -> Table:
     sizes = sorted({row["workload"] for row in document["latency"] if "workload" in row})
     notes += [f"predicted for {size}, from the layers that the episodes ran" for size in sizes]
     notes += sorted({f"predicted: {row['calibration']}" for row in document["latency"] if row.get("calibration")})
-    return Table("Latency of the LLM", columns, rows, [*notes, *_citations(document["latency"])])
+    return Table("Latency of the LLM", columns, rows, [*notes, *_flags(document["latency"])])
 
 
-def _citations(rows: list[Document]) -> list[str]:
-    notes = dict.fromkeys(f"published: {row['citation'].rpartition(', ')[0]}" for row in rows if "citation" in row)
-    return [*notes, *(f"published {row['method']}: {row['flag']}" for row in rows if row.get("flag"))]
+def _flags(rows: list[Document]) -> list[str]:
+    return [f"published {row['method']}: {row['flag']}" for row in rows if row.get("flag")]

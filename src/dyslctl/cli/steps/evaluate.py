@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,13 @@ from dyslctl.runtime.packed import EAGER
 
 def run_eval(workspace: Workspace, *, resume: bool, progress: Progress) -> dict[str, Any]:
     """Evaluate, save everything, and return the result's document."""
+    document = evaluate_suite(workspace, resume=resume, progress=progress)
+    write_cards(workspace, [document])
+    return document
+
+
+def evaluate_suite(workspace: Workspace, *, resume: bool, progress: Progress) -> dict[str, Any]:
+    """Evaluate, save the result, and return its document."""
     out = workspace.run.eval(workspace.suite.name)
     result, recipe = play_methods(workspace, out, resume=resume, progress=progress)
     more = {
@@ -35,8 +42,6 @@ def run_eval(workspace: Workspace, *, resume: bool, progress: Progress) -> dict[
     }
     document = {**result.as_dict(), **more}
     workspace.keep(f"eval-{workspace.suite.name}", document, out)
-    for bundle in recipe.bundles.values():
-        write_card(bundle, SkipProfile.load(recipe.skip_profile).suite, _metrics(result))
     return document
 
 
@@ -65,15 +70,24 @@ def play_methods(
     return result, recipe
 
 
-def _metrics(result: EvaluationResult) -> dict[str, CardMetric]:
-    """What the bundle's model card says of this evaluation; methods of which no episode finished are left out."""
-    return {
-        f"{name} on {result.suite}, {result.split}": CardMetric(
-            found.success_rate, *found.success_ci95, found.episodes, found.mean_layers_run
-        )
-        for name, found in result.methods.items()
-        if found.success_rate is not None and found.mean_layers_run is not None
+def write_cards(workspace: Workspace, documents: Sequence[dict[str, Any]]) -> None:
+    """Tell the model cards of the bundles that were evaluated what ``documents`` say of them.
+
+    Methods of which no episode finished are left out.
+    """
+    metrics = {
+        f"{name} on {document['suite']}, {document['split']}": _metric(found)
+        for document in documents
+        for name, found in document["methods"].items()
+        if found["success_rate"] is not None and found["mean_layers_run"] is not None
     }
+    for method in methods.bundles(methods.with_reference(workspace.config.eval.methods)):
+        write_card(workspace.run.bundle(method), SkipProfile.load(workspace.run.skip_profile).suite, metrics)
+
+
+def _metric(found: Mapping[str, Any]) -> CardMetric:
+    low, high = found["success_ci95"]
+    return CardMetric(found["success_rate"], low, high, found["episodes"], found["mean_layers_run"])
 
 
 def measure_target(workspace: Workspace, out: Path, *, resume: bool, progress: Progress) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from dyslctl import methods
 from dyslctl.artifacts.files import atomic_write
 from dyslctl.artifacts.fingerprint import environment
-from dyslctl.cli.steps.evaluate import run_eval
+from dyslctl.cli.steps.evaluate import evaluate_suite, write_cards
 from dyslctl.cli.workspace import Workspace, load_suite
 from dyslctl.devices.presets import DEFAULT_STACK, find_device
 from dyslctl.devices.roofline import Usage
@@ -35,18 +35,19 @@ def run_suites(workspace: Workspace, names: Sequence[str], *, resume: bool, prog
     config = workspace.config
     suites = {name: load_suite(config, workspace.backbone, name) for name in names}
     found = {
-        name: run_eval(
+        name: evaluate_suite(
             replace(workspace, suite=suite, config=config.model_copy(update={"suite": name})),
             resume=resume,
             progress=progress,
         )
         for name, suite in suites.items()
     }
+    write_cards(workspace, list(found.values()))
     assets = workspace.policies(methods.with_reference(config.eval.methods)).assets()
     document = {
         "schema": SCHEMA,
         "backbone": workspace.backbone.plugin,
-        "machine": environment().cpu,
+        "machine": environment().machine,
         "split": config.eval.split,
         "episodes": config.eval.episodes,
         "num_layers": workspace.backbone.load().spec.num_layers,
