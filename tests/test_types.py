@@ -89,3 +89,20 @@ def test_where_nothing_is_known_nothing_is_remembered() -> None:
     assert joined_history([(2, None), (1, None)]) is None
     joined = joined_history([(2, None), (1, torch.tensor([[1.0, 5.0]]))])
     assert joined is not None and joined.tolist() == [[0, 0], [0, 0], [1, 5]]
+
+
+def test_samples_stand_alone_without_their_padding() -> None:
+    mask = torch.tensor([[True, True, False, True], [True, True, True, True]])
+    inputs = LayerInputs(
+        hidden=torch.arange(24.0).view(2, 4, 3),
+        positions=torch.tensor([[10, 11, 12, 13], [20, 21, 22, 23]]),
+        kinds=torch.full((2, 4), TokenKind.TEXT),
+        mask=mask,
+        conditioning={"latents": torch.tensor([[5.0], [6.0]])},
+        history=torch.tensor([[7.0, 8.0], [9.0, 10.0]]),
+    )
+    first, second = inputs.samples()
+    assert (first.positions.tolist(), second.positions.tolist()) == ([[10, 11, 13]], [[20, 21, 22, 23]])
+    assert first.hidden[0, :, 0].tolist() == [0.0, 3.0, 9.0] and first.mask is None and second.mask is None
+    assert [state.conditioning["latents"].tolist() for state in (first, second)] == [[[5.0]], [[6.0]]]
+    assert first.history is not None and first.history.tolist() == [[7.0, 8.0]]

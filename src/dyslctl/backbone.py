@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from dyslctl.errors import ConfigError
-from dyslctl.types import ActionChunk, KeysValues, LayerInputs, LayerState, Observation
+from dyslctl.types import ActionChunk, KeysValues, LayerInputs, LayerState, Observation, TokenKind
 
 Linear = Callable[[Tensor], Tensor]
 """One matrix product, ``[..., in]`` to a new ``[..., out]``, of a weight that stays."""
@@ -324,3 +324,13 @@ class Backbone(ABC):
             f"{type(self).__name__} names no stock model to compare with: expected Backbone.stock_layers",
             hint="--compare eager",
         )
+
+
+def one_token(backbone: Backbone) -> LayerState:
+    """A word that means nothing, before layer 0: enough to try what ``backbone`` offers before work begins."""
+    shape, device = (1, 1), backbone.device
+    return LayerState(
+        hidden=torch.zeros(*shape, backbone.spec.hidden_size, dtype=backbone.dtype, device=device),
+        positions=torch.zeros(shape, dtype=torch.int64, device=device),
+        kinds=torch.full(shape, int(TokenKind.TEXT), device=device),
+    )

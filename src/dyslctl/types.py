@@ -6,7 +6,7 @@ Shape letters, fixed once: ``B`` batch, ``T`` tokens, ``H`` hidden size, ``L`` l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from dyslctl.errors import PluginError
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,41 @@ class LayerInputs:
     def batch_size(self) -> int:
         """``B``."""
         return self.hidden.shape[0]
+
+    def samples(self) -> Iterator[LayerState]:
+        """Each as if it had been encoded alone: without padding, so that only token counts must agree."""
+        for row in range(self.batch_size):
+            state = LayerState.of(self._rows(slice(row, row + 1)))
+            if state.mask is not None:
+                state.select(state.mask.nonzero()[None, :, 1])
+                state.mask = None
+            yield state
+
+    def _rows(self, rows: slice) -> LayerInputs:
+        mask = None if self.mask is None else self.mask[rows]
+        conditioning = map_tree([self.conditioning], lambda tensors: tensors[0][rows])
+        history = None if self.history is None else self.history[rows]
+        return LayerInputs(self.hidden[rows], self.positions[rows], self.kinds[rows], mask, conditioning, history)
+
+
+def map_tree(trees: Sequence[Any], function: Callable[[list[Tensor]], Any]) -> Any:
+    """Apply ``function`` to the corresponding tensors of equally built ``trees``.
+
+    Conditioning belongs to the plugin; all the core asks is that it is ``None``, or tensors with ``B`` rows, alone or
+    in mappings and sequences.
+    """
+    first = trees[0]
+    if first is None:
+        return None
+    if isinstance(first, Tensor):
+        return function(list(trees))
+    if isinstance(first, Mapping):
+        return {key: map_tree([tree[key] for tree in trees], function) for key in first}
+    if isinstance(first, tuple | list):
+        return tuple(map_tree([tree[i] for tree in trees], function) for i in range(len(first)))
+    raise PluginError(
+        f"LayerInputs.conditioning: expected tensors, mappings or sequences, found {type(first).__name__}"
+    )
 
 
 def joined_history(parts: Sequence[tuple[int, Tensor | None]]) -> Tensor | None:

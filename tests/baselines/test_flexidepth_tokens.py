@@ -144,12 +144,11 @@ def test_with_every_token_skipping_no_layer_does_anything(
 def test_only_the_tokens_that_run_are_queried_and_go_through_the_mlp(
     backbone: TinyBackbone, modules: SkipModules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queried = list[int]()
+    queried, policy = list[int](), FlexiDepthTokensPolicy(backbone, modules, 0.5, 4)
     for one in backbone.layers:
         out, mlp = one.get_submodule("attention_out"), one.get_submodule("mlp")
         for part in (out, mlp):
             part.register_forward_pre_hook(lambda _, given: queried.append(given[0].shape[1]))
-    policy = FlexiDepthTokensPolicy(backbone, modules, 0.5, 4)
     policy.select_action(observation(0))
     assert queried == [count for count in policy.last.tokens for _ in range(2)]
     assert min(queried) < TOKENS
@@ -252,6 +251,12 @@ def test_what_cannot_is_refused_at_once(tiny_backbone: type[TinyBackbone], modul
 
     with pytest.raises(ConfigError, match="Whole makes no keys and values without running the layer"):
         FlexiDepthTokensPolicy(Whole(), modules, 0.5, 4)
+
+    class Alone(tiny_backbone):  # type: ignore[misc, valid-type]
+        run_layer_beside = Backbone.run_layer_beside
+
+    with pytest.raises(ConfigError, match="Alone keeps no keys and values to reuse"):
+        FlexiDepthTokensPolicy(Alone(), modules, 0.5, 4)
     with pytest.raises(ConfigError, match="PackedBackbone makes no keys") as caught:
         FlexiDepthTokensPolicy(with_backend(tiny_backbone(), PACKED), modules, 0.5, 4)
     assert caught.value.hint is not None and "model.backend=eager" in caught.value.hint

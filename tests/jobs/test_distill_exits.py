@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from dyslctl.artifacts.bundle import CARD, WEIGHTS, load_bundle
 from dyslctl.artifacts.bundle_settings import Exits
+from dyslctl.backbone import Backbone
 from dyslctl.baselines.random_skip import RandomExits
 from dyslctl.baselines.static_exit import EpisodeExit
 from dyslctl.dysl.exit_schedule import DrawnTolerance, ExitLadder
@@ -244,6 +245,16 @@ def test_token_subsets_that_nothing_would_run_on_are_refused_before_any_work(
     with pytest.raises(ConfigError, match=rf"^distill.token_subsets: expected .*; found {found}\n") as caught:
         distill_exits(backbone, work[1], rounds, settings, out=tmp_path / "o", bundle=tmp_path / "b", method=method)
     assert caught.value.hint == "leave distill.token_subsets out"
+    assert not list(tmp_path.iterdir())
+
+
+def test_token_subsets_need_a_backbone_that_shows_attention_before_any_work(tiny_backbone, work, tmp_path) -> None:
+    class Silent(tiny_backbone):
+        attention_rows = Backbone.attention_rows
+
+    backbone, settings = Silent(), dataclasses.replace(STAGE1, token_subsets=True)
+    with pytest.raises(ConfigError, match="Silent shows no attention to prune tokens by"):
+        distill_exits(backbone, work[1], Rounds(backbone, [], 1), settings, out=tmp_path / "o", bundle=tmp_path / "b")
     assert not list(tmp_path.iterdir())
 
 

@@ -122,6 +122,26 @@ def test_what_a_head_remembered_stays_beside_its_sample(backbone: TinyBackbone, 
     assert views.history is remembered.history
 
 
+def test_layers_see_what_they_are_conditioned_on(tiny_backbone: type[TinyBackbone], inputs: LayerInputs) -> None:
+    """One number a sample, added by every layer; the latents of the others do not reach it."""
+
+    class Conditioned(tiny_backbone):  # type: ignore[misc, valid-type]
+        def run_layer(self, layer: int, state: LayerState) -> torch.Tensor:
+            hidden: torch.Tensor = super().run_layer(layer, state) + state.conditioning["shift"][:, None, None]
+            return hidden
+
+    backbone, shift = Conditioned(), torch.tensor([0.0, 1.0, 2.0, 3.0])
+    conditioned = replace(inputs, conditioning={"shift": shift})
+    views = subset_views(backbone, conditioned, MEMORY, EXITS, [FINE] * 4, PRUNED)
+    for row in range(4):
+        sample = replace(one(inputs, row), conditioning={"shift": shift[[row]]})
+        alone = subset_views(backbone, sample, MEMORY[[row]], EXITS, [FINE], PRUNED)
+        torch.testing.assert_close(views.rows(torch.tensor([row])).hidden, alone.hidden)
+    plain = subset_views(tiny_backbone(), inputs, MEMORY, EXITS, [FINE] * 4, PRUNED)
+    moved = (views.hidden - plain.hidden).abs().amax((1, 2, 3))
+    assert float(moved[0]) < 1e-5 and (moved[1:] > 0.5).all()
+
+
 def test_subsets_are_drawn_evenly_and_from_the_generator_alone() -> None:
     drawn = draw_subsets(np.random.default_rng(3), 6000)
     assert drawn == draw_subsets(np.random.default_rng(3), 6000) != draw_subsets(np.random.default_rng(4), 6000)

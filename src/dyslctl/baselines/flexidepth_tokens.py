@@ -26,13 +26,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dyslctl.backbone import Backbone
+from dyslctl.backbone import Backbone, one_token
 from dyslctl.dysl.distillation import MixSchedule
 from dyslctl.dysl.skip_modules import SkipModules
 from dyslctl.engine import RUN, Jump, LayerSchedule, Run, Step
 from dyslctl.errors import ConfigError
 from dyslctl.policy import Consultation, Plan, SchedulePolicy
-from dyslctl.types import LayerState, Observation, TokenKind
+from dyslctl.types import LayerState, Observation
 
 
 class TokenMix(MixSchedule):
@@ -61,16 +61,9 @@ def require_token_skips(backbone: Backbone) -> None:
             "generates all go through the same ones",
             hint="--method flexidepth chooses for all tokens at once",
         )
-    shape = (1, 1)
+    state = one_token(backbone)
     with torch.no_grad():
-        backbone.keys_values(
-            0,
-            LayerState(
-                hidden=torch.zeros(*shape, backbone.spec.hidden_size, dtype=backbone.dtype, device=backbone.device),
-                positions=torch.zeros(shape, dtype=torch.int64, device=backbone.device),
-                kinds=torch.full(shape, int(TokenKind.TEXT), device=backbone.device),
-            ),
-        )
+        backbone.run_layer_beside(0, state, backbone.keys_values(0, state.fork()))
 
 
 class TokenRouting(LayerSchedule):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dyslctl.errors import PluginError
-from dyslctl.types import LayerInputs, LayerState, Observation, joined_history
+from dyslctl.types import LayerInputs, LayerState, Observation, joined_history, map_tree
 
 Encode = Callable[[Sequence[Observation]], LayerInputs]
 """A frozen backbone's ``encode``, in the precision of the training."""
@@ -240,23 +239,3 @@ def _columns(parts: Sequence[Samples]) -> list[Tensor]:
     """Target, episodes and memory of all ``parts``."""
     columns = [(part.target, part.episodes, part.memory) for part in parts]
     return [torch.cat(column) for column in zip(*columns, strict=True)]
-
-
-def map_tree(trees: Sequence[Any], function: Callable[[list[Tensor]], Any]) -> Any:
-    """Apply ``function`` to the corresponding tensors of equally built ``trees``.
-
-    Conditioning belongs to the plugin; all the core asks is that it is ``None``, or tensors with ``B`` rows, alone or
-    in mappings and sequences.
-    """
-    first = trees[0]
-    if first is None:
-        return None
-    if isinstance(first, Tensor):
-        return function(list(trees))
-    if isinstance(first, Mapping):
-        return {key: map_tree([tree[key] for tree in trees], function) for key in first}
-    if isinstance(first, tuple | list):
-        return tuple(map_tree([tree[i] for tree in trees], function) for i in range(len(first)))
-    raise PluginError(
-        f"LayerInputs.conditioning: expected tensors, mappings or sequences, found {type(first).__name__}"
-    )

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from dyslctl.artifacts.bundle import weights_digest
 from dyslctl.artifacts.files import make_folder, sha256, write_json
 from dyslctl.artifacts.skip_profile import SkipProfile
-from dyslctl.backbone import Backbone
+from dyslctl.backbone import Backbone, one_token
 from dyslctl.baselines.deer import INTERVAL, differences
 from dyslctl.baselines.random_skip import RandomExits
 from dyslctl.baselines.static_exit import EpisodeExit
@@ -217,7 +217,7 @@ def _start(
 
 
 def _require_subsets(backbone: Backbone, method: ExitMethod) -> None:
-    """Are there tokens to prune, and does anything run these exits on what is left?"""
+    """Are there tokens to prune, does a layer say which, and does anything run these exits on what is left?"""
     found = "" if method == "dysl" else f"the exits of '{method}', which run on every token"
     if not backbone.spec.visual_tokens:
         found = f"{type(backbone).__name__}, whose layers see no visual tokens: there is nothing to prune"
@@ -227,6 +227,9 @@ def _require_subsets(backbone: Backbone, method: ExitMethod) -> None:
             f"layers read visual tokens; found {found}",
             hint="leave distill.token_subsets out",
         )
+    state = one_token(backbone)
+    with torch.no_grad():
+        backbone.attention_rows(0, state, torch.zeros_like(state.positions))
 
 
 def _required(init: Path | None) -> Path:

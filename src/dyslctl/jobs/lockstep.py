@@ -14,10 +14,9 @@ from torch import Tensor
 
 from dyslctl.backbone import Backbone
 from dyslctl.engine import forward_together, stack, stackable
-from dyslctl.jobs.dataset import map_tree
 from dyslctl.jobs.simulators import Simulate, simulate_together
 from dyslctl.policy import Encode, Predict, Prediction, Request
-from dyslctl.types import ActionChunk, LayerInputs, LayerState, Observation
+from dyslctl.types import ActionChunk, LayerState, Observation
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -87,7 +86,7 @@ def answer_together(requests: Sequence[Encode | Predict]) -> list[object]:
 def _encode(backbone: Backbone, observations: Sequence[Observation]) -> list[LayerState | Exception]:
     """One state an observation. If a batch fails each is tried alone: the others may be good."""
     try:
-        return [*_rows(backbone.encode(observations))]
+        return [*backbone.encode(observations).samples()]
     except Exception as error:
         if len(observations) == 1:
             return [error]
@@ -114,17 +113,6 @@ def _decode(backbone: Backbone, states: Sequence[LayerState]) -> list[tuple[Acti
         predicted = backbone.predict(stack([states[index] for index in group]))
         rows |= zip(group, zip(backbone.decode_action(predicted), predicted, strict=True), strict=True)
     return [rows[index] for index in range(len(states))]
-
-
-def _rows(inputs: LayerInputs) -> Iterator[LayerState]:
-    """Each sample as if it had been encoded alone: without padding, so that only token counts must agree."""
-    for row in range(inputs.batch_size):
-        one = slice(row, row + 1)
-        conditioning = map_tree([inputs.conditioning], lambda tensors: tensors[0][one])  # noqa: B023 - called here
-        state = LayerState(inputs.hidden[one], inputs.positions[one], inputs.kinds[one], conditioning=conditioning)
-        if inputs.mask is not None:
-            state.select(inputs.mask[one].nonzero()[None, :, 1])
-        yield state
 
 
 _KINDS: Sequence[tuple[Any, Callable[[Sequence[Any]], list[object]]]] = (

@@ -24,8 +24,8 @@ from dyslctl.artifacts.files import atomic_path, read_jsonl, write_jsonl
 from dyslctl.artifacts.tensors import save_tensors
 from dyslctl.data.image_file import ImageFile
 from dyslctl.jobs import distributed
-from dyslctl.jobs.dataset import Batch, Dataset, Encode, Samples, Unencoded, map_tree
-from dyslctl.types import LayerInputs, Observation
+from dyslctl.jobs.dataset import Batch, Dataset, Encode, Samples, Unencoded
+from dyslctl.types import LayerInputs, Observation, map_tree
 
 ROWS, IMAGES = ".jsonl", ".images"
 LABELS = ("target", "episodes", "memory")

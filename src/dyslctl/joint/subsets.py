@@ -22,7 +22,7 @@ from dyslctl.joint.schedule import JointSchedule
 from dyslctl.pruning.action_mode import Mode
 from dyslctl.pruning.settings import PRUNING, PruningSettings
 from dyslctl.pruning.specprune import Depths, Found, Outlook, SpecPruneSchedule
-from dyslctl.types import LayerInputs, LayerState
+from dyslctl.types import LayerInputs
 
 ALPHAS = (0.6, 0.8, 1.0)
 MODES: tuple[Mode, ...] = ("coarse", "fine")
@@ -74,18 +74,12 @@ def subset_views(
     settings = [replace(pruning, alpha=subset.alpha) for subset in subsets]
     tokens = [SpecPruneSchedule(backbone.attention_rows, each, depths) for each in settings]
     firsts, records = [0] * len(tokens), [RecordExits(exits) for _ in tokens]
-    forward_together(backbone, _samples(inputs), tokens, firsts)
+    forward_together(backbone, [*inputs.samples()], tokens, firsts)
     for schedule, subset in zip(tokens, subsets, strict=True):
         schedule.outlook = _outlook(schedule.found, subset.mode)
-    forward_together(backbone, _samples(inputs), list(map(JointSchedule, records, tokens)), firsts)
+    forward_together(backbone, [*inputs.samples()], list(map(JointSchedule, records, tokens)), firsts)
     joined = ExitViews.join([record.views(row[None], None) for record, row in zip(records, memory, strict=True)])
     return replace(joined, history=inputs.history)
-
-
-def _samples(inputs: LayerInputs) -> list[LayerState]:
-    """Each by itself."""
-    rows = [slice(row, row + 1) for row in range(inputs.batch_size)]
-    return [LayerState(inputs.hidden[row], inputs.positions[row], inputs.kinds[row]) for row in rows]
 
 
 def _outlook(found: Found | None, mode: Mode) -> Outlook | None:
