@@ -32,7 +32,16 @@ from dyslctl.jobs.latency import (
     measure,
     measured_skip_efficiency,
 )
-from dyslctl.jobs.prediction import NEVER_SKIP, OWN, Row, choose_workload, headline, predict_usages, unpredictable
+from dyslctl.jobs.prediction import (
+    NEVER_SKIP,
+    OWN,
+    Row,
+    choose_workload,
+    headline,
+    predict_usages,
+    unpredictable,
+    untimed,
+)
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.token_sweep import measured_sweep, predicted_sweep
 from dyslctl.method_assets import NO_ASSETS, Assets
@@ -143,7 +152,7 @@ def bench(
         ConfigError: If a name is unknown, a method needs a bundle and there is none, its time means nothing, or this
             machine is asked to measure another size than the loaded one.
     """
-    _refuse_privileged(plan.methods)
+    _refuse_untimed(plan.methods)
     elsewhere = None if device in LOCAL or live_device() == device else find_device(device)
     if elsewhere is None and workload not in (None, OWN):
         raise ConfigError(
@@ -303,13 +312,10 @@ def _predicted_document(
     return {"workload": name, **document}
 
 
-def _refuse_privileged(names: Sequence[str]) -> None:
-    privileged = [name for name in names if methods.method(name).privileged]
-    if privileged:
-        raise ConfigError(
-            f"'{privileged[0]}' runs the whole model to know what it may skip: there is nothing to time",
-            hint="eval and analyze pareto take it",
-        )
+def _refuse_untimed(names: Sequence[str]) -> None:
+    for name in names:
+        if why := untimed(name):
+            raise ConfigError(why, hint="eval and analyze pareto take it")
 
 
 def _published_row(row: PublishedLatency) -> Row:

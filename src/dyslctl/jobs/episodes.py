@@ -37,7 +37,7 @@ class EpisodeRecord:
         layers_by_inference: Executed layers of each inference, in order.
         layer_tokens: Tokens that executed layers saw, summed over layers and inferences; 0 if not known.
         controllers: Skipping controllers asked, over all inferences.
-        jumps: Adapters that stood in for skipped layers, over all inferences.
+        jumps: Jumps over layers, through an adapter or plain, over all inferences.
         verifications: Inferences that post-skip verification predicted again.
         parts_ms: Latency of each part of an inference, milliseconds summed over all inferences. Empty, as ``llm_ms``,
             if episodes ran side by side: an inference then has no time of its own.

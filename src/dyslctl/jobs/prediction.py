@@ -1,9 +1,11 @@
 """From what the methods did here to what they would take on a device that is not here.
 
 The three counts of an inference - layers, controllers, adapters - are scaled by the ratio of the layer counts: the
-static share and the length of the segments are taken to stay the same. Exits are planned and taken once, whatever the
-depth; their adapter is charged for all tokens, though it sees only some. ``deer`` tries more exits in a deeper model,
-each with an adapter and a head; ``mole`` asks its router once, which is charged as an adapter: it reads all tokens.
+static share and the length of the segments are taken to stay the same. A method that has no bundle jumps without an
+adapter. Exits are planned and taken once, whatever the depth; their adapter is charged for all tokens, though it sees
+only some. ``deer`` tries more exits in a deeper model, each with an adapter and a head, and predicts once more where no
+exit ends the inference; whether two actions agree costs a decision without parameters. ``mole`` asks its router once,
+which is charged as an adapter, since it reads all tokens, and as such a decision.
 """
 
 from __future__ import annotations
@@ -75,14 +77,18 @@ def exit_params(workload: Workload, own: ExitSizes, exits: int) -> ModuleParams:
     return ModuleParams(_count(adapter), _count(planner))
 
 
+def untimed(method: str) -> str | None:
+    """Why the time of ``method`` means nothing, if that is so."""
+    if methods.method(method).privileged:
+        return f"'{method}' runs the whole model to know what it may skip: there is nothing to time"
+    return None
+
+
 def unpredictable(method: str) -> str | None:
     """Why there is no prediction for ``method``, if that is so."""
-    known = methods.method(method)
-    if known.privileged:
-        return f"'{method}' runs the whole model to know what it may skip: there is nothing to time"
-    if known.fewer_tokens:
+    if methods.method(method).fewer_tokens:
         return f"'{method}' runs its layers on fewer tokens: there is no prediction for that yet"
-    return None
+    return untimed(method)
 
 
 def predict_usages(
@@ -148,12 +154,20 @@ def _usage(method: str, usage: Usage, ratio: float) -> Usage:
     """What ``method`` does there that did ``usage`` here."""
     bundle = methods.method(method).bundle
     if bundle == "deer":
-        # What it asked was whether an exit agrees with the one before, so one more was tried.
-        tried = (usage.controllers + 1) * ratio
-        return Usage(usage.layers * ratio, 0.0, tried, heads=tried)
+        return _tried(usage, ratio)
     if bundle == "mole":
-        return Usage(usage.layers * ratio, 0.0, 1.0)
-    return scaled(usage, ratio, once=bundle in BY_EXITS)
+        return Usage(usage.layers * ratio, controllers=1.0, jumps=1.0)
+    there = scaled(usage, ratio, once=bundle in BY_EXITS)
+    return replace(there, jumps=0.0) if bundle is None else there
+
+
+def _tried(usage: Usage, ratio: float) -> Usage:
+    """Of ``deer``: it asks whether an exit agrees with the one before, so one more was tried.
+
+    It reports a jump where an exit ended the inference; elsewhere the whole model predicts after the exits.
+    """
+    exits = max((usage.controllers + 1) * ratio, 1.0)
+    return Usage(usage.layers * ratio, controllers=exits - 1, jumps=exits, heads=exits + 1 - usage.jumps)
 
 
 def _params(assets: Assets, method: str, size: Workload) -> ModuleParams:
@@ -165,7 +179,8 @@ def _params(assets: Assets, method: str, size: Workload) -> ModuleParams:
         return ModuleParams(_count(router), 0)
     exits = assets.deer if bundle == "deer" else assets.exits
     if bundle in (*BY_EXITS, "deer") and exits is not None:
-        return exit_params(size, exits.modules.sizes, len(exits.modules.exits))
+        params = exit_params(size, exits.modules.sizes, len(exits.modules.exits))
+        return replace(params, controller=0) if bundle == "deer" else params
     paper = assets.flexidepth if bundle == "flexidepth" else assets.paper
     return module_params(size, None if paper is None else paper.modules.sizes)
 
