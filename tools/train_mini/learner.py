@@ -27,6 +27,7 @@ from dyslctl.backbone import Backbone
 from dyslctl.errors import ArtifactError
 from dyslctl.jobs import behaviour
 from dyslctl.jobs.distributed import rank, world_size
+from dyslctl.jobs.processes import die_with_parent
 from dyslctl.plugins import load_suite
 
 MATRIX_LR, OTHER_LR, EMA_DECAY = 0.006, 2e-3, 0.998
@@ -227,6 +228,7 @@ def launch(train: Callable[[argparse.Namespace], None], args: argparse.Namespace
 
 
 def _member(number: int, train: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    die_with_parent()
     torch.set_num_threads(1)
     address = f"tcp://127.0.0.1:{args.port}"
     dist.init_process_group("gloo", init_method=address, rank=number, world_size=args.workers)

@@ -137,7 +137,7 @@ def portable(error: Exception, note: str) -> Exception:
 def _live(pipe: Connection[Any, Any], body: Callable[..., object], *arguments: object) -> None:
     """What a child process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its children.
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    die_with_parent()
     try:
         body(pipe, *arguments)
     except Exception as error:
@@ -159,8 +159,15 @@ def messages(pipe: Connection[Any, Any]) -> Iterator[Any]:
             yield pipe.recv()
 
 
-def _die_with_parent() -> None:
-    """A killed parent cannot stop its workers, and a busy one would not notice that the pipe is closed."""
+def die_with_parent() -> None:
+    """End this process with the one that ``multiprocessing`` started it from.
+
+    A killed parent cannot stop its workers, and a busy one would not notice that the pipe is closed.
+    """
+    threading.Thread(target=_watch_parent, daemon=True).start()
+
+
+def _watch_parent() -> None:
     parent = parent_process()
     if parent is not None:
         parent.join()
