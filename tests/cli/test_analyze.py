@@ -11,7 +11,7 @@ import pytest
 from typer.testing import Result
 
 from dyslctl.artifacts.bundle import ExitModuleSizes, load_bundle
-from dyslctl.artifacts.files import read_json
+from dyslctl.artifacts.files import read_json, write_json
 from dyslctl.cli.steps import seeds
 from dyslctl.errors import ConfigError
 
@@ -82,11 +82,30 @@ def test_each_training_takes_the_settings_that_it_knows(
     header = load_bundle(SEEDS / "seed0/bundles/dysl").header
     assert isinstance(header.modules, ExitModuleSizes) and not header.modules.remembers
     settings = [read_json(SEEDS / f"seed0/trained_{name}.json")["distill"] for name in ("dysl", "dysl-paper")]
-    assert [(each["remembers"], each["penalty_weight"]) for each in settings] == [(False, None), (None, 0.5)]
+    assert [(each.get("remembers"), each.get("penalty_weight")) for each in settings] == [(False, None), (None, 0.5)]
     trained: list[str] = []
     monkeypatch.setattr(seeds, "run_distill", lambda work, *_, **__: trained.append(work.config.distill.method))
     document(*both, "--set", "distill.remembers=false", "--set", "distill.penalty_weight=0.25")
     assert trained == ["dysl-paper"]
+
+
+def test_what_changes_no_weights_trains_nothing_again(
+    profiled: dict[str, Any], document: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither do marks of before a key was known: they name all that were, set or not."""
+    one = ("analyze", "pareto", *SMALL, "--method", "dysl", "--budgets", "4", "--seeds", "0", "--resume")
+    document(*one)
+    trained: list[str] = []
+    monkeypatch.setattr(seeds, "run_distill", lambda work, *_, **__: trained.append(work.config.distill.method))
+    document(*one, "--set", "distill.workers=2")
+    mark = SEEDS / "seed0/trained_dysl.json"
+    told = read_json(mark)
+    write_json(mark, {**told, "distill": {**told["distill"], "workers": 3, "explore": None, "hard": None}})
+    document(*one)
+    assert trained == []
+    write_json(mark, {**told, "distill": {**told["distill"], "explore": 0.1}})
+    document(*one)
+    assert trained == ["dysl"]
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from dyslctl.artifacts.bundle import TrainingInfo, save_settings
 from dyslctl.artifacts.bundle_settings import Exits
 from dyslctl.artifacts.files import write_json, write_jsonl
 from dyslctl.artifacts.fingerprint import made_with
-from dyslctl.artifacts.run_dir import RunManifest, start_run
+from dyslctl.artifacts.run_dir import RESULTS, RunManifest, start_run
 from dyslctl.artifacts.skip_profile import BackboneRef, ModuleSizes, Similarity, SkipProfile
 from dyslctl.dysl.exits import ExitSizes
-from dyslctl.errors import ArtifactError
+from dyslctl.errors import ArtifactError, PluginError
 from dyslctl.jobs.episodes import EpisodeRecord
 from dyslctl.jobs.inspection import inspect
 from dyslctl.jobs.trained_exits import new_exits, save_exits
@@ -113,6 +113,12 @@ def test_a_result_shows_its_plain_values(tmp_path: Path) -> None:
     assert (found.kind, found.facts) == ("eval result", {"suite": "reach"})
 
 
+@pytest.mark.parametrize("name", [*RESULTS, "curve", "behaviour"])
+def test_every_result_of_a_run_is_known(tmp_path: Path, name: str) -> None:
+    write_json(tmp_path / "r.json", {"schema": f"dyslctl.{name}/1"})
+    assert inspect(tmp_path / "r.json").kind == f"{name} result"
+
+
 @pytest.mark.parametrize(
     "content", ["", "hello", "schema: other/1", '{"schema": "dyslctl.unheard-of/1"}', "[1, 2]", "a: ["]
 )
@@ -190,3 +196,47 @@ def test_a_checkpoint_nobody_loads_lists_every_refusal(tmp_path: Path, monkeypat
     monkeypatch.setattr(plugins, "load_backbone", refuse)
     with pytest.raises(ArtifactError, match="one: not for one\n  two: not for two\n  hint: mend one; mend two"):
         inspect(tmp_path)
+
+
+@pytest.fixture
+def one_does_not_import(tiny_backbone: type[TinyBackbone], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two backbones are installed; ``tiny`` imports, and takes a folder with a ``config.json`` for its checkpoint."""
+
+    def load(name: str) -> type[TinyBackbone]:
+        if name == "broken":
+            raise PluginError("backbone 'broken' does not import", hint="dyslctl doctor checks the environment")
+        return tiny_backbone
+
+    monkeypatch.setattr(plugins, "names", lambda group: ["broken", "tiny"])
+    monkeypatch.setattr(plugins, "load_backbone", load)
+
+
+@pytest.mark.usefixtures("one_does_not_import")
+def test_a_backbone_that_does_not_import_makes_no_checkpoint_of_a_text(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    for path in (tmp_path / "notes.txt", tmp_path):
+        with pytest.raises(ArtifactError, match="is no artifact of dyslctl"):
+            inspect(path)
+
+
+@pytest.mark.usefixtures("one_does_not_import")
+def test_but_it_may_be_the_one_that_weights_are_for(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(b"PK\x03\x04\0")
+    for path in (tmp_path / "model.pt", tmp_path):
+        with pytest.raises(ArtifactError, match="broken: backbone 'broken' does not import\n  hint: dyslctl doctor"):
+            inspect(path)
+    (tmp_path / "config.json").write_text("{}")
+    assert inspect(tmp_path).facts["backbone"] == "tiny", "another one loads it"
+
+
+@pytest.mark.usefixtures("one_does_not_import")
+def test_and_is_named_beside_the_one_that_refuses(
+    tmp_path: Path, tiny_backbone: type[TinyBackbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ArtifactError("too small")
+
+    monkeypatch.setattr(tiny_backbone, "checkpoint_at", refuse)
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(ArtifactError, match="tiny: too small\n  broken: backbone 'broken' does not import"):
+        inspect(tmp_path / "notes.txt")

@@ -185,7 +185,12 @@ def test_workloads() -> None:
             "checkpoint nowhere: expected a folder, found nothing\n  hint: --checkpoint FOLDER",
         ),
         (__file__, {}, ArtifactError, "expected a folder, found a file"),
-        ("owner/name", {"revision": "main"}, ArtifactError, "expected a folder, which has no revision 'main'"),
+        (
+            "owner/name",
+            {"revision": "main"},
+            ArtifactError,
+            "expected a folder, which has no revision 'main'\n  hint: leave model.revision out",
+        ),
         ("nowhere", {"options": {"window": 3}}, ConfigError, "roboflamingo has no options\n  window: unknown key"),
     ],
 )

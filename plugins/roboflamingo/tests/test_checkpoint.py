@@ -280,7 +280,7 @@ def test_more_tokens_than_embeddings(write: Write) -> None:
     settings = Settings.read(copy)
     small = settings.language_model.model_copy(update={"vocabulary": 20})
     settings.model_copy(update={"language_model": small}).save(copy)
-    assert "20 embeddings" in refusal(copy)
+    assert "20 embeddings\n  hint: put the tokenizer.json there" in refusal(copy)
 
 
 def test_an_inventory_reads_no_values(folder: Path) -> None:

@@ -62,7 +62,9 @@ def test_a_released_file_by_itself_lacks_its_settings(write: Callable[[], Path])
 def test_weights_that_the_settings_do_not_name(write: Callable[[], Path]) -> None:
     folder = write()
     (folder / "later.pth").write_bytes((folder / "checkpoint.pth").read_bytes())
-    assert f"{SETTINGS} names other files than later.pth: clip.pth, checkpoint.pth" in refused(folder / "later.pth")
+    said = refused(folder / "later.pth")
+    assert f"{SETTINGS} names other files than later.pth: clip.pth, checkpoint.pth" in said
+    assert "hint: name it there, under files, or put it into a folder" in said
 
 
 def test_damaged_settings_and_damaged_weights(write: Callable[[], Path]) -> None:

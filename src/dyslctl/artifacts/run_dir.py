@@ -20,6 +20,12 @@ from dyslctl.plugins import did_you_mean
 
 RUNS = Path("runs")
 START_HINT = "dyslctl profile openvla-oft starts a run"
+RESULTS = (
+    *("profile", "distill", "calibrate", "eval", "suites", "pareto", "ablation"),
+    *("importance", "similarity", "kept-layers", "continuity", "allow-points", "latency", "tokens"),
+    "bench",
+)
+"""What the commands leave in a run as ``result.json``, in the order of the work; ``eval`` has ``dyslctl.eval/1``."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 

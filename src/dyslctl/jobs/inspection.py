@@ -12,7 +12,7 @@ from dyslctl import plugins
 from dyslctl.artifacts.bundle import SETTINGS, WEIGHTS, check_belongs, load_bundle
 from dyslctl.artifacts.bundle_settings import Consistency, Exits, Mixture, Routing, Section
 from dyslctl.artifacts.files import read_json, read_jsonl, reading
-from dyslctl.artifacts.run_dir import RunDirectory
+from dyslctl.artifacts.run_dir import RESULTS, RunDirectory
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.artifacts.strict_yaml import read_yaml
 from dyslctl.backbone import Backbone
@@ -24,6 +24,7 @@ EPISODES = "episodes.jsonl"
 """Stands for a schema: the lines of an episode log carry none."""
 BEGINNING = 512
 """Bytes of a file that are looked at before it is read."""
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 Facts = dict[str, Any]
 
 
@@ -177,22 +178,35 @@ def _result(path: Path) -> Facts:
 def _checkpoint(path: Path) -> Facts | None:
     """Of the first installed backbone that knows it as its checkpoint and loads it, strictly; ``None``: none knows it.
 
+    A backbone that does not import might have known it. That is said where another one does, or it looks like weights.
+
     Raises:
         ArtifactError: If none loads it, with what each of them found wrong.
     """
-    refusals = dict[str, DyslctlError]()
+    missing, refusals = dict[str, DyslctlError](), dict[str, DyslctlError]()
     for name in plugins.names(plugins.BACKBONES):
         try:
             plugin = plugins.load_backbone(name)
+        except DyslctlError as error:
+            missing[name] = error
+            continue
+        try:
             if (checkpoint := plugin.checkpoint_at(path)) is not None:
                 return {"backbone": name, **_sizes(plugin.load(checkpoint))}
         except DyslctlError as error:
             refusals[name] = error
-    if not refusals:
+    if not refusals and not (missing and _looks_like_weights(path)):
         return None
-    reasons = [f"  {name}: {error.message}" for name, error in refusals.items()]
-    hints = [error.hint for error in refusals.values() if error.hint is not None]
+    wrong = {**refusals, **missing}
+    reasons = [f"  {name}: {error.message}" for name, error in wrong.items()]
+    hints = dict.fromkeys(error.hint for error in wrong.values() if error.hint is not None)
     raise ArtifactError(f"no installed backbone loads {path}:\n" + "\n".join(reasons), "; ".join(hints) or None)
+
+
+def _looks_like_weights(path: Path) -> bool:
+    """By the names of files alone."""
+    files = path.iterdir() if path.is_dir() else [path]
+    return any(file.name == "config.json" or file.suffix in WEIGHT_SUFFIXES for file in files)
 
 
 def _sizes(backbone: Backbone) -> Facts:
@@ -210,7 +224,6 @@ def _sizes(backbone: Backbone) -> Facts:
     }
 
 
-_RESULTS = ("profile", "distill", "eval", "bench", "similarity", "curve", "behaviour")
 _READERS: dict[str, tuple[str, Callable[[Path], Facts]]] = {
     "dyslctl.skip-profile": ("skip profile", _profile),
     "dyslctl.bundle": ("bundle", _bundle),
@@ -218,5 +231,5 @@ _READERS: dict[str, tuple[str, Callable[[Path], Facts]]] = {
     "dyslctl.run": ("run directory", _run),
     "dyslctl.episodes": ("evaluation", _episodes),
     EPISODES: ("episode log", _episodes),
-    **{f"dyslctl.{name}": (f"{name} result", _result) for name in _RESULTS},
+    **{f"dyslctl.{name}": (f"{name} result", _result) for name in (*RESULTS, "curve", "behaviour")},
 }

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dyslctl.artifacts.files import atomic_write, read_json
-from dyslctl.artifacts.run_dir import RunDirectory
+from dyslctl.artifacts.run_dir import RESULTS, RunDirectory
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.errors import ArtifactError
 from dyslctl.report.cells import interval, number, percent
@@ -19,7 +19,6 @@ from dyslctl.report.studies import STUDIES
 from dyslctl.report.tables import Column, Table
 
 Document = dict[str, Any]
-ORDER = ("profile", "distill", "calibrate", "eval", "suites", "pareto", "ablation", *STUDIES, "bench")
 TEXTS = {
     "profile": "How little each layer changes the hidden state. The static layers change it most and always run.",
     "distill": "Adapters learn to stand in for skipped layers (stage 1), then what decides learns when they can "
@@ -73,7 +72,7 @@ def gather(run: RunDirectory) -> Results:
         raise ArtifactError(f"{run.path} holds no result yet", hint="dyslctl profile makes the first one")
     current = SkipProfile.load(run.skip_profile).hash
     fresh = [document for document in documents if document.get("profile_hash") == current]
-    return Results(run, sorted(fresh, key=lambda document: ORDER.index(_kind(document))))
+    return Results(run, sorted(fresh, key=lambda document: RESULTS.index(_kind(document))))
 
 
 def summary(results: Results) -> Table:
@@ -104,7 +103,7 @@ def html(results: Results, folder: Path) -> str:
         ArtifactError: If a figure is missing.
     """
     sections = [Section("Summary", "All methods side by side.", [summary(results)])]
-    for kind in ORDER:
+    for kind in RESULTS:
         documents = results.of(kind)
         if documents:
             shown = [table for document in documents for table in tables(document)]

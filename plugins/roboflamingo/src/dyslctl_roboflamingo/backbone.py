@@ -81,7 +81,10 @@ class RoboFlamingo(Backbone):
         if not is_flamingo(path):
             return None
         if described:
-            raise ArtifactError(f"{folder / SETTINGS} names other files than {path.name}: {', '.join(names)}")
+            raise ArtifactError(
+                f"{folder / SETTINGS} names other files than {path.name}: {', '.join(names)}",
+                hint="name it there, under files, or put it into a folder with settings of its own",
+            )
         return folder
 
     @classmethod
@@ -102,7 +105,10 @@ class RoboFlamingo(Backbone):
         _check_options(cls, options or {})
         folder = Path(checkpoint)
         if revision is not None:
-            raise ArtifactError(f"checkpoint {checkpoint}: expected a folder, which has no revision '{revision}'")
+            raise ArtifactError(
+                f"checkpoint {checkpoint}: expected a folder, which has no revision '{revision}'",
+                hint="leave model.revision out, and name a folder that holds that version",
+            )
         if not folder.is_dir():
             found = "a file" if folder.exists() else "nothing"
             raise ArtifactError(f"checkpoint {checkpoint}: expected a folder, found {found}", hint=cls.checkpoint_hint)
@@ -110,7 +116,8 @@ class RoboFlamingo(Backbone):
         tokenizer = PromptTokenizer.load(folder, settings.max_tokens)
         if tokenizer.vocabulary > (rows := settings.language_model.vocabulary):
             raise ArtifactError(
-                f"{folder}: {TOKENIZER} has {tokenizer.vocabulary} tokens, {SETTINGS} {rows} embeddings"
+                f"{folder}: {TOKENIZER} has {tokenizer.vocabulary} tokens, {SETTINGS} {rows} embeddings",
+                hint=f"put the {TOKENIZER} there that the weights were trained with, or mend language_model.vocabulary",
             )
         model = load_model(folder, settings, device=device, dtype=dtype)
         fingerprint = hash_files(folder, [SETTINGS, TOKENIZER, *settings.files.by_precedence])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,8 @@ def _train(workspace: Workspace, bundle: str, *, resume: bool, progress: Progres
     """Train ``bundle`` unless the mark of an equal training stands; it is set last."""
     settings = _settings_for(bundle, workspace.config.distill)
     told = as_profiled(replace(workspace, config=workspace.config.model_copy(update={"distill": settings})))
-    mark, now = told.run.path / f"trained_{bundle}.json", _training(told)
-    if mark.exists() and read_json(mark) == now and told.run.bundle(bundle).exists():
+    mark, now = told.run.path / f"trained_{bundle}.json", _decisive(_training(told))
+    if mark.exists() and _decisive(read_json(mark)) == now and told.run.bundle(bundle).exists():
         return
     mark.unlink(missing_ok=True)
     run_distill(told, [1, 2], resume=resume, progress=progress)
@@ -111,4 +111,13 @@ def _training(workspace: Workspace) -> dict[str, Any]:
         "seed": config.seed,
         "distill": config.distill.model_dump(mode="json"),
         "calibrate": config.calibrate.model_dump(mode="json"),
+    }
+
+
+def _decisive(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Without ``workers``, which change no weights, and what is left to the method: a mark may be older than a key."""
+    told = training.get("distill", {})
+    return {
+        **training,
+        "distill": {key: value for key, value in told.items() if key != "workers" and value is not None},
     }
