@@ -47,7 +47,8 @@ def test_token_by_token(profiled: dict[str, Any], document: Documents, run: Call
     tuned = ("--set", "eval.split=tune", "--episodes", "2")
     methods = document("eval", "--method", names, *tuned, "--batch", "2")["methods"]
     assert methods["flexidepth-tokens"]["mean_layers_run"] == pytest.approx(found["layers_per_inference"], abs=1)
-    assert methods["flexidepth-tokens"]["mean_tokens"] <= methods["full"]["mean_tokens"]
+    assert methods["flexidepth-tokens"]["mean_layers_run"] < 8 and found["dial"] > 0, "routers skip"
+    assert methods["flexidepth-tokens"]["mean_tokens"] < methods["full"]["mean_tokens"], "and not for all tokens alike"
     rows = document("bench", "--method", names, "--device", "cpu")["rows"]
     measured = {row["method"]: row for row in rows if row["source"] == "measured"}
     assert set(measured) == {"full", "flexidepth-tokens"} and "mean_tokens" in measured["full"]

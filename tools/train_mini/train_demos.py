@@ -188,7 +188,7 @@ class Trainer:
         return {"held_out_loss": loss / len(frames)}
 
     def run(self) -> None:
-        """Train, and leave beside the checkpoint what on."""
+        """Train, and leave a note of the data beside the checkpoint."""
         self.learner.run(self.losses, self.held_out, OpenVLAOFT.load)
         if rank() == 0:
             shutil.copy(self.args.cache / ABOUT, self.args.out / "data.json")

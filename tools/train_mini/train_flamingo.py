@@ -217,7 +217,7 @@ class Trainer:
         return {"held_out_pose": torch.cat(pose).mean().item(), "held_out_gripper": torch.cat(gripper).mean().item()}
 
     def run(self) -> None:
-        """Train, and leave beside the checkpoint what on."""
+        """Train, and leave a note of the data beside the checkpoint."""
         self.learner.run(self.losses, self.held_out, RoboFlamingo.load)
         if rank() == 0:
             shutil.copy(self.args.cache / ABOUT, self.args.out / "data.json")
