@@ -19,6 +19,8 @@ from dyslctl_libero.tasks import TASKS, SuiteName
 
 from dyslctl import plugins
 from dyslctl.errors import PluginError
+from dyslctl.jobs.workers import play
+from dyslctl.policy import full_policy
 from dyslctl.suite import TaskSuite
 from dyslctl.testing import check_suite
 
@@ -165,6 +167,18 @@ def test_the_fast_renderer_is_close_to_the_exact_one(installation: Any) -> None:
         painter.close()
     assert 0 < np.abs(pictures["exact"] - pictures["fast"]).mean() < 6
     scene.close()
+
+
+def test_the_embedded_policy_puts_things_into_the_basket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On official initial states, which it was not trained on, seen as it was trained."""
+    oft = pytest.importorskip("dyslctl_openvla_oft")
+    monkeypatch.setenv("DYSLCTL_LIBERO_RENDERER", "fast")
+    monkeypatch.setenv("DYSLCTL_LIBERO_IMAGE_SIZE", "128")
+    suite, backbone = plugins.load_suite("libero_object"), oft.OpenVLAOFT.load("mini-libero-object")
+    tasks = [(spec, "full") for spec in suite.episodes("test", 4)]
+    records = list(play(suite, {"full": lambda: full_policy(backbone, suite.execute_horizon)}, tasks))
+    assert [record.status for record in records] == ["done"] * 4
+    assert sum(record.success for record in records) >= 3
 
 
 def test_setup_renders_a_frame(tmp_path: Path) -> None:

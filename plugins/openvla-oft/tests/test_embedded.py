@@ -1,4 +1,4 @@
-"""The checkpoint that ships with the plugin: whole, small, a backbone by the contract, and a policy that works."""
+"""The checkpoints that ship with the plugin: whole, small, backbones by the contract, and policies that work."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dyslctl_openvla_oft import OpenVLAOFT
+from dyslctl_openvla_oft.hub import EMBEDDED
 
 from dyslctl.engine import FullSchedule
+from dyslctl.jobs.behaviour import TOLERANCE, deviation
 from dyslctl.jobs.workers import play
 from dyslctl.plugins import load_suite
 from dyslctl.policy import SchedulePolicy
 from dyslctl.suite import TaskSuite
 from dyslctl.testing import check_backbone
+from dyslctl.types import TokenKind
 
 MEGABYTE = 10**6
 
@@ -48,6 +51,19 @@ def test_it_tells_the_instructed_block_from_the_others(backbone: OpenVLAOFT, sui
     policy = SchedulePolicy(backbone, FullSchedule(), suite.execute_horizon)
     actions = [policy.select_action(observation).actions for observation in (first, second)]
     assert np.abs(actions[0] - actions[1]).max() > 0.1
+
+
+def test_the_one_for_libero_has_tokens_to_prune(suite: TaskSuite) -> None:
+    """How it acts in LIBERO's simulator is tested there: ``plugins/libero/tests/test_real.py``."""
+    backbone, folder = OpenVLAOFT.load("mini-libero-object"), EMBEDDED / "mini-libero-object"
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 40 * MEGABYTE
+    assert backbone.spec.num_layers >= 12
+    environment = suite.make()
+    observations = [environment.reset(spec) for spec in suite.episodes("tune", 3)]
+    kinds = backbone.encode(observations).kinds[0]
+    assert [int((kinds == TokenKind.VISION + view).sum()) for view in range(3)] == [64, 64, 0]
+    assert not check_backbone(backbone, observations).failures
+    assert deviation(folder, backbone) < TOLERANCE
 
 
 def solved_share(backbone: OpenVLAOFT, suite: TaskSuite, episodes: int) -> float:
