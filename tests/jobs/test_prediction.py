@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
@@ -122,3 +122,14 @@ def test_a_plain_jump_costs_nothing(tiny_backbone: type[TinyBackbone], name: str
 def test_jumps_of_random_exits_go_through_adapters(tiny_backbone: type[TinyBackbone]) -> None:
     row = charged(tiny_backbone, "random-skip-adapters", Usage(layers=4, jumps=1), Assets())
     assert row["jumps_per_inference"] == 1 and row["parts_ms"]["adapters"] > 0
+
+
+def test_static_is_charged_with_its_own_adapter(tiny_backbone: type[TinyBackbone], exits: ExitModules) -> None:
+    """At the loaded size, where ranks are the bundles' own: half as wide, it takes less time."""
+    narrow = ExitModules(exits.partition, exits.exits, replace(exits.sizes, adapter_rank=8))
+    own, size, took = Exits(narrow, np.zeros((1, 2))), tiny_backbone().workload(), []
+    for assets in (Assets(exits=own, static=Exits(exits, np.zeros((1, 2)))), Assets(static=own)):
+        usages = {"full": Usage(8), "static": Usage(4, jumps=1)}
+        document = predict_usages(usages, 8, assets, find_device("orin"), size, "paper-eager")
+        took.append(document["rows"][1]["parts_ms"]["adapters"])
+    assert took[1] < took[0]

@@ -177,8 +177,9 @@ def _params(assets: Assets, method: str, size: Workload) -> ModuleParams:
         with torch.device("meta"):
             router = LayerRouter(MixtureSizes.default(size.hidden_size, size.num_layers))
         return ModuleParams(_count(router), 0)
-    exits = assets.deer if bundle == "deer" else assets.exits
-    if bundle in (*BY_EXITS, "deer") and exits is not None:
+    trained = {"dysl": assets.exits, "static": assets.static, "deer": assets.deer}
+    exits = None if bundle is None else trained.get(bundle)
+    if exits is not None:
         params = exit_params(size, exits.modules.sizes, len(exits.modules.exits))
         return replace(params, controller=0) if bundle == "deer" else params
     paper = assets.flexidepth if bundle == "flexidepth" else assets.paper
