@@ -7,6 +7,7 @@ plugin's, bit for bit, would notice it there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,6 @@ TRAPS = (
     "patches behind the last norm",
     "class token among the patches",
     "GELU in CLIP",
-    "gripper's view first",
     "no norm on queries and keys",
     "alibi of the other direction",
     "no causal mask",
@@ -142,7 +142,6 @@ class Reference:
     def features(self, observation: Observation) -> Tensor:
         """``[1, H]``."""
         views = list(observation.images.values())
-        views = views[::-1] if self.trap == "gripper's view first" else views
         media = self.perceiver(self.clip(torch.stack([self.pixels(view) for view in views]))).flatten(0, 1)[None]
         ids = self.tokenizer.encode(f"<image>{observation.instruction}<|endofchunk|><|endoftext|>").ids
         ids = ids[1:] if self.trap == "the image mark is no token" else ids
@@ -207,3 +206,10 @@ def test_a_trap_changes_the_actions(checkpoint: tuple[Path, Settings], seen: lis
     right, wrong = Reference(*checkpoint), Reference(*checkpoint, trap)
     steps = STEPS if "carried" in trap else 1
     assert any(not np.array_equal(right.act(o), wrong.act(o)) for o in seen[:steps])
+
+
+def test_the_order_of_the_views_is_no_trap(checkpoint: tuple[Path, Settings], seen: list[Observation]) -> None:
+    """Latents of both views are attended to together, and nothing says which is whose."""
+    reference, observation = Reference(*checkpoint), seen[0]
+    turned = replace(observation, images=dict(reversed(observation.images.items())))
+    np.testing.assert_allclose(Reference(*checkpoint).act(turned), reference.act(observation), atol=1e-4)
