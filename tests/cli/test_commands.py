@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-import torch
-from safetensors.torch import load_file
 from typer.testing import Result
 
 from dyslctl import methods, plugins
@@ -19,11 +17,7 @@ from dyslctl.artifacts.bundle_settings import Exits
 from dyslctl.artifacts.lock import locked
 from dyslctl.artifacts.run_dir import RunDirectory
 from dyslctl.artifacts.strict_yaml import read_yaml
-from dyslctl.cli.config import Config
-from dyslctl.cli.steps import distill as steps
-from dyslctl.jobs import closed_loop, trajectories
-from dyslctl.jobs.simulators import simulators
-from dyslctl.suite import TaskSuite
+from dyslctl.jobs import closed_loop
 
 Run = Callable[..., Result]
 Documents = Callable[..., dict[str, Any]]
@@ -454,39 +448,3 @@ def _without_times(document: dict[str, Any]) -> dict[str, Any]:
         for name, found in document["methods"].items()
     }
     return {**document, "methods": methods}
-
-
-@pytest.mark.parametrize("method", ["dysl", "dysl-paper"])
-def test_simulators_in_several_processes_lead_to_the_same_weights(
-    profiled: dict[str, Any], document: Documents, monkeypatch: pytest.MonkeyPatch, method: str
-) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))  # the processes import tiny.py
-    bundles, asked = [], set()
-
-    def noted(suite: TaskSuite, count: int, processes: int) -> Any:
-        asked.add(processes)
-        return simulators(suite, count, processes)
-
-    monkeypatch.setattr(trajectories, "simulators", noted)
-    for workers in ("1", "2"):
-        # Not --workers: the search at the end would play in processes that do not have the plugin.
-        sets = (f"distill.workers={workers}", "distill.data=policy")
-        document("distill", "--method", method, *(word for one in sets for word in ("--set", one)))
-        bundles.append(load_file(f"runs/tiny/bundles/{method}/bundle.safetensors"))
-    assert asked == {1, 2}
-    assert all(torch.equal(tensor, bundles[1][name]) for name, tensor in bundles[0].items())
-
-
-def test_workers_of_distill_are_those_of_its_simulators_and_of_the_search(
-    profiled: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[tuple[int, int]] = []
-    monkeypatch.setattr(
-        steps, "run_distill_to_budget", lambda workspace, *_, **__: seen.append(_workers(workspace.config)) or {}
-    )
-    assert run("distill", "--workers", "3").exit_code == 0
-    assert seen == [(3, 3)]
-
-
-def _workers(config: Config) -> tuple[int, int]:
-    return config.distill.workers, config.budget.workers

@@ -13,6 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
+
+from dyslctl.cli.config import Config
+from dyslctl.cli.steps import distill as steps
+from dyslctl.jobs import trajectories
+from dyslctl.jobs.simulators import simulators
+from dyslctl.suite import TaskSuite
 
 TESTS = Path(__file__).parents[1]
 ENTRY_POINTS = "[dyslctl.backbones]\ntiny = tiny:TinyBackbone\n[dyslctl.suites]\ntiny_reach = tiny:TinyReach\n"
@@ -89,3 +97,39 @@ def test_an_unknown_executor_is_refused(profiled: dict[str, Any], run: Callable[
 def test_without_ray_it_is_said_what_brings_it(profiled: dict[str, Any], run: Callable[..., Any]) -> None:
     result = run(*EVAL, "--executor", "ray")
     assert result.exit_code == 3 and "pip install 'dyslctl[ray]'" in result.stderr
+
+
+@pytest.mark.parametrize("method", ["dysl", "dysl-paper"])
+def test_simulators_in_several_processes_lead_to_the_same_weights(
+    profiled: dict[str, Any], document: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))  # the processes import tiny.py
+    bundles, asked = [], set()
+
+    def noted(suite: TaskSuite, count: int, processes: int) -> Any:
+        asked.add(processes)
+        return simulators(suite, count, processes)
+
+    monkeypatch.setattr(trajectories, "simulators", noted)
+    for workers in ("1", "2"):
+        # Not --workers: the search at the end would play in processes that do not have the plugin.
+        sets = (f"distill.workers={workers}", "distill.data=policy")
+        document("distill", "--method", method, *(word for one in sets for word in ("--set", one)))
+        bundles.append(load_file(f"runs/tiny/bundles/{method}/bundle.safetensors"))
+    assert asked == {1, 2}
+    assert all(torch.equal(tensor, bundles[1][name]) for name, tensor in bundles[0].items())
+
+
+def test_workers_of_distill_are_those_of_its_simulators_and_of_the_search(
+    profiled: dict[str, Any], run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        steps, "run_distill_to_budget", lambda workspace, *_, **__: seen.append(_workers(workspace.config)) or {}
+    )
+    assert run("distill", "--workers", "3").exit_code == 0
+    assert seen == [(3, 3)]
+
+
+def _workers(config: Config) -> tuple[int, int]:
+    return config.distill.workers, config.budget.workers
