@@ -102,7 +102,7 @@ class Backbone(ABC):
 
     Options: ClassVar[type[BackboneOptions]] = BackboneOptions
     default_suite: ClassVar[str]
-    """The task suite to use when the user names none."""
+    """The task suite to use when the user names none, and a checkpoint that nothing is known of."""
     checkpoint_hint: ClassVar[str] = "name yours: --checkpoint FOLDER"
     """What helps a user who names no checkpoint, where there is no default one."""
 
@@ -112,6 +112,11 @@ class Backbone(ABC):
     @abstractmethod
     def default_checkpoint(cls) -> Path | str | None:
         """The checkpoint to use when the user names none: an embedded folder, or a Hub id; ``None``: there is none."""
+
+    @classmethod
+    def suite_of(cls, checkpoint: str) -> str:
+        """The task suite to use with ``checkpoint`` when the user names none; unless a plugin knows better, its own."""
+        return cls.default_suite
 
     @classmethod
     def checkpoint_at(cls, path: Path) -> Path | None:

@@ -18,6 +18,7 @@ SUITES = "dyslctl.suites"
 KNOWN_DISTRIBUTIONS = {
     "calvin_abc": "dyslctl-calvin",
     "calvin_d": "dyslctl-calvin",
+    "calvin_d_fixtures": "dyslctl-calvin",
     "libero_10": "dyslctl-libero",
     "libero_goal": "dyslctl-libero",
     "libero_object": "dyslctl-libero",

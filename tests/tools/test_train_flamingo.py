@@ -114,7 +114,7 @@ def test_training_sees_what_inference_sees(tools: SimpleNamespace, cache: Any) -
     whole = train.WindowModel(model, compile_layers=False)
     backbone = RoboFlamingo(model, tokenizer, "none")
     with torch.no_grad():
-        actions = whole.actions(whole.features(values, *found.words(steps)))[0]
+        actions = whole.actions(whole.features(values, *found.words(steps))[0])[0]
         for step, expected in zip(steps[0], actions, strict=True):
             views = dict(zip(("agent", "wrist"), cache.images[step], strict=True))
             state = LayerState.of(backbone.encode([Observation(views, cache.texts[cache.instruction[step]])]))

@@ -79,15 +79,15 @@ def demo_statistics(cache: DemoCache, config: OFTConfig) -> DatasetStatistics:
     return statistics_of(cache.actions[learnt], cache.proprio[learnt], cache.episodes, config.oft)
 
 
-def augmented(images: Tensor, rng: np.random.Generator, alike: int = 1) -> Tensor:
-    """``[B, s, s, 3]`` uint8 -> ``[B, 3, s, s]`` in [0, 1], each shifted (the border repeats) and recoloured.
+def augmented(images: Tensor, rng: np.random.Generator, alike: int = 1, shift: int = SHIFT) -> Tensor:
+    """``[B, s, s, 3]`` uint8 -> ``[B, 3, s, s]`` in [0, 1], each recoloured and shifted by up to ``shift`` pixels.
 
-    ``alike`` images in a row are shifted and recoloured alike.
+    What comes in from beyond the border repeats it. ``alike`` images in a row are shifted and recoloured alike.
     """
     batch, side = images.shape[:2]
     place, draws = torch.arange(side), batch // alike
-    shifts = (torch.from_numpy(rng.integers(-SHIFT, SHIFT + 1, (draws, 1)).repeat(alike, 0)) for _ in range(2))
-    rows, columns = ((place + shift).clamp(0, side - 1).to(images.device) for shift in shifts)
+    shifts = (torch.from_numpy(rng.integers(-shift, shift + 1, (draws, 1)).repeat(alike, 0)) for _ in range(2))
+    rows, columns = ((place + by).clamp(0, side - 1).to(images.device) for by in shifts)
     each = torch.arange(batch, device=images.device)[:, None, None]
     values = images[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).float() / 255
     bright, contrast, saturation = torch.from_numpy(

@@ -83,7 +83,7 @@ def parts(painted: list[float]) -> dict[str, Any]:
         "Simulator": CountingSimulator,
         "take": lambda env: env.value,
         "painter": lambda *_: SimpleNamespace(paint=paint),
-        "_test_chains": lambda settings: [CHAIN] * 1000,
+        "_test_chains": lambda settings, repertoire: [CHAIN] * 1000,
     }
 
 

@@ -39,7 +39,7 @@ def simulator(installation: Installation) -> Iterator[Simulator]:
     made.close()
 
 
-@pytest.mark.parametrize("name", ["calvin_d", "calvin_abc"])
+@pytest.mark.parametrize("name", ["calvin_d", "calvin_abc", "calvin_d_fixtures"])
 def test_the_contract_of_a_task_suite(name: str) -> None:
     check_suite(plugins.load_suite(name), episodes=3)
 

@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 from dyslctl_calvin import sequences
-from dyslctl_calvin.sequences import OFFICIAL_SHA256, Chain, canonical, digest, draw, draws, follows, initial_states
+from dyslctl_calvin.sequences import (
+    FIXTURES,
+    OFFICIAL,
+    OFFICIAL_SHA256,
+    Chain,
+    canonical,
+    digest,
+    draw,
+    draws,
+    initial_states,
+)
 from dyslctl_calvin.tasks import TASKS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,16 +71,32 @@ def test_the_official_chains_are_drawn_again() -> None:
 
 
 def test_only_what_follows() -> None:
-    assert follows(FIRST.start, FIRST.tasks)
-    assert not follows(FIRST.start, ("open_drawer",))  # it is open
-    assert not follows(FIRST.start, ("turn_off_led", "turn_off_lightbulb"))  # one category
+    assert OFFICIAL.follows(FIRST.start, FIRST.tasks)
+    for repertoire in (OFFICIAL, FIXTURES):
+        assert not repertoire.follows(FIRST.start, ("open_drawer",))  # it is open
+    both = ("turn_off_led", "turn_off_lightbulb")  # one category
+    assert not OFFICIAL.follows(FIRST.start, both)
+    assert FIXTURES.follows(FIRST.start, both)
 
 
 @given(st.integers(10_000_000, 30_000_000))
 def test_a_drawn_chain_follows_and_is_the_same_again(seed: int) -> None:
     chain = draw(seed)
-    assert chain.start in initial_states() and follows(chain.start, chain.tasks) and len(chain.tasks) == 5
+    assert chain.start in initial_states() and OFFICIAL.follows(chain.start, chain.tasks) and len(chain.tasks) == 5
     assert draw(seed) == chain
+
+
+def test_chains_of_fixtures() -> None:
+    """As many as the official ones, from the same scenes as often; each of the eight tasks about as often."""
+    chains = sequences.generate(FIXTURES)
+    names = [name for chain in chains for name in chain.tasks]
+    assert len(chains) == 1000 and len(FIXTURES.names) == 8 == len(set(names))
+    assert {TASKS[name].category for name in names} == {"slider", "drawer", "light"}
+    assert all(FIXTURES.follows(chain.start, chain.tasks) and len(set(chain.tasks)) == 5 for chain in chains)
+    assert min(names.count(name) for name in FIXTURES.names) > 550
+    begun = [initial_states().index(chain.start) for chain in chains]
+    assert {begun.count(state) for state in range(192)} == {5, 6}
+    assert set(draw(7, FIXTURES).tasks) < set(FIXTURES.names) and draw(7, FIXTURES) == draw(7, FIXTURES)
 
 
 def test_chains_are_kept_and_a_damaged_file_is_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dyslctl_calvin import CalvinABC, CalvinD, initial_states, sequences, suite
+from dyslctl_calvin import CalvinABC, CalvinD, CalvinDFixtures, initial_states, sequences, suite
 from dyslctl_calvin.sequences import Chain
 from dyslctl_calvin.settings import Settings
 from dyslctl_calvin.suite import CalvinEnvironment
@@ -31,7 +31,7 @@ PUSHED = np.array([0, 0.25, 0, 0, 0, 0, 1], np.float32)
 TEST = EpisodeSpec("calvin_d", "test", 0, "chain", 0)
 
 
-@pytest.mark.parametrize("name", ["calvin_d", "calvin_abc"])
+@pytest.mark.parametrize("name", ["calvin_d", "calvin_abc", "calvin_d_fixtures"])
 def test_the_official_protocol(name: str) -> None:
     found = plugins.load_suite(name)
     assert (found.name, found.max_score, found.max_steps, found.execute_horizon) == (name, 5, 5 * 360, 1)
@@ -42,7 +42,7 @@ def test_the_official_protocol(name: str) -> None:
         found.episodes("test", 1001)
 
 
-@pytest.mark.parametrize("kind", [CalvinD, CalvinABC])
+@pytest.mark.parametrize("kind", [CalvinD, CalvinABC, CalvinDFixtures])
 def test_the_contract_of_a_task_suite(
     kind: type[Any], stage: None, make: Callable[[Any], CalvinEnvironment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,6 +63,19 @@ def test_test_episodes_are_the_official_chains_in_scene_d(environment: CalvinEnv
     simulator: Any = environment.simulator
     assert simulator.scene == "D" and observation.instruction == "pull the handle to open the drawer"
     np.testing.assert_array_equal(simulator.began[0].scene_obs(), initial_states.official(chain.start).scene_obs())
+
+
+def test_a_file_of_chains_takes_the_place_of_the_official_ones_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chain: Chain
+) -> None:
+    path = tmp_path / "chains.json"
+    path.write_text(sequences.canonical([chain]))
+    monkeypatch.setenv("DYSLCTL_CALVIN_SEQUENCES", str(path))
+    assert len(CalvinD().episodes("test", 1)) == 1
+    with pytest.raises(ConfigError, match="split 'test' has 1 chains"):
+        CalvinABC().episodes("test", 2)
+    last = CalvinDFixtures().episodes("test", 1000)[-1]
+    assert CalvinDFixtures().beginning(last)[0] == sequences.generate(sequences.FIXTURES)[-1]
 
 
 def test_where_one_learns_for_abc(make: Callable[[Any], CalvinEnvironment]) -> None:

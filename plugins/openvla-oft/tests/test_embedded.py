@@ -66,6 +66,11 @@ def test_the_one_for_libero_has_tokens_to_prune(suite: TaskSuite) -> None:
     assert deviation(folder, backbone) < TOLERANCE
 
 
+def test_each_has_the_suite_that_it_was_trained_on() -> None:
+    assert OpenVLAOFT.suite_of("mini-libero-object") == "libero_object"
+    assert OpenVLAOFT.suite_of(str(OpenVLAOFT.default_checkpoint())) == "tabletop_object"
+
+
 def solved_share(backbone: OpenVLAOFT, suite: TaskSuite, episodes: int) -> float:
     """Mean score on the first episodes of the tuning split, over the highest score there is."""
     policies = {"full": lambda: SchedulePolicy(backbone, FullSchedule(), suite.execute_horizon)}

@@ -191,12 +191,12 @@ def _workspace(run: RunDirectory, config: Config) -> Workspace:
 
 
 def load_suite(config: Config, recipe: BackboneRecipe, name: str | None = None) -> TaskSuite:
-    """The suite ``name``, by default that of ``config``, else the backbone's; it executes as many actions as told.
+    """The suite ``name``, by default that of ``config``, else the checkpoint's; it executes as many actions as told.
 
     Raises:
         PluginError: If it does not load.
     """
-    asked = name or config.suite or plugins.load_backbone(recipe.plugin).default_suite
+    asked = name or config.suite or plugins.load_backbone(recipe.plugin).suite_of(recipe.checkpoint)
     suite = plugins.load_suite(asked)
     return suite if config.execute_horizon is None else suite.executing(config.execute_horizon)
 

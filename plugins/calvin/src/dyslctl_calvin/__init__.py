@@ -5,6 +5,6 @@
 ``expert`` the demonstrator, and ``suite`` what the rest of the tool sees.
 """
 
-from dyslctl_calvin.suite import CalvinABC, CalvinD
+from dyslctl_calvin.suite import CalvinABC, CalvinD, CalvinDFixtures
 
-__all__ = ["CalvinABC", "CalvinD"]
+__all__ = ["CalvinABC", "CalvinD", "CalvinDFixtures"]

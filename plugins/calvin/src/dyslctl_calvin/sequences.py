@@ -1,5 +1,7 @@
 """Chains of five instructions: the 1000 official ones, a file of others, and those to learn and to tune on.
 
+Chains of fewer kinds of tasks are drawn likewise (:data:`FIXTURES`).
+
 The official evaluation draws its chains anew each time it runs, from fixed seeds. :func:`generate` repeats these draws
 to the last one; whether it did is told by the hash of the result. It takes seconds, so the result is kept in a file.
 """
@@ -53,6 +55,36 @@ class Chain:
     tasks: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Repertoire:
+    """The tasks that chains are drawn from, and whether two of one category may be in one.
+
+    Attributes:
+        names: Task names in the benchmark's order.
+        repeats_category: The official chains hold at most one task of each category.
+    """
+
+    names: tuple[str, ...]
+    repeats_category: bool = False
+
+    def follows(self, state: State, names: Sequence[str]) -> bool:
+        """Can ``names`` be done one after the other from ``state``, each in one way?"""
+        for name in names:
+            after = successor(state, name)
+            if after is None:
+                return False
+            state = after
+        return self.repeats_category or len({TASKS[name].category for name in names}) == len(names)
+
+
+OFFICIAL = Repertoire(tuple(TASKS))
+FIXTURES = Repertoire(
+    tuple(name for name, task in TASKS.items() if task.category in ("slider", "drawer", "light")), repeats_category=True
+)
+"""Door, drawer, light bulb and LED: the eight tasks that move no block. Theirs are three categories, too few for five
+tasks of five, so that this rule alone is waived."""
+
+
 @cache
 def initial_states() -> tuple[State, ...]:
     """The 192 scenes that chains begin in: one or two blocks on the table, each half of the cabinet for one."""
@@ -60,45 +92,38 @@ def initial_states() -> tuple[State, ...]:
     return tuple(state for state in states if _room(list(state.values())))
 
 
-def follows(state: State, names: Sequence[str]) -> bool:
-    """Can ``names`` be done one after the other from ``state``, each in one way, no two of one category?"""
-    for name in names:
-        after = successor(state, name)
-        if after is None:
-            return False
-        state = after
-    return len({TASKS[name].category for name in names}) == len(names)
-
-
-def draws(start: State, random: np.random.RandomState) -> Iterator[Chain]:
+def draws(start: State, random: np.random.RandomState, of: Repertoire = OFFICIAL) -> Iterator[Chain]:
     """Chains from ``start``, without end: five names are drawn until they follow.
 
     ``permutation(34)[:5]`` takes the same numbers from the generator as the official ``choice(names, 5, False)``.
     """
-    names = tuple(TASKS)
+    names = of.names
     possible = {i for i, name in enumerate(names) if successor(start, name) is not None}
     while True:
         drawn = random.permutation(len(names))[:LENGTH].tolist()
-        if drawn[0] in possible and follows(start, chain := tuple(names[i] for i in drawn)):
+        if drawn[0] in possible and of.follows(start, chain := tuple(names[i] for i in drawn)):
             yield Chain(start, chain)
 
 
-def generate() -> list[Chain]:
-    """The 1000 official chains: 5 or 6 from each initial state, then shuffled. About 20 seconds."""
+def generate(of: Repertoire = OFFICIAL) -> list[Chain]:
+    """The 1000 official chains, or as many of fewer tasks: 5 or 6 from each initial state, then shuffled.
+
+    The official ones take about 20 seconds.
+    """
     states = initial_states()
     counts = [len(part) for part in np.array_split(np.arange(OFFICIAL_COUNT), len(states))]
     chains: list[Chain] = []
     for number, (state, count) in enumerate(zip(states, counts, strict=True)):
-        found = draws(state, np.random.RandomState(number))
+        found = draws(state, np.random.RandomState(number), of)
         chains += [next(found) for _ in range(count)]
     return [chains[i] for i in np.random.RandomState(0).permutation(OFFICIAL_COUNT)]
 
 
-def draw(seed: int) -> Chain:
+def draw(seed: int, of: Repertoire = OFFICIAL) -> Chain:
     """One more chain, by the same rules, from any initial state: what ``train`` and ``tune`` episodes are made of."""
     random = np.random.RandomState(seed)
     states = initial_states()
-    return next(draws(states[random.randint(len(states))], random))
+    return next(draws(states[random.randint(len(states))], random, of))
 
 
 def official(cache_folder: Path) -> list[Chain]:

@@ -1,13 +1,14 @@
-"""The two suites as the rest of the tool sees them: the official chains by the official protocol.
+"""The suites as the rest of the tool sees them: chains by the official protocol.
 
-``calvin_d`` is CALVIN D -> D, ``calvin_abc`` ABC -> D: both are evaluated in scene D, on the same chains. They differ
-in where one learns and tunes: in D, or in A, B and C in turn.
+``calvin_d`` is CALVIN D -> D, ``calvin_abc`` ABC -> D: both are evaluated in scene D, on the official chains. They
+differ in where one learns and tunes: in D, or in A, B and C in turn. ``calvin_d_fixtures`` is D -> D on chains of the
+eight tasks that move no block, drawn from the same initial states.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,7 +30,7 @@ from dyslctl_calvin import initial_states, sequences
 from dyslctl_calvin.expert import expert
 from dyslctl_calvin.initial_states import Scene
 from dyslctl_calvin.installation import Installation, prepare
-from dyslctl_calvin.sequences import LENGTH, OFFICIAL_COUNT, Chain
+from dyslctl_calvin.sequences import FIXTURES, LENGTH, OFFICIAL, OFFICIAL_COUNT, Chain, Repertoire
 from dyslctl_calvin.settings import Settings
 from dyslctl_calvin.simulator import ACTION_DIM, CONTROL_FREQUENCY, Simulator
 from dyslctl_calvin.snapshot import VIEWS, painter, take
@@ -145,10 +146,12 @@ class CalvinEnvironment(Environment):
 
 
 class _Calvin(TaskSuite):
-    """What both suites share."""
+    """What the suites share."""
 
     scenes: ClassVar[tuple[Scene, ...]]
     """Where ``train`` and ``tune`` episodes play, in turn."""
+    repertoire: ClassVar[Repertoire] = OFFICIAL
+    """What chains are made of."""
     max_score = LENGTH
     max_steps = STEPS_PER_INSTRUCTION * LENGTH
     execute_horizon = EXECUTE_HORIZON
@@ -162,12 +165,12 @@ class _Calvin(TaskSuite):
         return (CHAIN,)
 
     def episodes(self, split: Split, count: int) -> list[EpisodeSpec]:
-        """The first ``count`` episodes of ``split``; ``test`` has the official chains in the official order.
+        """The first ``count`` episodes of ``split``; ``test`` has the chains that are evaluated, in their order.
 
         Raises:
             ConfigError: If the split is smaller than that.
         """
-        size = SPLIT_SIZE if split in SPLIT_OFFSET else _test_size(Settings.of())
+        size = SPLIT_SIZE if split in SPLIT_OFFSET else self._test_size(Settings.of())
         if count > size:
             raise ConfigError(
                 f"{self.name}: split '{split}' has {size} chains, found {count} asked for",
@@ -175,6 +178,10 @@ class _Calvin(TaskSuite):
             )
         offset = SPLIT_OFFSET.get(split, 0)
         return [EpisodeSpec(self.name, split, index, CHAIN, offset + index) for index in range(count)]
+
+    def _test_size(self, settings: Settings) -> int:
+        chosen = settings.sequences is not None and self.repertoire is OFFICIAL
+        return len(_test_chains(settings, self.repertoire)) if chosen else OFFICIAL_COUNT
 
     def beginning(self, spec: EpisodeSpec) -> tuple[Chain, initial_states.Placement, Scene]:
         """The chain of ``spec``, where everything stands at first, and in which scene.
@@ -185,9 +192,9 @@ class _Calvin(TaskSuite):
         if spec != EpisodeSpec(self.name, spec.split, spec.index, CHAIN, SPLIT_OFFSET.get(spec.split, 0) + spec.index):
             raise ConfigError(f"{self.name} has no episode {spec}", hint="take specs from TaskSuite.episodes()")
         if spec.split in SPLIT_OFFSET:
-            chain, scene = sequences.draw(spec.seed), self.scenes[spec.index % len(self.scenes)]
+            chain, scene = sequences.draw(spec.seed, self.repertoire), self.scenes[spec.index % len(self.scenes)]
             return chain, initial_states.drawn(chain.start, scene, spec.seed), scene
-        chain = _test_chains(Settings.of())[spec.index]
+        chain = _test_chains(Settings.of(), self.repertoire)[spec.index]
         return chain, initial_states.official(chain.start), TEST_SCENE
 
     def make(self) -> CalvinEnvironment:
@@ -211,7 +218,7 @@ class _Calvin(TaskSuite):
             "pybullet": installation.pybullet,
             "calvin_env": installation.fingerprint,
             "renderer": settings.renderer,
-            "sequences": sequences.digest(_test_chains(settings))[:12],
+            "sequences": sequences.digest(_test_chains(settings, self.repertoire))[:12],
         }
 
     def demonstrate(self, spec: EpisodeSpec) -> Demonstration:
@@ -247,13 +254,11 @@ def _show(environment: CalvinEnvironment, spec: EpisodeSpec, disturb: Disturb) -
         observations.append(result.observation)
 
 
-@lru_cache(maxsize=1)
-def _test_chains(settings: Settings) -> list[Chain]:
+@cache
+def _test_chains(settings: Settings, repertoire: Repertoire) -> list[Chain]:
+    if repertoire is not OFFICIAL:
+        return sequences.generate(repertoire)
     return sequences.read(settings.sequences) if settings.sequences else sequences.official(settings.cache)
-
-
-def _test_size(settings: Settings) -> int:
-    return len(_test_chains(settings)) if settings.sequences else OFFICIAL_COUNT
 
 
 class CalvinD(_Calvin):
@@ -268,3 +273,10 @@ class CalvinABC(_Calvin):
 
     name = "calvin_abc"
     scenes = ("A", "B", "C")
+
+
+class CalvinDFixtures(CalvinD):
+    """Door, drawer, light bulb and LED in scene D: chains of the eight tasks that move no block."""
+
+    name = "calvin_d_fixtures"
+    repertoire = FIXTURES

@@ -24,6 +24,8 @@ from dyslctl_openvla_oft.probe import probe_model
 from dyslctl_openvla_oft.processing import pixels, proprio_of, views_of
 
 DEFAULT = EMBEDDED / "mini-tabletop"
+SUITES = {"mini-libero-object": "libero_object"}
+"""Of embedded checkpoints that were not trained on the table top."""
 
 
 class OpenVLAOFT(PrismaticBackbone):
@@ -42,6 +44,11 @@ class OpenVLAOFT(PrismaticBackbone):
                 hint="reinstall dyslctl-openvla-oft, or name a checkpoint with --checkpoint",
             )
         return DEFAULT
+
+    @classmethod
+    def suite_of(cls, checkpoint: str) -> str:
+        """What an embedded model was trained on, else the table top."""
+        return SUITES.get(checkpoint, cls.default_suite)
 
     def probe(self) -> None:
         """Attention in both directions."""
