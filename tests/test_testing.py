@@ -423,20 +423,34 @@ class ForgetfulExpert:
     def demonstrate_disturbed(self, spec: EpisodeSpec, disturb: Disturb) -> Demonstration:
         executed: list[np.ndarray] = []
 
-        def remember(action: np.ndarray) -> np.ndarray:
-            executed.append(disturb(action))
+        def remember(action: np.ndarray, observation: Observation) -> np.ndarray:
+            executed.append(disturb(action, observation))
             return executed[-1]
 
         true: Demonstration = super().demonstrate_disturbed(spec, remember)  # type: ignore[misc]
         return replace(true, actions=np.stack(executed))
 
 
+class BlindfoldedExpert:
+    """Suite mix-in: disturb is shown the first observation again and again."""
+
+    def demonstrate_disturbed(self, spec: EpisodeSpec, disturb: Disturb) -> Demonstration:
+        first: list[Observation] = []
+
+        def show(action: np.ndarray, observation: Observation) -> np.ndarray:
+            first.append(observation)
+            return disturb(action, first[0])
+
+        true: Demonstration = super().demonstrate_disturbed(spec, show)  # type: ignore[misc]
+        return true
+
+
 class StubbornExpert:
     """Suite mix-in: what is executed is not what disturb says."""
 
     def demonstrate_disturbed(self, spec: EpisodeSpec, disturb: Disturb) -> Demonstration:
-        def obey(action: np.ndarray) -> np.ndarray:
-            disturb(action)
+        def obey(action: np.ndarray, observation: Observation) -> np.ndarray:
+            disturb(action, observation)
             return action
 
         true: Demonstration = super().demonstrate_disturbed(spec, obey)  # type: ignore[misc]
@@ -447,6 +461,7 @@ class StubbornExpert:
     ("flaw", "rule"),
     [
         (ForgetfulExpert, "A disturbed demonstration"),
+        (BlindfoldedExpert, "A disturbed demonstration"),
         (StubbornExpert, "A disturbed demonstration"),
         (Overlapping, "Splits never overlap"),
         (HalfTheTasks, "Episodes are a fixed list"),

@@ -327,7 +327,7 @@ class TinyReach(TaskSuite):
         while not done:
             observations.append(observation)
             actions.append(world.expert_action())
-            result = world.step(disturb(actions[-1]))
+            result = world.step(disturb(actions[-1], observations[-1]))
             observation, done, score = result.observation, result.done, result.score
         return Demonstration(spec, observations, np.stack(actions), score)
 

@@ -19,11 +19,12 @@ from dyslctl.types import Observation
 
 Split = Literal["train", "tune", "test"]
 """Initial states to learn from, to choose thresholds on, and to report on. They never overlap."""
-Disturb = Callable[[np.ndarray], np.ndarray]
-"""The action ``[A]`` that an expert means to the one that is executed in its place; asked once an action, in order."""
+Disturb = Callable[[np.ndarray, Observation], np.ndarray]
+"""The action ``[A]`` that an expert means, and what is seen there, to the one that is executed in its place; asked once
+an action, in order."""
 
 
-def undisturbed(action: np.ndarray) -> np.ndarray:
+def undisturbed(action: np.ndarray, observation: Observation) -> np.ndarray:
     """The :data:`Disturb` that executes what is meant."""
     return action
 
@@ -221,8 +222,8 @@ class TaskSuite(ABC):
     def demonstrate_disturbed(self, spec: EpisodeSpec, disturb: Disturb) -> Demonstration:
         """The scripted expert's episode from ``spec``, while something pushes the robot about.
 
-        Executed is ``disturb(action)``; the demonstration holds ``action``, what the expert means to do in the state
-        that the pushes led to. So it shows how to find back (DART, Laskey et al. 2017).
+        Executed is ``disturb(action, observation)``; the demonstration holds ``action``, what the expert means to do in
+        the state that the pushes led to. So it shows how to find back (DART, Laskey et al. 2017).
 
         Raises:
             PluginError: If the suite has no such expert: all suites, unless they override this.

@@ -8,8 +8,10 @@ import pytest
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.demo_disturbance import Disturbance
 from dyslctl.suite import EpisodeSpec
+from dyslctl.types import Observation
 
 MEANT = np.array([0.5, 0, -0.25, 1], np.float32)
+SEEN = Observation({}, "anything")
 
 
 def spec(seed: int) -> EpisodeSpec:
@@ -18,7 +20,7 @@ def spec(seed: int) -> EpisodeSpec:
 
 def executed(how: Disturbance, seed: int, steps: int) -> np.ndarray:
     disturb = how.of(spec(seed))
-    return np.stack([disturb(MEANT) for _ in range(steps)])
+    return np.stack([disturb(MEANT, SEEN) for _ in range(steps)])
 
 
 def test_how_often_a_push_begins() -> None:

@@ -20,6 +20,7 @@ from dyslctl.jobs import behaviour
 from dyslctl.jobs.demo_disturbance import Disturbance
 from dyslctl.jobs.demos import DemoSettings, record
 from dyslctl.suites.tabletop import TabletopObject
+from dyslctl.types import ActionChunk, Observation
 
 TOOLS = Path(__file__).parents[2] / "tools/train_mini"
 SIDE = 28
@@ -29,7 +30,9 @@ SIDE = 28
 def tools(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The tool's modules, which find each other as they do when it is run."""
     monkeypatch.syspath_prepend(TOOLS)
-    found: dict[str, ModuleType] = {name: importlib.import_module(name) for name in ("demo_cache", "train_demos")}
+    found: dict[str, ModuleType] = {
+        name: importlib.import_module(name) for name in ("demo_cache", "driver", "train_demos")
+    }
     return SimpleNamespace(**found)
 
 
@@ -147,6 +150,32 @@ def test_a_break_changes_nothing_and_the_checkpoint_acts(
     again = OpenVLAOFT.load(tmp_path / "again/checkpoint").model.state_dict()
     far = [(weight - weights[0][name]).abs().max() for name, weight in again.items() if weight.is_floating_point()]
     assert max(far) < 0.05
+
+
+def test_where_a_policy_drives_the_expert_says_what_it_would_do(tools: SimpleNamespace) -> None:
+    """For half of the steps in stretches of 16; two chunks of 8 each, asked for at the first of their steps."""
+    suite, executed, asked = TabletopObject(), list[np.ndarray](), list[int]()
+
+    class Idle:
+        def reset(self, seed: int = 0) -> None:
+            pass
+
+        def select_action(self, observation: Observation) -> ActionChunk:
+            asked.append(len(executed))
+            return ActionChunk(np.zeros((8, 7), np.float32), np.zeros((8, 7), np.float32))
+
+    def watched(action: np.ndarray, observation: Observation) -> np.ndarray:
+        executed.append(drive(action, observation))
+        return executed[-1]
+
+    (spec,) = suite.demonstrated_episodes("train", 1)
+    drive = tools.driver.Driver(Idle(), 8, share=0.5).of(spec)
+    shown = suite.demonstrate_disturbed(spec, watched)
+    driven = np.array([not np.any(action) for action in executed])
+    assert 0.2 < driven.mean() < 0.8
+    assert driven[asked].all() and (np.diff(asked) >= 8).all() and len(asked) == -(-driven.sum() // 8)
+    for action, meant, idle in zip(executed, shown.actions, driven, strict=True):
+        assert idle or np.array_equal(action, meant)
 
 
 def test_a_cache_of_an_expert_needs_no_data_set(tools: SimpleNamespace, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@
 The second form is for a journey: every fourth frame, as WebP. Whoever opens it first unpacks the images beside it.
 Actions and proprioception are there for every step, whatever the stride. The third form lets a suite's expert act and
 stores no data set: only the frames that are kept are painted, and episodes that the expert does not solve are left out.
+With ``--policy CHECKPOINT`` that policy acts for the share of the steps that ``--disturb`` says: ``driver.py``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
+from driver import Driver
 from dyslctl_openvla_oft.processing import views_of
 from dyslctl_roboflamingo.images import fit
 from PIL import Image
@@ -32,6 +34,7 @@ from dyslctl.data.open import open_source
 from dyslctl.data.source import DemonstrationSource
 from dyslctl.errors import ArtifactError
 from dyslctl.jobs.demo_disturbance import Disturbance
+from dyslctl.policy import full_policy
 from dyslctl.types import Observation
 
 SCHEMA = "dyslctl.demo-cache/1"
@@ -123,6 +126,7 @@ class Look:
         episodes: That a suite's expert begins.
         disturb: Share of the steps during which something pushes it; ``None``: nothing does.
         model: The plugin whose way of fitting images to ``size`` is used.
+        policy: Checkpoint of that plugin, who drives during these steps instead.
     """
 
     size: int
@@ -131,6 +135,7 @@ class Look:
     episodes: int = EPISODES
     disturb: float | None = None
     model: Model = "openvla-oft"
+    policy: str | None = None
 
     def views(self, observation: Observation) -> Iterable[np.ndarray]:
         """The views of ``observation``, ``[size, size, 3]`` uint8 each."""
@@ -175,8 +180,14 @@ def _each(read: Any, tasks: Sequence[tuple[str, int]], workers: int) -> Iterator
 def _source(name: str, look: Look) -> DemonstrationSource:
     if Path(name).exists() or name not in plugins.names(plugins.SUITES):
         return open_source(name)
-    disturb = None if look.disturb is None else Disturbance(look.disturb).of
-    return SuiteSource(plugins.load_suite(name), look.episodes, disturb)
+    suite = plugins.load_suite(name)
+    if look.disturb is None:
+        return SuiteSource(suite, look.episodes)
+    if look.policy is None:
+        return SuiteSource(suite, look.episodes, Disturbance(look.disturb).of)
+    backbone = plugins.load_backbone(look.model).load(look.policy)
+    horizon = suite.execute_horizon
+    return SuiteSource(suite, look.episodes, Driver(full_policy(backbone, horizon), horizon, look.disturb).of)
 
 
 def _order(source: DemonstrationSource) -> Sequence[int]:
@@ -260,9 +271,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--episodes", type=int, default=EPISODES, help="that a suite's expert begins")
     parser.add_argument("--disturb", type=float, help="share of the steps during which something pushes that expert")
+    parser.add_argument("--policy", help="checkpoint that acts during that share of the steps instead of any push")
     parser.add_argument("--model", choices=list(get_args(Model)), default="openvla-oft", help="that will learn from it")
     args = parser.parse_args()
-    look = Look(args.size, args.stride, args.quality, args.episodes, args.disturb, args.model)
+    if args.policy and args.disturb is None:
+        parser.error("--policy: expected --disturb SHARE beside it, the share of the steps that the policy drives")
+    look = Look(args.size, args.stride, args.quality, args.episodes, args.disturb, args.model, args.policy)
     build(args.sources, args.out, look, args.workers)
 
 

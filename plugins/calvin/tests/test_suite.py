@@ -248,7 +248,7 @@ def test_a_demonstration_goes_through_the_chain(stage: None) -> None:
 
 
 def test_a_disturbed_demonstration_executes_one_thing_and_holds_another(stage: None) -> None:
-    shown = CalvinD().demonstrate_disturbed(TEST, lambda action: action if action is SOLVE else PUSHED)
+    shown = CalvinD().demonstrate_disturbed(TEST, lambda action, _: action if action is SOLVE else PUSHED)
     np.testing.assert_array_equal(shown.actions[:2], [IDLE, SOLVE])
     executed = suite._stage(CalvinD, Settings.of()).simulator.executed  # type: ignore[attr-defined]
     assert executed[0][1] == 0.25 and executed[1][0] == 1

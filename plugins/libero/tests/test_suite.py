@@ -181,7 +181,7 @@ def test_a_demonstration_ends_when_the_task_is_solved(stage: None) -> None:
 
 def test_a_disturbed_demonstration_executes_one_thing_and_holds_another(stage: None) -> None:
     spec = tasks.episode("libero_object", "train", 0)
-    shown = LiberoObject().demonstrate_disturbed(spec, lambda action: SOLVE if action is SOLVE else IDLE - 0.5)
+    shown = LiberoObject().demonstrate_disturbed(spec, lambda action, _: SOLVE if action is SOLVE else IDLE - 0.5)
     np.testing.assert_array_equal(shown.actions, [IDLE, SOLVE])
     scene = suite._stage("libero_object", Settings.of()).scene
     np.testing.assert_array_equal(scene.executed, [IDLE - 0.5, SOLVE])  # type: ignore[attr-defined]

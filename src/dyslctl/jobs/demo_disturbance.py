@@ -13,6 +13,7 @@ import numpy as np
 
 from dyslctl.errors import ConfigError
 from dyslctl.suite import Disturb, EpisodeSpec
+from dyslctl.types import Observation
 
 LARGEST_SHARE = 0.5
 """An expert that is pushed more often than not shows little but its recoveries."""
@@ -56,7 +57,7 @@ class _Pushes:
         self._how, self._rng = how, rng
         self._left = 0
 
-    def __call__(self, action: np.ndarray) -> np.ndarray:
+    def __call__(self, action: np.ndarray, observation: Observation) -> np.ndarray:
         if self._left == 0 and self._rng.random() < self._how.begin:
             self._left = self._how.steps
             self._push = self._rng.normal(0, self._how.spread, len(action) - 1)

@@ -198,9 +198,10 @@ def _expert(case: SuiteCase) -> Findings:
 
 def _disturbed(case: SuiteCase) -> Findings:
     """A disturbed demonstration executes what it is told to, and holds what the expert meant."""
-    suite, executed = case.suite, list[np.ndarray]()
+    suite, executed, seen = case.suite, list[np.ndarray](), list[Observation]()
 
-    def hold_back(action: np.ndarray) -> np.ndarray:
+    def hold_back(action: np.ndarray, observation: Observation) -> np.ndarray:
+        seen.append(observation)
         pose = action[:-1] if len(executed) % 5 else np.zeros_like(action[:-1])
         executed.append(np.append(pose, action[-1]))
         return executed[-1]
@@ -213,6 +214,8 @@ def _disturbed(case: SuiteCase) -> Findings:
         if len(executed) != len(shown.actions):
             yield f"{spec.task}: {len(shown.actions)} actions, of which disturb was asked for {len(executed)}"
             return
+        if any(told is not kept for told, kept in zip(seen, shown.observations, strict=True)):
+            yield f"{spec.task}: disturb is told of other observations than those of the demonstration"
         if np.array_equal(shown.actions, np.stack(executed)):
             yield f"{spec.task}: the demonstration holds what was executed"
         yield from _replay(case, spec, np.stack(executed), shown.score)
@@ -270,5 +273,5 @@ CHECKS: tuple[Check[SuiteCase], ...] = (
         _expert,
         "demonstrate() must drive the same simulator as make(), and record what it executes",
     ),
-    Check(_disturbed, "execute disturb(action) once for every action of the expert, and record action"),
+    Check(_disturbed, "execute disturb(action, observation) once for every action of the expert, and record action"),
 )

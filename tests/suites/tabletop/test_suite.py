@@ -15,6 +15,7 @@ from dyslctl.suites.tabletop.render import render
 from dyslctl.suites.tabletop.suite import TabletopEnvironment
 from dyslctl.suites.tabletop.world import World
 from dyslctl.testing import check_suite
+from dyslctl.types import Observation
 
 SUITES = [TabletopObject, TabletopSpatial, TabletopChain]
 Suite = TabletopObject | TabletopSpatial | TabletopChain
@@ -76,8 +77,8 @@ def test_a_disturbed_demonstration_holds_what_the_expert_means_wherever_the_push
     spec, executed = suite.episodes("train", 1)[0], list[np.ndarray]()
     push = Disturbance(0.15).of(spec)
 
-    def disturb(action: np.ndarray) -> np.ndarray:
-        executed.append(push(action))
+    def disturb(action: np.ndarray, observation: Observation) -> np.ndarray:
+        executed.append(push(action, observation))
         return executed[-1]
 
     shown = suite.demonstrate_disturbed(spec, disturb)

@@ -226,7 +226,7 @@ class _Calvin(TaskSuite):
         return self.demonstrate_disturbed(spec, undisturbed)
 
     def demonstrate_disturbed(self, spec: EpisodeSpec, disturb: Disturb) -> Demonstration:
-        """The same, executing ``disturb(action)``: the expert looks at the scene before every action."""
+        """The same, executing what ``disturb`` says: the expert looks at the scene before every action."""
         environment = _stage(type(self), Settings.of())
         try:
             return _show(environment, spec, disturb)
@@ -246,7 +246,7 @@ def _show(environment: CalvinEnvironment, spec: EpisodeSpec, disturb: Disturb) -
     moves = expert(environment.simulator, environment.task)
     while True:
         actions.append(next(moves))
-        result = environment.step(disturb(actions[-1]))
+        result = environment.step(disturb(actions[-1], observations[-1]))
         if result.done:
             return Demonstration(spec, observations, np.stack(actions), result.score)
         if result.new_instruction:

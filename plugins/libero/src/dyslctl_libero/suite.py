@@ -172,7 +172,7 @@ class _Libero(TaskSuite):
         return self.demonstrate_disturbed(spec, undisturbed)
 
     def demonstrate_disturbed(self, spec: EpisodeSpec, disturb: Disturb) -> Demonstration:
-        """The same, executing ``disturb(action)``: the expert looks at the scene before every action.
+        """The same, executing what ``disturb`` says: the expert looks at the scene before every action.
 
         Raises:
             PluginError: If the expert has no skill for the task.
@@ -196,7 +196,7 @@ _stage = lru_cache(maxsize=1)(_environment)
 def _show(environment: LiberoEnvironment, spec: EpisodeSpec, disturb: Disturb) -> Demonstration:
     observations, actions, score = [environment.reset(spec)], [], 0
     for action in expert(environment.scene):
-        result = environment.step(disturb(action))
+        result = environment.step(disturb(action, observations[-1]))
         actions.append(action)
         score = result.score
         if result.done:

@@ -126,13 +126,13 @@ class _Tabletop(TaskSuite):
         return self.demonstrate_disturbed(spec, undisturbed)
 
     def demonstrate_disturbed(self, spec: EpisodeSpec, disturb: Disturb) -> Demonstration:
-        """The same, executing ``disturb(action)``: the expert is Markov, so its action is right wherever that leads."""
+        """The same, executing what ``disturb`` says: the expert is Markov, its action is right wherever that leads."""
         environment = self.make()
         observations, actions = [environment.reset(spec)], []
         while True:
             action = expert(environment.world)[0]
             actions.append(action)
-            result = environment.step(disturb(action))
+            result = environment.step(disturb(action, observations[-1]))
             if result.done:
                 return Demonstration(spec, observations, np.stack(actions), result.score)
             observations.append(result.observation)
