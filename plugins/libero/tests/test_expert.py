@@ -59,6 +59,15 @@ def test_fingers_avoid_a_neighbour(flat_scene: Any, box_points: Any) -> None:
     assert abs(np.cos(grasp.yaw)) < 0.2  # along y, though yaw 0 would be less of a turn
 
 
+def test_a_long_box_is_grasped_beside_its_middle_where_a_neighbour_stands(flat_scene: Any, box_points: Any) -> None:
+    points = box_points((0, 0, 0.01), (0.02, 0.05, 0.01))
+    wall = Box(np.array([0, 0.04, 0.1]), np.eye(3), np.array([0.1, 0.005, 0.1]))
+    assert across(flat_scene({"box": points}, [wall]), "box", start_yaw=0.0).point[1] == pytest.approx(-0.02)
+    assert across(flat_scene({"box": points}, []), "box", start_yaw=0.0).point[1] == pytest.approx(0.0)
+    short = box_points((0, 0, 0.01), (0.02, 0.025, 0.01))
+    assert across(flat_scene({"box": short}, [wall]), "box", start_yaw=0.0).point[1] == pytest.approx(0.0)  # no room
+
+
 def test_a_bowl_is_pinched_at_the_rim_nearest_to_the_arm(flat_scene: Any) -> None:
     around = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     rim = np.stack([0.07 * np.cos(around), 0.07 * np.sin(around), np.full(64, 0.06)], 1)
@@ -96,15 +105,29 @@ def test_an_action_asks_for_twice_the_way_and_no_more_than_allowed(flat_scene: A
     assert near.dtype == np.float32
 
 
-@given(st.tuples(*[st.floats(-0.3, 0.3)] * 3), st.floats(-1.2, 1.2))
-def test_the_hand_arrives(flat_scene: Any, way: tuple[float, float, float], turn: float) -> None:
-    hand = Hand(flat_scene({}, []))
+@given(st.tuples(*[st.floats(-0.3, 0.3)] * 3), st.floats(-1.2, 1.2), st.integers(0, 3))
+def test_the_hand_arrives(flat_scene: Any, way: tuple[float, float, float], turn: float, quarters: int) -> None:
+    """Along whichever of the hand's own axes its fingers close: the simulator's do along -x."""
+    scene = flat_scene({}, [])
+    scene.hand_axes = scene.hand_axes @ about_z(quarters * np.pi / 2)
+    hand = Hand(scene)
     target, yaw = hand.scene.hand + np.array(way), hand.start_yaw + turn
     for action in hand.go(target, yaw, within=0.005, turned=0.05):
         assert np.abs(action).max() <= 1
         hand.scene.execute(action)
     assert np.linalg.norm(hand.scene.hand - target) < 0.005
-    assert hand.yaw == pytest.approx(yaw, abs=0.05)
+    assert hand.yaw == pytest.approx(yaw, abs=0.0501)
+
+
+def test_a_movement_that_comes_no_nearer_ends(flat_scene: Any) -> None:
+    """Against a wall 2 cm ahead: the ten steps without a millimetre of progress come after those that made some."""
+    hand = Hand(flat_scene({}, []))
+    target, steps = hand.scene.hand + np.array([0.1, 0, 0]), 0
+    for action in hand.go(target, hand.start_yaw):
+        hand.scene.execute(action)
+        hand.scene.hand[0] = min(hand.scene.hand[0], 0.02)
+        steps += 1
+    assert steps == 11  # the first action arrives at the wall
 
 
 def test_holding_changes_only_the_fingers(flat_scene: Any) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from dyslctl_libero import control, golden, tasks
 from dyslctl_libero.expert import expert
+from dyslctl_libero.expert.hand import Hand
+from dyslctl_libero.expert.scene import Scene
 from dyslctl_libero.initial_states import draw_fixtures, fixture_poses
 from dyslctl_libero.installation import prepare
 from dyslctl_libero.settings import Settings
@@ -51,6 +53,17 @@ def test_the_expert_solves_an_episode_and_a_replay_is_the_same(name: SuiteName) 
     assert (results[-1].done, results[-1].score) == (True, 1)
     assert results[-2].observation.proprio is not None and demonstration.observations[-1].proprio is not None
     np.testing.assert_array_equal(results[-2].observation.proprio, demonstration.observations[-1].proprio)
+    environment.close()
+
+
+def test_the_experts_hand_turns_as_it_is_asked_to() -> None:
+    suite = plugins.load_suite("libero_spatial")
+    environment = suite.make()
+    environment.reset(suite.episodes("train", 1)[0])
+    hand = Hand(Scene(environment.scene.env))
+    for action in hand.go(hand.scene.hand, hand.start_yaw + 0.5, turned=0.05):
+        environment.step(action)
+    assert hand.yaw - hand.start_yaw == pytest.approx(0.5, abs=0.06)
     environment.close()
 
 
@@ -190,3 +203,13 @@ def test_setup_renders_a_frame(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     with Image.open(tmp_path / "frame.png") as frame:
         assert frame.size == (512, 256)
+
+
+def test_how_far_the_expert_gets() -> None:
+    from dyslctl_libero.__main__ import app
+    from typer.testing import CliRunner
+
+    result = CliRunner().invoke(app, ["expert", "--suite", "libero_object", "--episodes", "1"])
+    assert result.exit_code == 0, result.output
+    task, total = result.output.splitlines()
+    assert task.startswith("1 of 1  pick_up_the_") and total.startswith("1 of 1 initial states of libero_object, ")

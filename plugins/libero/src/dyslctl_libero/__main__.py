@@ -1,9 +1,11 @@
-"""``python -m dyslctl_libero``: install the simulator, and look at a frame of it."""
+"""``python -m dyslctl_libero``: install the simulator, look at a frame of it, and see what the expert can do."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +13,11 @@ import numpy as np
 import typer
 from PIL import Image
 
+from dyslctl import plugins
 from dyslctl.artifacts.files import atomic_path
 from dyslctl.cli.command import Command
 from dyslctl.errors import EnvironmentMismatch, NotInstalled
+from dyslctl.suite import EpisodeSpec, Split
 from dyslctl_libero import assets, golden
 from dyslctl_libero.initial_states import FIXTURES, draw_fixture_poses
 from dyslctl_libero.installation import REQUIREMENTS, choose_graphics, missing_library, missing_packages, prepare
@@ -54,6 +58,27 @@ def render(suite: str = "libero_object", index: int = 0, out: Path = Path("liber
     with atomic_path(out) as path:
         Image.fromarray(np.concatenate(list(views), axis=1)).save(path, "PNG")
     typer.echo(f"{out}: episode {index} of {suite}, {settings.renderer} renderer, {choose_graphics()}")
+
+
+@app.command(cls=Command)
+def expert(suite: str = "libero_object", episodes: int = 100, split: Split = "test", workers: int = 1) -> None:
+    """How many initial states the scripted expert solves, task by task. It was tuned on `train` alone."""
+    specs = plugins.load_suite(_suite(suite)).demonstrated_episodes(split, episodes)
+    specs = sorted(specs, key=lambda spec: spec.task)  # a process keeps the scene of one task
+    solved, actions = defaultdict[str, list[float]](list), list[int]()
+    with ProcessPoolExecutor(workers) as pool:
+        for spec, (score, steps) in zip(specs, pool.map(_demonstrated, specs, chunksize=10), strict=True):
+            solved[spec.task].append(score)
+            actions.append(steps)
+    for task, scores in solved.items():
+        typer.echo(f"{sum(scores):.0f} of {len(scores)}  {task}")
+    total = sum(map(sum, solved.values()))
+    typer.echo(f"{total:.0f} of {len(specs)} initial states of {suite}, {np.mean(actions):.0f} actions in the mean")
+
+
+def _demonstrated(spec: EpisodeSpec) -> tuple[float, int]:
+    shown = plugins.load_suite(spec.suite).demonstrate(spec)
+    return shown.score, len(shown.actions)
 
 
 @app.command(cls=Command)

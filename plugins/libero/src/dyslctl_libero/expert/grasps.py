@@ -15,6 +15,10 @@ FLAT = 0.05
 """An object lower than this is grasped half way up, m."""
 WIDEST = 0.078
 """The fingers do not open further, m."""
+BESIDE = (-0.02, 0.0, 0.02)
+"""Of a grasp from an object's middle, m: a hand that lands on a neighbour has to push it away."""
+FINGER = 0.02
+"""How wide a finger is, m."""
 RIM_DEPTH = 0.030
 """Of a grasp below the rim of a bowl, m: less slips."""
 RIM_INSET = 0.004
@@ -47,18 +51,19 @@ class Grasp:
 
 
 def across(scene: Scene, name: str, start_yaw: float) -> Grasp:
-    """The best of 36 directions to close the fingers over an object's middle."""
+    """The best of 36 directions to close the fingers over an object, in its middle or beside that."""
     points, obstacles = scene.points(name), scene.obstacles(name)
     yaws = start_yaw + np.linspace(-np.pi / 2, np.pi / 2, 36, endpoint=False)
-    return max((_across(points, obstacles, yaw, start_yaw) for yaw in yaws), key=lambda grasp: grasp.score)
+    grasps = (_across(points, obstacles, yaw, start_yaw, beside) for yaw in yaws for beside in BESIDE)
+    return max(grasps, key=lambda grasp: grasp.score)
 
 
 def at_rim(scene: Scene, name: str, start_yaw: float) -> Grasp:
-    """The best of 48 places on a bowl's rim, closing axis radial."""
+    """The best of 48 places on the rim of a bowl or a mug, closing axis radial."""
     points, obstacles = scene.points(name), scene.obstacles(name)
     top = points[:, 2].max()
-    center = (points[:, :2].max(0) + points[:, :2].min(0)) / 2
     rim = points[points[:, 2] > top - 0.006, :2]
+    center = (rim.max(0) + rim.min(0)) / 2
     radius = float(np.median(np.linalg.norm(rim - center, axis=1))) - RIM_INSET
     angles = np.linspace(-np.pi, np.pi, 48, endpoint=False)
     spots = [np.array([*(center + radius * np.array([np.cos(a), np.sin(a)])), top - RIM_DEPTH]) for a in angles]
@@ -80,25 +85,27 @@ def nearest(yaw: float, start_yaw: float) -> float:
     return start_yaw + (yaw - start_yaw + np.pi / 2) % np.pi - np.pi / 2
 
 
-def _across(points: np.ndarray, obstacles: Sequence[Box], yaw: float, start_yaw: float) -> Grasp:
+def _across(points: np.ndarray, obstacles: Sequence[Box], yaw: float, start_yaw: float, beside: float) -> Grasp:
     top, bottom = points[:, 2].max(), points[:, 2].min()
     axes = np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]])
     along = points[:, :2] @ axes.T
     low, high = along.min(0), along.max(0)
     width = high[0] - low[0]
     half_way = (top + bottom) / 2 if top - bottom < FLAT else bottom + 0.02
-    point = np.array([*((low + high) / 2 @ axes), max(top - DEPTH, half_way, bottom + 0.012)])
+    middle = (low + high) / 2 + np.array([0, beside])
+    point = np.array([*(middle @ axes), max(top - DEPTH, half_way, bottom + 0.012)])
     clearance = min(_clearance(point, yaw, obstacles), 0.02)
-    score = -30 * max(width - 0.06, 0) - 2 * width + 20 * clearance - 0.1 * abs(yaw - start_yaw)
-    return Grasp(point, yaw, score - (5 if width > WIDEST else 0))
+    score = -30 * max(width - 0.06, 0) - 2 * width + 20 * clearance - 0.1 * abs(yaw - start_yaw) - 5 * abs(beside)
+    fits = width <= WIDEST and (beside == 0 or high[1] - low[1] > 2 * abs(beside) + FINGER)
+    return Grasp(point, yaw, score - (0 if fits else 5))
 
 
 def _rim(scene: Scene, point: np.ndarray, yaw: float, start_yaw: float, obstacles: Sequence[Box]) -> Grasp:
     clearance = min(_clearance(point, yaw, obstacles), 0.03)
     distance = float(np.linalg.norm(point - scene.shoulder))
     lifted = float(np.linalg.norm(raised(point, 0.2) - scene.shoulder))
-    score = 30 * clearance - 100 * max(0, 0.013 - clearance) - 0.7 * abs(yaw - start_yaw)
-    return Grasp(point, yaw, score - 1.5 * distance - 8 * max(0, lifted - REACH))
+    score = 30 * clearance - 100 * max(0, 0.013 - clearance) - 0.3 * abs(yaw - start_yaw)
+    return Grasp(point, yaw, score - 1.5 * distance - 30 * max(0, lifted - REACH))
 
 
 def _clearance(point: np.ndarray, yaw: float, obstacles: Sequence[Box]) -> float:

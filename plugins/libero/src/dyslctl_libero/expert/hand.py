@@ -18,6 +18,12 @@ METRES, RADIANS = 0.05, 0.5
 GAIN, TURN_GAIN = 2.0, 1.5
 TURN_SPEED = 0.6
 """Largest rotation action."""
+PATIENCE, PROGRESS = 10, 0.001
+"""So many steps without coming nearer by so much (m) are the end of a movement: something is in the way, or the arm is
+too straight to obey."""
+RADIAN = 0.05
+"""What a radian counts in this, m."""
+_UP = np.array([0, 0, 1.0])
 
 
 def _never() -> bool:
@@ -35,13 +41,13 @@ class Hand:
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self.fingers = OPEN
-        axis = scene.closing_axis
-        self._local_axis = scene.hand_axes.T @ axis
+        # The fingers close along one of the hand's own axes; its third points out of the palm.
+        self._local_axis = np.round(scene.hand_axes.T @ scene.closing_axis)
         axis = scene.hand_axes @ self._local_axis
         self.start_yaw = float(np.arctan2(axis[1], axis[0]))
-        flat = np.array([axis[0], axis[1], 0]) / np.hypot(axis[0], axis[1])
-        down, y = np.array([0, 0, -1.0]), flat * np.sign(np.round(self._local_axis)[1])
-        self._vertical = np.stack([np.cross(y, down), y, down], 1)
+        flat, down, out = np.array([axis[0], axis[1], 0]) / np.hypot(axis[0], axis[1]), -_UP, _UP
+        local = np.stack([self._local_axis, np.cross(out, self._local_axis), out], 1)
+        self._vertical = np.stack([flat, np.cross(down, flat), down], 1) @ local.T
 
     @property
     def yaw(self) -> float:
@@ -67,10 +73,16 @@ class Hand:
         speed: float = 1.0,
         until: Callable[[], bool] = _never,
     ) -> Actions:
-        """Move until ``point`` is ``within`` reach (m) and the hand is ``turned`` (rad), or ``until``, or ``steps``."""
+        """Move until ``point`` is ``within`` reach (m) and the hand is ``turned`` (rad), or ``until``, or ``steps``.
+
+        Sooner, if it comes no nearer.
+        """
+        nearest_yet, stalled = np.inf, 0
         for _ in range(steps):
-            near = np.linalg.norm(point - self.scene.hand) < within
-            if (near and np.linalg.norm(self._turn_left(yaw)) < turned) or until():
+            distance, turn = np.linalg.norm(point - self.scene.hand), np.linalg.norm(self._turn_left(yaw))
+            left = float(distance + RADIAN * turn)
+            nearest_yet, stalled = (left, 0) if left < nearest_yet - PROGRESS else (nearest_yet, stalled + 1)
+            if (distance < within and turn < turned) or until() or stalled == PATIENCE:
                 return
             yield self.toward(point, yaw, speed)
 

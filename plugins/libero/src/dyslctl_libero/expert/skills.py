@@ -17,8 +17,10 @@ OPENING_STEPS = 6
 """Steps until opening fingers let go."""
 LIFTED = 0.04
 """An object this much higher than before is held, m."""
+LEANING = 0.3
+"""How far a hand that carries may lean, rad: stretched out, the arm sets it upright slowly."""
 FAR = 0.62
-"""Beyond this distance from the shoulder a lift also pulls towards it, m: a straight elbow is a singularity."""
+"""What is carried passes no further from the shoulder than this, m: a straight elbow is a singularity, and stays so."""
 
 
 class PickAndPlace:
@@ -49,13 +51,15 @@ class PickAndPlace:
         offset = self._offset(name)
         half_way = self.scene.hand
         half_way[:2] += 0.5 * (xy + offset[:2] - half_way[:2])
-        yield from self.hand.go(half_way, self._yaw, within=0.04, steps=40, speed=0.8)
+        yield from self.hand.go(self._drawn_in(half_way), self._yaw, within=0.04, turned=LEANING, steps=40, speed=0.8)
         for _ in range(2):
             if self._dropped(name):
                 return
             low = self.scene.hand[2] - self.scene.points(name)[:, 2].min()
             above = np.array([*(xy + self._offset(name)[:2]), max(bottom + 0.05, clear) + low])
-            yield from self.hand.go(above, self._yaw, within=0.012, speed=0.8, until=lambda: self._dropped(name))
+            yield from self.hand.go(
+                above, self._yaw, within=0.012, turned=LEANING, speed=0.8, until=lambda: self._dropped(name)
+            )
         drop = self.scene.points(name)[:, 2].min() - bottom
         down = np.array([*(xy + self._offset(name)[:2]), self.scene.hand[2] - drop])
         yield from self.hand.go(down, self._yaw, within=0.006, steps=60, speed=0.5)
@@ -63,7 +67,7 @@ class PickAndPlace:
         yield from self.hand.go(raised(self.scene.hand, 0.10), self._yaw, within=0.02, steps=25)
 
     def _plan(self, name: str) -> Grasp:
-        plan = at_rim if "bowl" in name else at_knob if name.startswith("moka_pot") else across
+        plan = at_rim if "bowl" in name or "mug" in name else at_knob if name.startswith("moka_pot") else across
         return plan(self.scene, name, self.hand.start_yaw)
 
     def _grasp(self, grasp: Grasp, travel: float) -> Actions:
@@ -80,13 +84,16 @@ class PickAndPlace:
         point, yaw = grasp.point, grasp.yaw
         clear = point[2] + max(0.05, self._walls(name) + 0.015)
         yield from self.hand.go(np.array([*point[:2], min(clear, travel)]), yaw, within=0.02, speed=0.8, steps=25)
-        inwards = self.scene.shoulder[:2] - point[:2]
-        distance = np.linalg.norm(inwards)
-        pull = min(0.15, max(0.0, distance - FAR)) * inwards / distance
         yield from self.hand.go(
-            np.array([*(point[:2] + pull), travel]), yaw, within=0.02, speed=0.8, steps=40,
+            self._drawn_in(np.array([*point[:2], travel])), yaw, within=0.02, speed=0.8, steps=40,
             until=lambda: bool(self.scene.hand[2] > travel - 0.015),
         )  # fmt: skip
+
+    def _drawn_in(self, point: np.ndarray) -> np.ndarray:
+        """``point`` ``[3]``, moved towards the shoulder if it is beyond :data:`FAR`."""
+        shoulder = self.scene.shoulder[:2]
+        way = point[:2] - shoulder
+        return np.array([*(shoulder + way * min(1.0, FAR / float(np.linalg.norm(way)))), point[2]])
 
     def _walls(self, name: str) -> float:
         """How high (m) the surroundings, within 6 cm, stand above the object's bottom; at most 16 cm."""
