@@ -47,6 +47,13 @@ def _edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
+def test_a_backbone_that_brings_no_checkpoint(run: Run, tiny_backbone: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny_backbone, "default_checkpoint", classmethod(lambda _: None))
+    error = _refused(run, 2, "profile", "tiny")
+    assert "tiny brings no checkpoint of its own" in error
+    assert "hint: name yours: --checkpoint FOLDER" in error
+
+
 def test_an_unknown_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["profile", "no-such-backbone", "--json"])

@@ -96,6 +96,25 @@ def test_a_break_changes_nothing_and_the_checkpoint_acts(
     assert max((weight - ours[name]).abs().max() for name, weight in again.items()) < 0.05
 
 
+def test_windows_pass_at_several_speeds(tools: SimpleNamespace, cache: Any) -> None:
+    found = windows(tools, cache)
+    steps = found.steps(np.array([3, 3, 3, 3]), np.array([1, 0.5, 0.25, 0])) - 3
+    assert steps[0].tolist() == list(range(12)) and steps[3].tolist() == [0] * 12
+    assert steps[1].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert steps[2].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_an_instruction_begins_with_the_first_action_that_moves(tools: SimpleNamespace) -> None:
+    """Two instructions, of three and of four steps; whoever waits later on waits."""
+    poses = np.array([0, 0.01, 0.5, 0, -0.3, 0, 0.2], np.float32)
+    actions = np.concatenate([poses[:, None].repeat(6, 1), np.array([[1, 1, -1, 1, -1, -1, 1]], np.float32).T], 1)
+    recorded = SimpleNamespace(actions=actions, last=np.array([2, 2, 2, 6, 6, 6, 6]))
+    begun = tools.train_flamingo.begun(recorded)
+    np.testing.assert_array_equal(begun[:, 0], np.float32([0.5, 0.5, 0.5, -0.3, -0.3, 0, 0.2]))
+    np.testing.assert_array_equal(begun[:, 6], [-1, -1, -1, -1, -1, -1, 1])
+    np.testing.assert_array_equal(actions[:, 0], poses)  # what was recorded stays as it is
+
+
 def test_weights_of_another_model_are_no_beginning(tools: SimpleNamespace) -> None:
     with pytest.raises(ArtifactError, match="found none that fits"):
         begin_from = importlib.import_module("learner").begin_from

@@ -6,12 +6,13 @@
     dyslctl profile roboflamingo --checkpoint .scratch/calvin/checkpoint --suite calvin_d
     dyslctl eval --method full --episodes 100
 
-A sample is a window of 12 frames of one instruction, as in RoboFlamingo's training: the head begins at zero and says an
-action at each of them. Huber on the pose and 0.01 of the cross-entropy of the gripper; images are shifted and
-recoloured at random, all of a window alike. One loss more exists in training only: where is the hand, which no input
-tells, asked of what was seen and of what leaves the layers; and where will it be when the fingers move next? One of ten
-episodes is held out, for ``held_out_...`` in the curve. What a step draws derives from seed and step, so ``--resume``
-loses nothing; ``--minutes`` stops earlier than after ``--steps``.
+A sample is a window of 12 frames of one instruction, as in RoboFlamingo's training: the head begins at zero and says
+an action at each of them. Three of five windows pass more slowly than they were recorded, or stand still. Huber on
+the pose and 0.01 of the cross-entropy of the gripper; images are shifted and recoloured at random, all of a window
+alike. One loss more exists in training only: where is the hand, which no input tells, asked of what was seen and of
+what leaves the layers; and where will it be when the fingers move next? One of ten episodes is held out, for
+``held_out_...`` in the curve. What a step draws derives from seed and step, so ``--resume`` loses nothing;
+``--minutes`` stops earlier than after ``--steps``.
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ SHIFT = 2
 """Pixels. Where the hand is only images tell: shifted more, they tell it less well."""
 OPEN_GATE = 1.0
 """Where the gates of the cross-attention begin: nothing is there yet that images could disturb."""
+SPEEDS = (1.0, 1.0, 0.5, 0.25, 0.0)
+"""How fast a window passes, at random. Shown one speed alone, a model learns to go on as it went, and never starts."""
+STILL = 0.05
+"""Actions smaller than this move nothing."""
 CHECKED = 64
 """Held-out windows, evenly spread, that the curve reports on."""
 
@@ -89,6 +94,21 @@ def initialise(model: RoboFlamingoModel) -> None:
         nn.init.zeros_(list(part.parameters())[-2])
 
 
+def begun(cache: DemoCache) -> np.ndarray:
+    """``[M, A]``: the actions of ``cache``, where each instruction begins with the first that moves the hand.
+
+    An expert may wait before it begins. A policy that learns to do so where it stands waits for ever.
+    """
+    actions, first = np.array(cache.actions), 0
+    while first < len(actions):
+        last = int(cache.last[first])
+        moving = np.abs(actions[first : last + 1, :POSE]).max(1) > STILL
+        begin = first + int(np.argmax(moving))
+        actions[first:begin] = actions[begin]
+        first = last + 1
+    return actions
+
+
 class Windows:
     """What a step draws from: ``M`` frames, and the starts of windows that lie within one instruction."""
 
@@ -102,8 +122,9 @@ class Windows:
         starts = steps[steps + window - 1 <= cache.last]
         self.window, self.device = window, device
         self.learnt, self.held_out = starts[~cache.held_out[starts]], starts[cache.held_out[starts]]
-        gripper = (cache.actions[:, POSE:] > 0).astype(np.float32)
-        self.targets = torch.from_numpy(np.concatenate([cache.actions[:, :POSE], gripper], 1)).to(device)
+        actions = begun(cache)
+        actions[:, POSE:] = actions[:, POSE:] > 0
+        self.targets = torch.from_numpy(actions).to(device)
         # The first three numbers of the robot's state are where its hand is.
         place = cache.proprio[:, :3]
         learnt = place[~cache.held_out]
@@ -115,9 +136,10 @@ class Windows:
         self._mapped = cache.images
         self._held = torch.from_numpy(np.array(cache.images)).to(device) if device.type == "cuda" else None
 
-    def steps(self, starts: np.ndarray) -> np.ndarray:
-        """``[B, W]``, the steps of the windows that begin at ``starts`` ``[B]``."""
-        return starts[:, None] + np.arange(self.window)
+    def steps(self, starts: np.ndarray, speeds: np.ndarray | float = 1.0) -> np.ndarray:
+        """``[B, W]``, the steps of windows that begin at ``starts`` ``[B]``; at ``speeds`` below 1 they repeat some."""
+        passed = np.multiply.outer(speeds, np.arange(self.window)).astype(np.int64)
+        return starts[:, None] + passed
 
     def images(self, steps: np.ndarray) -> Tensor:
         """``[B, V, W, s, s, 3]`` uint8 of ``steps`` ``[B, W]``."""
@@ -190,7 +212,8 @@ class Trainer:
     def losses(self) -> Losses:
         """The action losses and the auxiliary one, of a batch."""
         rng = np.random.default_rng([self.args.seed, rank(), self.learner.step])
-        steps = self.windows.steps(rng.choice(self.windows.learnt, self.args.batch))
+        starts, speeds = (rng.choice(of, self.args.batch) for of in (self.windows.learnt, SPEEDS))
+        steps = self.windows.steps(starts, speeds)
         images = self.windows.images(steps)
         values = augmented(images.flatten(0, 2), rng, images.shape[2], SHIFT).unflatten(0, images.shape[:3])
         # On a CPU the fused kernel's way back takes ten times as long.
