@@ -16,7 +16,7 @@ from PIL import Image
 from dyslctl import plugins
 from dyslctl.artifacts.files import atomic_path
 from dyslctl.cli.command import Command
-from dyslctl.errors import EnvironmentMismatch, NotInstalled
+from dyslctl.errors import ConfigError, EnvironmentMismatch, NotInstalled
 from dyslctl.suite import EpisodeSpec, Split
 from dyslctl_libero import assets, golden
 from dyslctl_libero.initial_states import FIXTURES, draw_fixture_poses
@@ -61,7 +61,12 @@ def render(suite: str = "libero_object", index: int = 0, out: Path = Path("liber
 
 
 @app.command(cls=Command)
-def expert(suite: str = "libero_object", episodes: int = 100, split: Split = "test", workers: int = 1) -> None:
+def expert(
+    suite: str = "libero_object",
+    episodes: Annotated[int, typer.Option(min=1)] = 100,
+    split: Split = "test",
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+) -> None:
     """How many initial states the scripted expert solves, task by task. It was tuned on `train` alone."""
     specs = plugins.load_suite(_suite(suite)).demonstrated_episodes(split, episodes)
     specs = sorted(specs, key=lambda spec: spec.task)  # a process keeps the scene of one task
@@ -103,7 +108,7 @@ def _suite(name: str) -> SuiteName:
     for suite in TASKS:
         if suite == name:
             return suite
-    raise typer.BadParameter(f"expected one of {', '.join(TASKS)}, found '{name}'")
+    raise ConfigError(f"--suite: expected one of {', '.join(TASKS)}, found '{name}'")
 
 
 def _install() -> None:
