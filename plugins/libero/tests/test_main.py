@@ -18,3 +18,8 @@ def test_an_unknown_suite(command: str) -> None:
 @pytest.mark.parametrize("option", ["--workers", "--episodes"])
 def test_the_expert_needs_at_least_one(option: str) -> None:
     assert CliRunner().invoke(app, ["expert", option, "0"]).exit_code == 2
+
+
+def test_the_expert_is_not_pushed_more_often_than_not() -> None:
+    result = CliRunner().invoke(app, ["expert", "--disturb", "0.6"])
+    assert result.exit_code == 2 and "--disturb: expected a share of the steps up to 0.5" in result.stderr

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from dyslctl import plugins
 from dyslctl.artifacts.files import atomic_path
 from dyslctl.cli.command import Command
 from dyslctl.errors import ConfigError, EnvironmentMismatch, NotInstalled
+from dyslctl.jobs.demo_disturbance import Disturbance
 from dyslctl.suite import EpisodeSpec, Split
 from dyslctl_libero import assets, golden
 from dyslctl_libero.initial_states import FIXTURES, draw_fixture_poses
@@ -66,24 +68,21 @@ def expert(
     episodes: Annotated[int, typer.Option(min=1)] = 100,
     split: Split = "test",
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    disturb: Annotated[float | None, typer.Option(help="Share of the steps during which something pushes it.")] = None,
 ) -> None:
     """How many initial states the scripted expert solves, task by task. It was tuned on `train` alone."""
     specs = plugins.load_suite(_suite(suite)).demonstrated_episodes(split, episodes)
     specs = sorted(specs, key=lambda spec: spec.task)  # a process keeps the scene of one task
+    play = partial(_demonstrated, disturbance=None if disturb is None else Disturbance(disturb))
     solved, actions = defaultdict[str, list[float]](list), list[int]()
     with ProcessPoolExecutor(workers) as pool:
-        for spec, (score, steps) in zip(specs, pool.map(_demonstrated, specs, chunksize=10), strict=True):
+        for spec, (score, steps) in zip(specs, pool.map(play, specs, chunksize=10), strict=True):
             solved[spec.task].append(score)
             actions.append(steps)
     for task, scores in solved.items():
         typer.echo(f"{sum(scores):.0f} of {len(scores)}  {task}")
     total = sum(map(sum, solved.values()))
     typer.echo(f"{total:.0f} of {len(specs)} initial states of {suite}, {np.mean(actions):.0f} actions in the mean")
-
-
-def _demonstrated(spec: EpisodeSpec) -> tuple[float, int]:
-    shown = plugins.load_suite(spec.suite).demonstrate(spec)
-    return shown.score, len(shown.actions)
 
 
 @app.command(cls=Command)
@@ -102,6 +101,12 @@ def record_fixtures(out: Path = FIXTURES) -> None:
     with atomic_path(out) as path, path.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **poses)
     typer.echo(f"{out}: {len(poses)} fixtures")
+
+
+def _demonstrated(spec: EpisodeSpec, disturbance: Disturbance | None) -> tuple[float, int]:
+    suite = plugins.load_suite(spec.suite)
+    shown = suite.demonstrate_disturbed(spec, disturbance.of(spec)) if disturbance else suite.demonstrate(spec)
+    return shown.score, len(shown.actions)
 
 
 def _suite(name: str) -> SuiteName:
