@@ -3,7 +3,7 @@
     python tools/train_mini/train.py --steps 3000 --out .scratch/mini
     python tools/train_mini/train.py --layers 24 --init .scratch/mini/checkpoint --out .scratch/mini24 ...
 
-The second form keeps everything of a trained model but its decoder layers, as large VLAs start from trained towers.
+The second form grows a trained model: each layer is followed by copies that add nothing at first.
 Two single-threaded processes average their gradients (two threads in one process are slower). Each makes its own data
 as it goes (``frames.py``). ``--resume`` goes on from the last checkpoint, also with a larger ``--steps``: the learning
 rate is constant until ``--decay-from`` and falls linearly to zero at ``--steps``. What is shipped is the exponential
@@ -118,14 +118,28 @@ class Batches:
         return decode(flat, self.statistics.action, self.config.oft).actions.reshape(predicted.shape)
 
 
-def take_all_but_layers(model: OFTModel, folder: Path) -> None:
-    """Vision towers, projector, embeddings and head of the checkpoint in ``folder``; the decoder layers stay random."""
+def grow(model: OFTModel, folder: Path) -> None:
+    """Give ``model`` the weights of the checkpoint in ``folder`` and the same function, at a multiple of its depth.
+
+    Each trained layer is followed by copies of itself that add nothing yet: what they write to the residual stream is
+    multiplied by zero (deeper networks from trained ones: Net2Net, Chen et al. 2016).
+
+    Raises:
+        ValueError: If the depth is no multiple, or anything else does not fit.
+    """
     trained = load_model(folder, read_checkpoint(folder).config, device="cpu", dtype=torch.float32)
-    layers = "language_model.layers."
-    weights = {name: weight for name, weight in trained.state_dict().items() if not name.startswith(layers)}
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    if unexpected or not all(name.startswith(layers) for name in missing):
-        raise ValueError(f"{folder} does not fit: {unexpected or missing}")
+    copies, left = divmod(model.num_layers, trained.num_layers)
+    if left:
+        raise ValueError(f"--layers {model.num_layers}: expected a multiple of the {trained.num_layers} of {folder}")
+    layers, known = "language_model.layers.", trained.state_dict()
+    weights = {name: weight for name, weight in known.items() if not name.startswith(layers)}
+    for name, weight in known.items():
+        if name.startswith(layers):
+            number, rest = name.removeprefix(layers).split(".", 1)
+            silent = torch.zeros_like(weight) if rest.endswith(("o_proj.weight", "down_proj.weight")) else weight
+            for copy in range(copies):
+                weights[f"{layers}{int(number) * copies + copy}.{rest}"] = silent if copy else weight
+    model.load_state_dict(weights)
 
 
 class Trainer:
@@ -141,7 +155,7 @@ class Trainer:
         self.model = OFTModel(self.config, attn_implementation="eager")
         initialise(self.model)
         if args.init:
-            take_all_but_layers(self.model, args.init)
+            grow(self.model, args.init)
         self.heads = AuxiliaryHeads(CONFIG["text_config"]["hidden_size"], 4)
         statistics = {"tabletop": self.statistics}
         self.learner = OFTLearner(self.model, self.heads, self.vocabulary.tokenizer, statistics, args)
@@ -196,7 +210,7 @@ def train(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, steps=3000, decay_from=1700)
-    parser.add_argument("--init", type=Path, help="checkpoint whose vision towers, embeddings and head to start from")
+    parser.add_argument("--init", type=Path, help="checkpoint to start from; with more --layers it is grown")
     parser.add_argument("--dagger-from", type=int, default=350, help="step from which the policy drives scenes")
     parser.add_argument("--collect-every", type=int, default=4, help="steps between two looks at every scene")
     parser.add_argument("--warm-frames", type=int, default=12_000)
