@@ -50,6 +50,27 @@ def test_an_archive_is_unpacked_once(settings: Settings, scene_files: Path, tmp_
     assert [path.name for path in settings.cache.iterdir()] == [folder.name]  # nothing half unpacked is left
 
 
+def test_setup_keeps_what_it_is_told_for_later_commands(settings: Settings, scene_files: Path, tmp_path: Path) -> None:
+    given = replace(settings, assets=_archive(scene_files, tmp_path / "files.tar.xz"))
+    assert assets.fetch(given) == assets.locate(given)
+    assert (assets.locate(settings) / "scenes" / "thing.xml").read_text() == "<scenes/>"
+    assert assets.fingerprint(assets.locate(settings)) == assets.fingerprint(assets.locate(given))
+
+
+def test_setup_replaces_a_link_that_leads_nowhere_and_no_download(
+    settings: Settings, scene_files: Path, tmp_path: Path
+) -> None:
+    kept = settings.cache / "assets"
+    kept.parent.mkdir(parents=True)
+    kept.symlink_to(tmp_path / "gone")
+    assets.fetch(replace(settings, assets=scene_files))
+    assert assets.locate(settings) == kept and kept.resolve() == scene_files.resolve()
+    kept.unlink()
+    shutil.copytree(scene_files, kept)
+    assets.fetch(replace(settings, assets=scene_files))
+    assert not kept.is_symlink()
+
+
 def test_another_archive_of_the_same_name_is_unpacked_anew(
     settings: Settings, scene_files: Path, tmp_path: Path
 ) -> None:

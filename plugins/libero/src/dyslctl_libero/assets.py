@@ -47,12 +47,22 @@ def locate(settings: Settings) -> Path:
 def fetch(settings: Settings) -> Path:
     """:func:`locate`, after a download from the Hub if nothing is here.
 
+    Those of the settings are linked from the cache, if it has none: later commands find them without being told.
+
     Raises:
-        EnvironmentMismatch: If the Hub cannot be reached.
+        EnvironmentMismatch: If the Hub cannot be reached, or those of the settings are missing or incomplete.
     """
-    if settings.assets is None and not _complete(settings.cache / "assets"):
+    kept = settings.cache / "assets"
+    if settings.assets is not None:
+        folder = locate(settings)
+        if not kept.exists():
+            kept.unlink(missing_ok=True)  # a link that leads nowhere
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.symlink_to(folder)
+        return folder
+    if not _complete(kept):
         try:
-            huggingface_hub.snapshot_download(HUB_DATASET, repo_type="dataset", local_dir=settings.cache / "assets")
+            huggingface_hub.snapshot_download(HUB_DATASET, repo_type="dataset", local_dir=kept)
         except Exception as error:  # errors of whichever HTTP library the Hub client uses come through
             raise EnvironmentMismatch(
                 f"the scene files of '{HUB_DATASET}' could not be downloaded: {type(error).__name__}: {error}",
