@@ -12,7 +12,7 @@ from dyslctl_calvin import initial_states, snapshot, tasks
 from dyslctl_calvin.initial_states import SCENES, Scene
 from dyslctl_calvin.installation import Installation, prepare
 from dyslctl_calvin.sequences import initial_states as states
-from dyslctl_calvin.settings import Settings
+from dyslctl_calvin.settings import Look, Settings
 from dyslctl_calvin.simulator import Simulator, make_env
 
 from dyslctl import plugins
@@ -49,10 +49,10 @@ def test_states_and_pictures_are_those_of_the_environments_own_reset_and_step(
 ) -> None:
     """Bit for bit, though pictures are painted from snapshots in another world."""
     placement = initial_states.official(states()[100])
-    official = make_env(installation, "D", cameras=True)
+    official = make_env(installation, "D", Look())
     seen = official.reset(robot_obs=initial_states.ROBOT_OBS.copy(), scene_obs=placement.scene_obs())
     simulator.begin(placement)
-    painter = snapshot.Painter(installation, "D", "tiny")
+    painter = snapshot.Painter(installation, "D", Look())
     for action in ACTIONS:
         np.testing.assert_array_equal(simulator.proprio(), np.float32(seen["robot_obs"]))
         np.testing.assert_array_equal(simulator.env.scene.get_obs(), seen["scene_obs"])
@@ -61,6 +61,19 @@ def test_states_and_pictures_are_those_of_the_environments_own_reset_and_step(
         seen = official.step(action)[0]
         simulator.step(action)
     official.close()
+
+
+def test_the_fast_renderer_changes_the_arm_alone(installation: Installation, simulator: Simulator) -> None:
+    simulator.begin(initial_states.official(states()[100]))
+    shown = snapshot.take(simulator.env)
+    exact, fast = (snapshot.Painter(installation, "D", Look(name)).paint(shown) for name in ("tiny", "fast"))
+    other = [np.any(a != b, -1) for a, b in zip(exact, fast, strict=True)]
+    assert 0 < other[0].mean() < 0.1  # the arm, where it stands before the table
+    assert other[0][:, 100:].mean() < 0.01  # and nothing in the other half
+    assert other[1].mean() < 0.1
+    small = snapshot.Painter(installation, "D", Look("fast", 84)).paint(shown)
+    assert [picture.shape for picture in small] == [(84, 84, 3), (84, 84, 3)]
+    np.testing.assert_array_equal(small[1], fast[1])
 
 
 @pytest.mark.parametrize("scene", SCENES)

@@ -219,7 +219,8 @@ def test_what_an_evaluation_depends_on(tmp_path: Path, chain: Chain, monkeypatch
     monkeypatch.setenv("DYSLCTL_CALVIN_RENDERER", "egl")
     monkeypatch.setattr(suite, "prepare", lambda settings: suite.Installation(tmp_path, "3.2.7"))
     found = CalvinD().identity()
-    assert {key: found[key] for key in ("pybullet", "renderer")} == {"pybullet": "3.2.7", "renderer": "egl"}
+    drawn = {"pybullet": "3.2.7", "renderer": "egl", "image_size": 200}
+    assert {key: found[key] for key in drawn} == drawn
     assert found["sequences"] == sequences.digest([chain])[:12] and len(found["calvin_env"]) == 12
     json.dumps(found)
 

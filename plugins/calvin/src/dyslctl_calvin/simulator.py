@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 import warnings
 import weakref
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, cached_property
 from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ import numpy as np
 from dyslctl.errors import EnvironmentMismatch
 from dyslctl_calvin.initial_states import ROBOT_OBS, Placement, Scene
 from dyslctl_calvin.installation import Installation
+from dyslctl_calvin.settings import Look
 
 Info = Mapping[str, Any]
 """What the official oracle compares: poses, joints, lights and contacts."""
@@ -86,8 +90,13 @@ class Simulator:
         return tasks.Tasks(table.tasks)
 
 
-def make_env(installation: Installation, scene: Scene, *, cameras: bool = False, egl: bool = False) -> Any:
+def make_env(installation: Installation, scene: Scene, look: Look | None = None) -> Any:
     """``calvin_env``'s environment of a scene, configured from its own files alone.
+
+    Args:
+        installation: Where those are.
+        scene: Which of the four.
+        look: Of the pictures; ``None``: without cameras. With ``fast`` the world is to be loaded once only.
 
     Raises:
         EnvironmentMismatch: If EGL is asked for and its plugin does not load.
@@ -95,12 +104,13 @@ def make_env(installation: Installation, scene: Scene, *, cameras: bool = False,
     play_table = _imported()
     play_table.get_git_commit_hash = lambda path: installation.fingerprint  # wants a Git repository
     make: Callable[..., Any] = import_module("hydra.utils").instantiate
-    with _own_client(), _quiet():
+    with _own_client(), _quiet(), TemporaryDirectory() as scratch:
+        node = configuration(installation, scene, look)
+        if look is not None and look.renderer == "fast":
+            node.robot_cfg.filename = str(_coarse_arm(installation, node.robot_cfg.filename, Path(scratch)))
+        egl = look is not None and look.renderer == "egl"
         try:
-            env = make(
-                configuration(installation, scene, cameras),
-                show_gui=False, use_vr=False, use_scene_info=True, use_egl=egl,
-            )  # fmt: skip
+            env = make(node, show_gui=False, use_vr=False, use_scene_info=True, use_egl=egl)
         except SystemExit as error:
             raise EnvironmentMismatch(
                 "PyBullet's EGL plugin does not load",
@@ -118,15 +128,28 @@ def _free(client: Any, number: int) -> None:
     client._client = -1  # of which the client would free what it finds when it is collected
 
 
-def configuration(installation: Installation, scene: Scene, cameras: bool) -> Any:
-    """The ``env`` node that ``config_data_collection`` composes to, with or without both cameras.
+def _coarse_arm(installation: Installation, robot: str, folder: Path) -> Path:
+    """The description of ``robot``, written to ``folder``, painted by the shapes that collisions are found with.
+
+    Links 1 to 6 and the hand have 95 % of a scene's triangles, and PyBullet's painter looks at each for every picture.
+    The environment itself paints links 0 and 7 so.
+    """
+    described = installation.root / "data" / robot
+    text = re.sub(r"meshes/visual/(link[1-6]|hand)\.obj", r"meshes/collision/\1.obj", described.read_text())
+    coarse = folder / described.name
+    coarse.write_text(text.replace("package://", f"{described.parent}/"))
+    return coarse
+
+
+def configuration(installation: Installation, scene: Scene, look: Look | None) -> Any:
+    """The ``env`` node that ``config_data_collection`` composes to, with both cameras if there is a ``look``.
 
     The released evaluation reads the composed file out of the data set; these are the parts it is made of.
     """
     conf, OmegaConf = installation.root / "conf", import_module("omegaconf").OmegaConf
     robot = OmegaConf.merge(*(OmegaConf.load(conf / "robot" / f"{n}.yaml") for n in ("panda", "panda_longer_finger")))
     del robot["defaults"]
-    views = ("static", "gripper") if cameras else ()
+    views = ("static", "gripper") if look else ()
     whole = OmegaConf.create(
         {
             "seed": 0,
@@ -138,6 +161,8 @@ def configuration(installation: Installation, scene: Scene, cameras: bool) -> An
             "robot": robot,
         }
     )
+    if look is not None:
+        whole.cameras.static.update({"width": look.image_size, "height": look.image_size})
     return whole.env
 
 

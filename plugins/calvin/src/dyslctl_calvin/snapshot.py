@@ -9,11 +9,12 @@ import numpy as np
 
 from dyslctl_calvin.initial_states import Scene
 from dyslctl_calvin.installation import Installation
-from dyslctl_calvin.settings import Renderer
+from dyslctl_calvin.settings import Look
 from dyslctl_calvin.simulator import make_env
 
 VIEWS = ("static", "gripper")
-"""CALVIN's two cameras: 200 x 200 pixels from across the table, 84 x 84 from the hand."""
+"""CALVIN's two cameras: 200 x 200 pixels (:class:`Look` may say another number) from across the table, 84 x 84 from the
+hand."""
 _POSE = 7
 """Position and quaternion."""
 
@@ -36,8 +37,8 @@ class Painter:
     The world is made with the first picture: who wants none needs no renderer.
     """
 
-    def __init__(self, installation: Installation, scene: Scene, renderer: Renderer) -> None:
-        self._installation, self._scene, self._renderer = installation, scene, renderer
+    def __init__(self, installation: Installation, scene: Scene, look: Look) -> None:
+        self._installation, self._scene, self._look = installation, scene, look
 
     def paint(self, snapshot: np.ndarray) -> tuple[np.ndarray, ...]:
         """One upright picture a camera, ``[side, side, 3]`` uint8."""
@@ -49,7 +50,7 @@ class Painter:
 
     @cached_property
     def _env(self) -> Any:
-        return make_env(self._installation, self._scene, cameras=True, egl=self._renderer == "egl")
+        return make_env(self._installation, self._scene, self._look)
 
 
 painter = lru_cache(maxsize=4)(Painter)

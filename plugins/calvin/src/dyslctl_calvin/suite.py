@@ -8,6 +8,7 @@ eight tasks that move no block, drawn from the same initial states.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cache, lru_cache, partial
 from typing import Any, ClassVar
 
@@ -106,7 +107,7 @@ class CalvinEnvironment(Environment):
         return StepResult(self._observe(), self._over, self._score, new_instruction=solved and not self._over)
 
     def render(self) -> np.ndarray:
-        """The view from across the table, ``[200, 200, 3]`` uint8."""
+        """The view from across the table, ``[side, side, 3]`` uint8."""
         return self._observe().images[VIEWS[0]]
 
     def close(self) -> None:
@@ -137,7 +138,7 @@ class CalvinEnvironment(Environment):
         return cast
 
     def _observe(self) -> Observation:
-        paint = painter(self._installation, self.simulator.scene, self._settings.renderer).paint
+        paint = painter(self._installation, self.simulator.scene, self._settings.look).paint
         return Observation(
             images=PaintedViews(VIEWS, partial(paint, take(self.simulator.env))),
             instruction=TASKS[self.task].words,
@@ -207,7 +208,7 @@ class _Calvin(TaskSuite):
         return CalvinEnvironment(self, settings, prepare(settings))
 
     def identity(self) -> Mapping[str, Any]:
-        """Versions, renderer and chains.
+        """Versions, what pictures look like, and chains.
 
         Raises:
             NotInstalled: If the simulator is not complete.
@@ -217,7 +218,7 @@ class _Calvin(TaskSuite):
         return {
             "pybullet": installation.pybullet,
             "calvin_env": installation.fingerprint,
-            "renderer": settings.renderer,
+            **asdict(settings.look),
             "sequences": sequences.digest(_test_chains(settings, self.repertoire))[:12],
         }
 
