@@ -74,7 +74,7 @@ def test_a_break_changes_nothing_and_the_checkpoint_acts(
     monkeypatch.setitem(tools.train_flamingo.SIZES, "small", tools.train_flamingo._sizes(32, 2))
     monkeypatch.setattr("learner.LOG_EVERY", 2)
     fixed = ["--size", "small", "--layers", "3", "--batch", "2", "--workers", "1"]
-    fixed += ["--no-compile", "--device", "cpu", "--decay-from", "2"]
+    fixed += ["--no-compile", "--device", "cpu", "--decay-from", "2", "--alone-until", "2"]
 
     def run(out: str, *more: str) -> None:
         tools.train_flamingo.main([str(tmp_path / "cache"), "--out", str(tmp_path / out), *fixed, *more])
@@ -87,7 +87,7 @@ def test_a_break_changes_nothing_and_the_checkpoint_acts(
     assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
     rows = read_jsonl(tmp_path / "whole/curve.jsonl")
     assert [row["step"] for row in rows] == [2, 4]
-    assert {"pose_loss", "gripper_loss", "held_out_pose", "held_out_gripper"} < set(rows[0])
+    assert {"pose_loss", "gripper_loss", "held_out_pose", "held_out_alone", "held_out_gripper"} < set(rows[0])
     assert behaviour.deviation(tmp_path / "whole/checkpoint", whole) == 0
     assert (whole.spec.num_layers, whole.model.settings.head.window) == (3, 12)
 
@@ -102,6 +102,22 @@ def test_windows_pass_at_several_speeds(tools: SimpleNamespace, cache: Any) -> N
     assert steps[0].tolist() == list(range(12)) and steps[3].tolist() == [0] * 12
     assert steps[1].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     assert steps[2].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_frames_come_one_by_one_before_windows_do(tools: SimpleNamespace, cache: Any) -> None:
+    found = windows(tools, cache)
+    trainer = object.__new__(tools.train_flamingo.Trainer)
+    trainer.windows, trainer.args = found, SimpleNamespace(batch=2, alone_until=5)
+    rng = np.random.default_rng(0)
+
+    def drawn(step: int) -> np.ndarray:
+        trainer.learner = SimpleNamespace(step=step)
+        return trainer._drawn(rng)
+
+    assert drawn(4).shape == (24, 1) and drawn(5).shape == (2, 12)
+    alone = np.concatenate([drawn(0) for _ in range(200)])
+    assert not cache.held_out[alone].any()
+    assert set(np.unique(alone)) > set(found.learnt)  # the ends of instructions, too, where no window begins
 
 
 def test_an_instruction_begins_with_the_first_action_that_moves(tools: SimpleNamespace) -> None:

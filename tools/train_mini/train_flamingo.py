@@ -6,8 +6,10 @@
     dyslctl profile roboflamingo --checkpoint .scratch/calvin/checkpoint --suite calvin_d
     dyslctl eval --method full --episodes 100
 
-A sample is a window of 12 frames of one instruction, as in RoboFlamingo's training: the head begins at zero and says
-an action at each of them. Three of five windows pass more slowly than they were recorded, or stand still. Huber on
+The first half of the steps draws frames one by one: what the head has not seen before it cannot copy, so the action
+must come from picture and words. From then on a sample is a window of 12 frames of one instruction, as in
+RoboFlamingo's training: the head begins at zero and says an action at each of them. Three of five windows pass more
+slowly than they were recorded, or stand still. Huber on
 the pose and 0.01 of the cross-entropy of the gripper; images are shifted and recoloured at random, all of a window
 alike. One loss more exists in training only: where is the hand, which no input tells, asked of what was seen and of
 what leaves the layers; and where will it be when the fingers move next? One of ten episodes is held out, for
@@ -121,6 +123,7 @@ class Windows:
         steps = np.arange(len(cache.actions))
         starts = steps[steps + window - 1 <= cache.last]
         self.window, self.device = window, device
+        self.frames = steps[~cache.held_out]
         self.learnt, self.held_out = starts[~cache.held_out[starts]], starts[cache.held_out[starts]]
         actions = begun(cache)
         actions[:, POSE:] = actions[:, POSE:] > 0
@@ -209,11 +212,18 @@ class Trainer:
         self.learner = Learner(model.to(device), self.probes, matrices, write, args)
         self.model = WindowModel(self.learner.model, compile_layers=args.compile)
 
+    def _drawn(self, rng: np.random.Generator) -> np.ndarray:
+        """The steps of a batch: ``[B * W, 1]`` of frames one by one, later ``[B, W]`` of windows."""
+        windows, batch = self.windows, self.args.batch
+        if self.learner.step < self.args.alone_until:
+            return rng.choice(windows.frames, (batch * windows.window, 1))
+        starts, speeds = (rng.choice(of, batch) for of in (windows.learnt, SPEEDS))
+        return windows.steps(starts, speeds)
+
     def losses(self) -> Losses:
         """The action losses and the auxiliary one, of a batch."""
         rng = np.random.default_rng([self.args.seed, rank(), self.learner.step])
-        starts, speeds = (rng.choice(of, self.args.batch) for of in (self.windows.learnt, SPEEDS))
-        steps = self.windows.steps(starts, speeds)
+        steps = self._drawn(rng)
         images = self.windows.images(steps)
         values = augmented(images.flatten(0, 2), rng, images.shape[2], SHIFT).unflatten(0, images.shape[:3])
         # On a CPU the fused kernel's way back alone took a quarter of a step.
@@ -232,7 +242,10 @@ class Trainer:
 
     @torch.inference_mode()
     def held_out(self) -> Measures:
-        """Of the averaged weights on held-out windows, as they are: mean pose error, share of right gripper actions."""
+        """Of the averaged weights on held-out windows, as they are: mean pose error, share of right gripper actions.
+
+        ``held_out_alone`` is the pose error at the first frame of a window, before there is anything to copy.
+        """
         if rank() != 0 or not len(self.windows.held_out):
             return {}
         starts, average = self.windows.held_out, WindowModel(self.learner.average, compile_layers=False)
@@ -244,9 +257,14 @@ class Trainer:
             with self.learner.autocast():
                 features = average.features(values, *self.windows.words(steps))[0].float()
             predicted, target = average.actions(features), self.windows.targets[steps]
-            pose.append((predicted - target)[..., :POSE].abs().flatten())
+            pose.append((predicted - target)[..., :POSE].abs())
             gripper.append(((predicted[..., POSE:] > 0.5) == (target[..., POSE:] > 0.5)).float().flatten())
-        return {"held_out_pose": torch.cat(pose).mean().item(), "held_out_gripper": torch.cat(gripper).mean().item()}
+        errors = torch.cat(pose)
+        return {
+            "held_out_pose": errors.mean().item(),
+            "held_out_alone": errors[:, 0].mean().item(),
+            "held_out_gripper": torch.cat(gripper).mean().item(),
+        }
 
     def run(self) -> None:
         """Train, and leave a note of the data beside the checkpoint."""
@@ -264,7 +282,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_demo_options(parser, SIZES, steps=4000, batch=8)
     parser.add_argument("--loss", choices=["huber", "l1"], default="huber", help="of the pose")
     parser.add_argument("--gripper-weight", type=float, default=0.01)
-    launch(train, parser.parse_args(arguments))
+    parser.add_argument("--alone-until", type=int, help="step from which windows are drawn; default: half of --steps")
+    args = parser.parse_args(arguments)
+    args.alone_until = args.steps // 2 if args.alone_until is None else args.alone_until
+    launch(train, args)
 
 
 if __name__ == "__main__":
