@@ -125,7 +125,8 @@ def grow(model: OFTModel, folder: Path) -> None:
     multiplied by zero (deeper networks from trained ones: Net2Net, Chen et al. 2016).
 
     Raises:
-        ValueError: If the depth is no multiple, or anything else does not fit.
+        ValueError: If the depth is no multiple.
+        RuntimeError: If anything else does not fit.
     """
     trained = load_model(folder, read_checkpoint(folder).config, device="cpu", dtype=torch.float32)
     copies, left = divmod(model.num_layers, trained.num_layers)

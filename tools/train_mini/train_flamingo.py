@@ -9,12 +9,11 @@
 The first half of the steps draws frames one by one: what the head has not seen before it cannot copy, so the action
 must come from picture and words. From then on a sample is a window of 12 frames of one instruction, as in
 RoboFlamingo's training: the head begins at zero and says an action at each of them. Three of five windows pass more
-slowly than they were recorded, or stand still. Huber on
-the pose and 0.01 of the cross-entropy of the gripper; images are shifted and recoloured at random, all of a window
-alike. One loss more exists in training only: where is the hand, which no input tells, asked of what was seen and of
-what leaves the layers; and where will it be when the fingers move next? One of ten episodes is held out, for
-``held_out_...`` in the curve. What a step draws derives from seed and step, so ``--resume`` loses nothing;
-``--minutes`` stops earlier than after ``--steps``.
+slowly than they were recorded, or stand still. Huber on the pose and 0.01 of the cross-entropy of the gripper; images
+are shifted and recoloured at random, all of a window alike. One loss more exists in training only: where is the hand,
+which no input tells, asked of what was seen and of what leaves the layers; and where will it be when the fingers move
+next? One of ten episodes is held out, for ``held_out_...`` in the curve. What a step draws derives from seed and step,
+so ``--resume`` loses nothing; ``--minutes`` stops earlier than after ``--steps``.
 """
 
 from __future__ import annotations

@@ -131,8 +131,8 @@ def _free(client: Any, number: int) -> None:
 def _coarse_arm(installation: Installation, robot: str, folder: Path) -> Path:
     """The description of ``robot``, written to ``folder``, painted by the shapes that collisions are found with.
 
-    Links 1 to 6 and the hand have 95 % of a scene's triangles, and PyBullet's painter looks at each for every picture.
-    The environment itself paints links 0 and 7 so.
+    Links 1 to 6 and the hand have nine tenths of a scene's triangles, and PyBullet's painter looks at each of them for
+    every picture. The environment itself paints links 0 and 7 so.
     """
     described = installation.root / "data" / robot
     text = re.sub(r"meshes/visual/(link[1-6]|hand)\.obj", r"meshes/collision/\1.obj", described.read_text())
