@@ -43,10 +43,10 @@ class Curve:
         seed = abs(hash(dial)) % 2**32
         layers = 3 + 9 / (1 + math.exp(min(700.0, self.slope * (dial - self.middle))))
         layers += self.noise * np.random.default_rng(seed).uniform(-1, 1)
-        return Outcome(200, self.success(layers), layers)
+        return Outcome(200, self.success(layers), layers, self.success(layers) / 200)
 
     def full(self) -> Outcome:
-        return Outcome(200, 200, 12.0)
+        return Outcome(200, 200, 12.0, 1.0)
 
     def drop(self, dial: float) -> Drop:
         points = (200 - self.success(0.0 if dial == RANGE[1] else 12.0)) / 2
@@ -79,7 +79,7 @@ def test_targets_beyond_the_ends_give_the_nearer_end(layers: float, end: float) 
 def test_a_step_is_not_hunted_for_ever() -> None:
     """A static pattern runs 5 layers or 8, nothing between."""
     curve = Curve()
-    curve.at = lambda dial: (curve.asked.append(dial), Outcome(200, 100, 8.0 if dial < 1.2345 else 5.0))[1]  # type: ignore[method-assign]
+    curve.at = lambda dial: (curve.asked.append(dial), Outcome(200, 100, 8.0 if dial < 1.2345 else 5.0, 0.5))[1]  # type: ignore[method-assign]
     found = find_layers(curve, RANGE, 6.0)
     assert (found.outcome.layers, found.met) == (5.0, False)
     assert len(curve.asked) == EVALUATIONS

@@ -15,7 +15,7 @@ import pytest
 
 from dyslctl.errors import ArtifactError, ConfigError, PluginError
 from dyslctl.jobs import closed_loop
-from dyslctl.jobs.budget import TargetMs, find_dial
+from dyslctl.jobs.budget import TargetMs, find_dial, find_success
 from dyslctl.jobs.closed_loop import ClosedLoop, Stage
 from dyslctl.jobs.curves import Splits, curves, full_model
 from dyslctl.jobs.episodes import EpisodeRecord
@@ -106,6 +106,30 @@ def test_the_drop_pairs_the_episodes_of_method_and_full_model(tmp_path: Path, mo
     drop = ClosedLoop("dysl", Recipe(), stage(tmp_path)).drop(1.0)
     assert drop.points == pytest.approx(100 / 6)
     assert (drop.low / 100, drop.high / 100) == pytest.approx(paired_difference(4, 2, 12))
+
+
+def test_of_chains_the_drop_counts_subtasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The full model solves 4 of 5 everywhere, no chain to its end, the method 3 in half of them: a tenth is lost."""
+    solved = {"full": [4] * 12, "dysl": [3, 4] * 6}
+    at = stage(tmp_path)
+    monkeypatch.setattr(at.suite, "max_score", 5, raising=False)
+
+    def play(self: Stage, method: str, recipe: Any, folder: str) -> EvaluationResult:
+        about = {"suite": "guessing", "split": "tune", "task": "guess", "seed": 0, "status": "done", "layers_run": 9}
+        records = [
+            EpisodeRecord(method, index=i, success=False, score=score, inferences=1, **about)
+            for i, score in enumerate(solved[method])
+        ]
+        return summarize("guessing", "tune", 12, [method], records, 5)
+
+    monkeypatch.setattr(Stage, "play", play)
+    loop = ClosedLoop("dysl", Recipe(), at)
+    assert (loop.full().solved, loop.at(1.0).solved) == pytest.approx((0.8, 0.7))
+    drop = loop.drop(1.0)
+    assert drop.points == pytest.approx(10)
+    assert 0 < drop.low < 10 < drop.high < 20
+    assert not find_success(loop, (0.0, 1.0), 9.0).met
+    assert find_success(loop, (0.0, 1.0), 11.0).met
 
 
 def test_a_crash_is_no_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

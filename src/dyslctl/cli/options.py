@@ -143,7 +143,7 @@ MaxSuccessDrop = Annotated[
         "--max-success-drop",
         metavar="1pp",
         parser=_points,
-        help="Fewest layers that lose at most so many percentage points of the full model's success.",
+        help="Fewest layers that lose at most so many points of the full model's success; of chains, subtasks.",
         rich_help_panel=TARGET,
     ),
 ]

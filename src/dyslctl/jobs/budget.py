@@ -53,7 +53,10 @@ class TargetMs:
 
 @dataclass(frozen=True)
 class MaxSuccessDrop:
-    """The fewest layers that solve at most so many percentage points fewer episodes than the full model."""
+    """The fewest layers that solve at most so many percentage points less than the full model.
+
+    Of the episodes; where one is a chain, of its subtasks: a policy may solve many, and few chains to their end.
+    """
 
     points: float
 
@@ -69,17 +72,20 @@ class Outcome:
     """What a method came to on the tune episodes.
 
     Attributes:
+        successes: Episodes solved, chains to their end.
         layers: Mean executed layers an inference.
+        solved: Share of all subtasks; that of ``successes`` where an episode has one.
     """
 
     episodes: int
     successes: int
     layers: float
+    solved: float
 
 
 @dataclass(frozen=True)
 class Drop:
-    """Success lost against the full model on the same episodes, percentage points; below zero it was gained.
+    """Loss of :attr:`Outcome.solved` against the full model on the same episodes, percentage points; a gain below zero.
 
     Attributes:
         low, high: 95 % interval: what chance may do on so few episodes.
@@ -180,17 +186,17 @@ def find_success(runner: Runner, dials: DialRange, points: float) -> Found:
 
     :data:`GRID` + 1 evenly spaced dials are walked from the smallest, up to the first that loses more. The gap before
     that one is then halved :data:`HALVINGS` times. A dial beyond one that lost too much is never taken, even if it
-    would do by luck. All are compared on the same episodes, by the count of solved ones. What chance may hide in so few
+    would do by luck. All are compared on the same episodes, by :attr:`Outcome.solved`. What chance may hide in so few
     episodes is in the interval of :attr:`Found.drop`; the choice itself makes no allowance for it, since an interval of
     200 episodes is wider than a drop worth asking for.
     """
     full, low, tried = runner.full(), dials[0], dict[float, Outcome]()
-    # A hair more than asked: 1 point of 100 episodes is 1 episode, whatever the rounding.
-    allowed = points / 100 * full.episodes + 1e-9
+    # A hair less than asked: 1 point of 100 episodes is 1 episode, whatever the rounding.
+    least = full.solved - points / 100 - 1e-9
 
     def enough(dial: float) -> bool:
         tried[dial] = runner.at(dial)
-        return full.successes - tried[dial].successes <= allowed
+        return tried[dial].solved >= least
 
     kept, lost = _walk(_grid(dials), enough)
     if kept is None:

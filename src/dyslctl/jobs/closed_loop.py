@@ -93,15 +93,18 @@ class ClosedLoop:
 
     def full(self) -> Outcome:
         """The full model."""
-        return outcome(self._full.methods[BASELINE])
+        return outcome(self._full.methods[BASELINE], self._stage.suite.max_score)
 
     def at(self, dial: float) -> Outcome:
         """The method at ``dial``."""
-        return outcome(self._play(dial).methods[self._method])
+        return outcome(self._play(dial).methods[self._method], self._stage.suite.max_score)
 
     def drop(self, dial: float) -> Drop:
         """What the method loses at ``dial`` against the full model, episode by episode."""
-        pair = compare(self._play(dial).records, self._full.records)
+        pair, subtasks = compare(self._play(dial).records, self._full.records), self._stage.suite.max_score
+        if subtasks > 1 and pair.score_difference_ci95 is not None:
+            worst, best = pair.score_difference_ci95
+            return Drop(*(-100 * gain / subtasks for gain in (pair.score_difference or 0.0, best, worst)))
         pairs = pair.wins + pair.losses + pair.ties
         low, high = paired_difference(pair.losses, pair.wins, pairs)
         return Drop(100 * (pair.losses - pair.wins) / pairs, 100 * low, 100 * high)
@@ -128,11 +131,11 @@ class ClosedLoop:
         return demonstration_frames(self._stage.suite, FRAMES, self._stage.specs[0].split)
 
 
-def outcome(summary: MethodSummary) -> Outcome:
+def outcome(summary: MethodSummary, max_score: int) -> Outcome:
     """What the search for a dial needs of an evaluation in which every episode was played to its end."""
-    if summary.mean_layers_run is None:
+    if summary.mean_layers_run is None or summary.avg_len is None:
         raise ConfigError("nothing to decide by: expected at least one finished episode, found none")
-    return Outcome(summary.episodes, summary.successes, summary.mean_layers_run)
+    return Outcome(summary.episodes, summary.successes, summary.mean_layers_run, summary.avg_len / max_score)
 
 
 def _factory(method: str, recipe: PolicyRecipe, around: Around | None) -> Callable[[], Policy]:
