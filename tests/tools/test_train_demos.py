@@ -87,6 +87,30 @@ def test_what_is_no_cache_says_so(tools: SimpleNamespace, tmp_path: Path) -> Non
     assert "demo_cache.py" in str(found.value.hint)
 
 
+def test_caches_are_joined_one_behind_the_other(tools: SimpleNamespace, demonstrations: Path, tmp_path: Path) -> None:
+    first = cached(tools, demonstrations, tmp_path / "first")
+    tools.demo_cache.build(["tabletop_spatial"], tmp_path / "second", tools.demo_cache.Look(SIDE, episodes=3))
+    second = tools.demo_cache.DemoCache.open(tmp_path / "second")
+    tools.demo_cache.join([tmp_path / "first", tmp_path / "second"], tmp_path / "both")
+    both, steps = tools.demo_cache.DemoCache.open(tmp_path / "both"), len(first.actions)
+    np.testing.assert_array_equal(both.images, np.concatenate([first.images, second.images]))
+    np.testing.assert_array_equal(both.actions, np.concatenate([first.actions, second.actions]))
+    assert both.episodes == first.episodes + second.episodes
+    for whole, part, begin in ((both.last[:steps], first.last, 0), (both.last[steps:], second.last, steps)):
+        np.testing.assert_array_equal(whole, begin + part)
+    for begin, part in ((0, first), (steps, second)):
+        words = [both.texts[number] for number in both.instruction[begin : begin + len(part.actions)]]
+        assert words == [part.texts[number] for number in part.instruction]
+
+
+def test_only_caches_of_one_size_are_joined(tools: SimpleNamespace, tmp_path: Path) -> None:
+    for name, size in (("first", 28), ("second", 56)):
+        tools.demo_cache.build(["tabletop_spatial"], tmp_path / name, tools.demo_cache.Look(size, episodes=2))
+    with pytest.raises(ArtifactError, match=r"second: expected frames .*28.* as in .*first, found .*56"):
+        tools.demo_cache.join([tmp_path / "first", tmp_path / "second"], tmp_path / "both")
+    assert not (tmp_path / "both").exists()
+
+
 def test_when_the_fingers_move_next(tools: SimpleNamespace) -> None:
     fingers = np.array([-1, -1, 1, 1, -1, 1, 1.0])
     cache = tools.demo_cache.DemoCache(

@@ -38,9 +38,9 @@ def cache(tools: SimpleNamespace, tmp_path: Path) -> Any:
     return tools.demo_cache.DemoCache.open(tmp_path / "cache")
 
 
-def windows(tools: SimpleNamespace, cache: Any) -> Any:
+def windows(tools: SimpleNamespace, cache: Any, window: int = 12) -> Any:
     tokenizer = tools.train_flamingo.build_tokenizer(cache.texts)
-    return tools.train_flamingo.Windows(cache, tokenizer, 12, torch.device("cpu"))
+    return tools.train_flamingo.Windows(cache, tokenizer, window, torch.device("cpu"))
 
 
 def test_images_are_fitted_as_the_model_fits_them(tools: SimpleNamespace, cache: Any) -> None:
@@ -74,7 +74,7 @@ def test_a_break_changes_nothing_and_the_checkpoint_acts(
     monkeypatch.setitem(tools.train_flamingo.SIZES, "small", tools.train_flamingo._sizes(32, 2))
     monkeypatch.setattr("learner.LOG_EVERY", 2)
     fixed = ["--size", "small", "--layers", "3", "--batch", "2", "--workers", "1"]
-    fixed += ["--no-compile", "--device", "cpu", "--decay-from", "2", "--alone-until", "2"]
+    fixed += ["--no-compile", "--device", "cpu", "--decay-from", "2"]
 
     def run(out: str, *more: str) -> None:
         tools.train_flamingo.main([str(tmp_path / "cache"), "--out", str(tmp_path / out), *fixed, *more])
@@ -87,13 +87,24 @@ def test_a_break_changes_nothing_and_the_checkpoint_acts(
     assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
     rows = read_jsonl(tmp_path / "whole/curve.jsonl")
     assert [row["step"] for row in rows] == [2, 4]
-    assert {"pose_loss", "gripper_loss", "held_out_pose", "held_out_alone", "held_out_gripper"} < set(rows[0])
+    assert {"pose_loss", "gripper_loss", "auxiliary_loss", "held_out_pose", "held_out_gripper"} < set(rows[0])
     assert behaviour.deviation(tmp_path / "whole/checkpoint", whole) == 0
     assert (whole.spec.num_layers, whole.model.settings.head.window) == (3, 12)
 
     run("again", "--steps", "1", "--seed", "1", "--from", str(tmp_path / "whole/checkpoint"))
     again = RoboFlamingo.load(tmp_path / "again/checkpoint").model.state_dict()
     assert max((weight - ours[name]).abs().max() for name, weight in again.items()) < 0.05
+
+    run("head", "--steps", "2", "--head-only", "--from", str(tmp_path / "whole/checkpoint"))
+    head = RoboFlamingo.load(tmp_path / "head/checkpoint").model.state_dict()
+    learnt = {name for name, weight in head.items() if not torch.equal(weight, ours[name])}
+    assert learnt and all(name.startswith("head.") for name in learnt)
+
+
+def test_a_head_needs_something_to_begin_with(tools: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tools.train_flamingo.main(["some.cache", "--out", "elsewhere", "--head-only"])
+    assert "expected --from CHECKPOINT" in capsys.readouterr().err
 
 
 def test_windows_pass_at_several_speeds(tools: SimpleNamespace, cache: Any) -> None:
@@ -104,20 +115,11 @@ def test_windows_pass_at_several_speeds(tools: SimpleNamespace, cache: Any) -> N
     assert steps[2].tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
-def test_frames_come_one_by_one_before_windows_do(tools: SimpleNamespace, cache: Any) -> None:
-    found = windows(tools, cache)
-    trainer = object.__new__(tools.train_flamingo.Trainer)
-    trainer.windows, trainer.args = found, SimpleNamespace(batch=2, alone_until=5)
-    rng = np.random.default_rng(0)
-
-    def drawn(step: int) -> np.ndarray:
-        trainer.learner = SimpleNamespace(step=step)
-        return trainer._drawn(rng)
-
-    assert drawn(4).shape == (24, 1) and drawn(5).shape == (2, 12)
-    alone = np.concatenate([drawn(0) for _ in range(200)])
-    assert not cache.held_out[alone].any()
-    assert set(np.unique(alone)) > set(found.learnt)  # the ends of instructions, too, where no window begins
+def test_a_window_of_one_is_any_frame(tools: SimpleNamespace, cache: Any) -> None:
+    """The ends of instructions, too, where no longer window begins."""
+    found = windows(tools, cache, 1)
+    np.testing.assert_array_equal(found.learnt, np.flatnonzero(~cache.held_out))
+    assert found.steps(found.learnt[:2], np.array([1, 0.25])).tolist() == [[step] for step in found.learnt[:2]]
 
 
 def test_an_instruction_begins_with_the_first_action_that_moves(tools: SimpleNamespace) -> None:

@@ -3,11 +3,13 @@
     python tools/train_mini/demo_cache.py demos/libero_object --out .scratch/object.cache --workers 2
     python tools/train_mini/demo_cache.py demos/libero_* --out .scratch/all.cache --stride 4 --quality 80
     python tools/train_mini/demo_cache.py libero_object --episodes 300 --disturb 0.15 --stride 4 --out .scratch/o.cache
+    python tools/train_mini/demo_cache.py .scratch/o.cache .scratch/driven.cache --out .scratch/both.cache
 
 The second form is for a journey: every fourth frame, as WebP. Whoever opens it first unpacks the images beside it.
 Actions and proprioception are there for every step, whatever the stride. The third form lets a suite's expert act and
 stores no data set: only the frames that are kept are painted, and episodes that the expert does not solve are left out.
-With ``--policy CHECKPOINT`` that policy acts for the share of the steps that ``--disturb`` says: ``driver.py``.
+The fourth puts caches one behind the other. With ``--policy CHECKPOINT`` that policy acts for the share of the steps
+that ``--disturb`` says: ``driver.py``.
 """
 
 from __future__ import annotations
@@ -168,6 +170,43 @@ def build(sources: Sequence[str], folder: Path, look: Look, workers: int = 1) ->
         _write_steps(temporary, rows, np.array(sizes), about)
 
 
+def join(folders: Sequence[Path], folder: Path) -> None:
+    """Write the cache ``folder`` of all that is in the caches ``folders``, whole or not at all.
+
+    Raises:
+        ArtifactError: If one is no cache, or shows other views or another size than the first.
+    """
+    caches = [DemoCache.open(each) for each in folders]
+    shape = caches[0].images.shape[1:]
+    for each, cache in zip(folders, caches, strict=True):
+        if cache.images.shape[1:] != shape:
+            raise ArtifactError(f"{each}: expected frames {shape} as in {folders[0]}, found {cache.images.shape[1:]}")
+    texts = sorted({text for cache in caches for text in cache.texts})
+    first = np.cumsum([0, *(len(cache.actions) for cache in caches)])
+    columns = {
+        "frames": np.concatenate([begin + cache.frames for begin, cache in zip(first, caches, strict=False)]),
+        "last": np.concatenate([begin + cache.last for begin, cache in zip(first, caches, strict=False)]),
+        "instruction": np.concatenate(
+            [np.array([texts.index(text) for text in cache.texts])[cache.instruction] for cache in caches]
+        ),
+        **{
+            name: np.concatenate([getattr(cache, name) for cache in caches])
+            for name in ("proprio", "actions", "held_out")
+        },
+    }
+    with atomic_folder(folder) as temporary:
+        with (temporary / RAW).open("wb") as images:
+            for cache in caches:
+                cache.images.tofile(images)
+        sizes = np.full(len(columns["frames"]) * shape[0], np.prod(shape[1:]))
+        np.savez_compressed(temporary / STEPS, **columns, sizes=sizes)
+        about = {"schema": SCHEMA, "size": shape[1], "views": shape[0], "texts": texts}
+        about |= {"sources": [source for cache in caches for source in cache.sources]}
+        about |= {"episodes": sum(cache.episodes for cache in caches)}
+        about |= {"of": [read_json(each / ABOUT) for each in folders]}
+        write_json(temporary / ABOUT, about)
+
+
 def _each(read: Any, tasks: Sequence[tuple[str, int]], workers: int) -> Iterator[_Episode | None]:
     if workers == 1:
         yield from map(read, tasks)
@@ -262,7 +301,7 @@ def _unpack(folder: Path, sizes: np.ndarray) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "sources", nargs="+", help="task suites, data sets of `dyslctl demos`, or whatever --data takes"
+        "sources", nargs="+", help="task suites, data sets of `dyslctl demos` or what --data takes; or caches, to join"
     )
     parser.add_argument("--out", type=Path, required=True, help="the cache, a folder")
     parser.add_argument("--size", type=int, default=112, help="pixels along one side of an image")
@@ -276,6 +315,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.policy and args.disturb is None:
         parser.error("--policy: expected --disturb SHARE beside it, the share of the steps that the policy drives")
+    caches = [Path(source) for source in args.sources if (Path(source) / ABOUT).is_file()]
+    if caches:
+        if len(caches) < len(args.sources):
+            parser.error("expected caches alone, or none, found both")
+        join(caches, args.out)
+        return
     look = Look(args.size, args.stride, args.quality, args.episodes, args.disturb, args.model, args.policy)
     build(args.sources, args.out, look, args.workers)
 

@@ -2,18 +2,20 @@
 
     python tools/train_mini/demo_cache.py calvin_d --episodes 300 --model roboflamingo --size 84 --workers 2 \
         --out .scratch/calvin.cache
-    python tools/train_mini/train_flamingo.py .scratch/calvin.cache --out .scratch/calvin --steps 4000 --batch 8
+    python tools/train_mini/train_flamingo.py .scratch/calvin.cache --out .scratch/frames --steps 4000
+    python tools/train_mini/train_flamingo.py .scratch/calvin.cache --out .scratch/calvin --steps 1500 --batch 16 \
+        --head-only --from .scratch/frames/checkpoint
     dyslctl profile roboflamingo --checkpoint .scratch/calvin/checkpoint --suite calvin_d
     dyslctl eval --method full --episodes 100
 
-The first half of the steps draws frames one by one: what the head has not seen before it cannot copy, so the action
-must come from picture and words. From then on a sample is a window of 12 frames of one instruction, as in
-RoboFlamingo's training: the head begins at zero and says an action at each of them. Three of five windows pass more
-slowly than they were recorded, or stand still. Huber on the pose and 0.01 of the cross-entropy of the gripper; images
-are shifted and recoloured at random, all of a window alike. One loss more exists in training only: where is the hand,
-which no input tells, asked of what was seen and of what leaves the layers; and where will it be when the fingers move
-next? One of ten episodes is held out, for ``held_out_...`` in the curve. What a step draws derives from seed and step,
-so ``--resume`` loses nothing; ``--minutes`` stops earlier than after ``--steps``.
+First everything learns from single frames: what the head has not seen before it cannot copy, so the action must come
+from picture and words. Then the head alone learns from windows of 12 frames of one instruction, as in RoboFlamingo's
+training: it begins at zero and says an action at each of them. Three of five windows pass more slowly than they were
+recorded, or stand still. Huber on the pose and 0.01 of the cross-entropy of the gripper; images are shifted and
+recoloured at random, all of a window alike. One loss more exists for single frames only: where is the hand, which no
+input tells, asked of what was seen and of what leaves the layers; and where will it be when the fingers move next? One
+of ten episodes is held out, for ``held_out_...`` in the curve. What a step draws derives from seed and step, so
+``--resume`` loses nothing; ``--minutes`` stops earlier than after ``--steps``.
 """
 
 from __future__ import annotations
@@ -54,8 +56,8 @@ SPEEDS = (1.0, 1.0, 0.5, 0.25, 0.0)
 """How fast a window passes, at random. Shown one speed alone, a model learns to go on as it went, and never starts."""
 STILL = 0.05
 """Actions smaller than this move nothing."""
-CHECKED = 64
-"""Held-out windows, evenly spread, that the curve reports on."""
+CHECKED = 768
+"""Held-out frames, evenly spread, that the curve reports on."""
 
 
 def _sizes(width: int, depth: int) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def begun(cache: DemoCache) -> np.ndarray:
 
 
 class Windows:
-    """What a step draws from: ``M`` frames, and the starts of windows that lie within one instruction."""
+    """What a step draws from: ``M`` frames, and the starts of windows of so many that lie within one instruction."""
 
     def __init__(self, cache: DemoCache, tokenizer: PromptTokenizer, window: int, device: torch.device) -> None:
         if len(cache.frames) != len(cache.actions):
@@ -122,7 +124,6 @@ class Windows:
         steps = np.arange(len(cache.actions))
         starts = steps[steps + window - 1 <= cache.last]
         self.window, self.device = window, device
-        self.frames = steps[~cache.held_out]
         self.learnt, self.held_out = starts[~cache.held_out[starts]], starts[cache.held_out[starts]]
         actions = begun(cache)
         actions[:, POSE:] = actions[:, POSE:] > 0
@@ -199,7 +200,10 @@ class Trainer:
         initialise(model)
         if args.begin:
             begin_from(model, args.begin, RoboFlamingo.load(args.begin).model.state_dict())
-        self.windows = Windows(cache, tokenizer, settings.head.window, device)
+        if args.head_only:
+            model.requires_grad_(False)
+            model.head.requires_grad_(True)
+        self.windows = Windows(cache, tokenizer, settings.head.window if args.head_only else 1, device)
         width, seen = settings.language_model.width, cache.images.shape[1] * settings.perceiver.latents
         self.probes = nn.ModuleDict({"seen": nn.Linear(seen * width, 3), "felt": nn.Linear(width, 6)}).to(device)
         blocks = [*model.layers.parameters(), *model.vision.parameters(), *model.perceiver.layers.parameters()]
@@ -211,44 +215,36 @@ class Trainer:
         self.learner = Learner(model.to(device), self.probes, matrices, write, args)
         self.model = WindowModel(self.learner.model, compile_layers=args.compile)
 
-    def _drawn(self, rng: np.random.Generator) -> np.ndarray:
-        """The steps of a batch: ``[B * W, 1]`` of frames one by one, later ``[B, W]`` of windows."""
-        windows, batch = self.windows, self.args.batch
-        if self.learner.step < self.args.alone_until:
-            return rng.choice(windows.frames, (batch * windows.window, 1))
-        starts, speeds = (rng.choice(of, batch) for of in (windows.learnt, SPEEDS))
-        return windows.steps(starts, speeds)
-
     def losses(self) -> Losses:
-        """The action losses and the auxiliary one, of a batch."""
-        rng = np.random.default_rng([self.args.seed, rank(), self.learner.step])
-        steps = self._drawn(rng)
+        """Of a batch: the action losses, and the auxiliary one if not the head alone learns."""
+        rng, head_only = np.random.default_rng([self.args.seed, rank(), self.learner.step]), self.args.head_only
+        starts, speeds = (rng.choice(of, self.args.batch) for of in (self.windows.learnt, SPEEDS))
+        steps = self.windows.steps(starts, speeds)
         images = self.windows.images(steps)
         values = augmented(images.flatten(0, 2), rng, images.shape[2], SHIFT).unflatten(0, images.shape[:3])
         # On a CPU the fused kernel's way back alone took a quarter of a step.
-        with self.learner.autocast(), sdpa_kernel(SDPBackend.MATH):
+        with torch.set_grad_enabled(not head_only), self.learner.autocast(), sdpa_kernel(SDPBackend.MATH):
             features, seen = (part.float() for part in self.model.features(values, *self.windows.words(steps)))
         predicted, target = self.model.actions(features), self.windows.targets[steps]
         pose, gripper = predicted[..., :POSE], predicted[..., POSE:]
         distance = F.huber_loss if self.args.loss == "huber" else F.l1_loss
-        told = torch.cat([self.probes["seen"](seen), self.probes["felt"](features)], -1)
-        places = (told - self.windows.places[steps]).abs().mean()
-        return {
+        losses = {
             "pose_loss": distance(pose, target[..., :POSE]),
             "gripper_loss": self.args.gripper_weight * F.binary_cross_entropy(gripper, target[..., POSE:]),
-            "auxiliary_loss": PLACE_WEIGHT * places,
         }
+        if head_only:
+            return losses
+        told = torch.cat([self.probes["seen"](seen), self.probes["felt"](features)], -1)
+        return {**losses, "auxiliary_loss": PLACE_WEIGHT * (told - self.windows.places[steps]).abs().mean()}
 
     @torch.inference_mode()
     def held_out(self) -> Measures:
-        """Of the averaged weights on held-out windows, as they are: mean pose error, share of right gripper actions.
-
-        ``held_out_alone`` is the pose error at the first frame of a window, before there is anything to copy.
-        """
+        """Of the averaged weights on what is held out, as it is: mean pose error, share of right gripper actions."""
         if rank() != 0 or not len(self.windows.held_out):
             return {}
         starts, average = self.windows.held_out, WindowModel(self.learner.average, compile_layers=False)
-        starts = starts[np.linspace(0, len(starts) - 1, min(CHECKED, len(starts))).astype(int)]
+        checked = min(CHECKED // self.windows.window, len(starts))
+        starts = starts[np.linspace(0, len(starts) - 1, checked).astype(int)]
         pose, gripper = list[Tensor](), list[Tensor]()
         for some in np.split(starts, range(self.args.batch, len(starts), self.args.batch)):
             steps = self.windows.steps(some)
@@ -258,10 +254,8 @@ class Trainer:
             predicted, target = average.actions(features), self.windows.targets[steps]
             pose.append((predicted - target)[..., :POSE].abs())
             gripper.append(((predicted[..., POSE:] > 0.5) == (target[..., POSE:] > 0.5)).float().flatten())
-        errors = torch.cat(pose)
         return {
-            "held_out_pose": errors.mean().item(),
-            "held_out_alone": errors[:, 0].mean().item(),
+            "held_out_pose": torch.cat(pose).mean().item(),
             "held_out_gripper": torch.cat(gripper).mean().item(),
         }
 
@@ -278,12 +272,13 @@ def train(args: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_demo_options(parser, SIZES, steps=4000, batch=8)
+    add_demo_options(parser, SIZES, steps=4000, batch=96)
     parser.add_argument("--loss", choices=["huber", "l1"], default="huber", help="of the pose")
     parser.add_argument("--gripper-weight", type=float, default=0.01)
-    parser.add_argument("--alone-until", type=int, help="step from which windows are drawn; default: half of --steps")
+    parser.add_argument("--head-only", action="store_true", help="learn from windows, and the head alone, after --from")
     args = parser.parse_args(arguments)
-    args.alone_until = args.steps // 2 if args.alone_until is None else args.alone_until
+    if args.head_only and not args.begin:
+        parser.error("--head-only: expected --from CHECKPOINT beside it, of a training on single frames")
     launch(train, args)
 
 
