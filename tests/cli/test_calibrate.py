@@ -12,7 +12,9 @@ import pytest
 from typer.testing import Result
 
 from dyslctl.artifacts.strict_yaml import read_yaml
+from dyslctl.cli.workspace import with_subtasks
 from dyslctl.jobs import closed_loop
+from dyslctl.plugins import load_suite
 
 Run = Callable[..., Result]
 Documents = Callable[..., dict[str, Any]]
@@ -137,3 +139,8 @@ def test_what_cannot_be_met_leaves_the_bundle_as_it_was(
 def test_without_a_bundle_it_says_what_makes_one(profiled: dict[str, Any], run: Run) -> None:
     result = run("calibrate", "--target-layers", "5")
     assert result.exit_code == 4 and "dyslctl distill" in result.stderr
+
+
+@pytest.mark.parametrize(("suite", "count", "expected"), [("object", 200, 200), ("chain", 200, 40), ("chain", 3, 1)])
+def test_chains_count_by_their_subtasks(suite: str, count: int, expected: int) -> None:
+    assert with_subtasks(load_suite(f"tabletop_{suite}"), count) == expected

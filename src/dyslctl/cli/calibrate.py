@@ -37,7 +37,7 @@ def calibrate(
     target_ms: TargetMs = None,
     max_success_drop: MaxSuccessDrop = None,
     episodes: Annotated[
-        int | None, typer.Option("--episodes", help="Of the tune split; default 200.", show_default=False)
+        int | None, typer.Option("--episodes", help="Of the tune split; default 200 subtasks.", show_default=False)
     ] = None,
     batch: SideBySide = None,
     workers: Workers = None,

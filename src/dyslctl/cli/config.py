@@ -130,9 +130,12 @@ class DistillConfig(Part):
 
 
 class CalibrateConfig(Part):
-    """The end of stage 2: the thresholds of ``dysl-paper``'s guidance, offline, from episodes of the full model."""
+    """The end of stage 2: the thresholds of ``dysl-paper``'s guidance, offline, from episodes of the full model.
 
-    episodes: Positive = 50
+    ``episodes``: by default so many that they have 50 subtasks.
+    """
+
+    episodes: Positive | None = None
     rule: Literal["occupancy", "quantile"] = "occupancy"
     p1: float = Field(default=0.1, gt=0, lt=1)
     p2: float = Field(default=0.5, gt=0, lt=1)
@@ -144,6 +147,7 @@ class BudgetConfig(Part):
     """``dyslctl calibrate``, and the end of ``distill`` if a target is given: a method's dial, from closed loop.
 
     ``max_damage`` counts on recorded episodes, where no target is given: see ``jobs/calibrate_offline.py``.
+    ``episodes``: by default so many that they have 200 subtasks.
     """
 
     method: str = "dysl"
@@ -151,7 +155,7 @@ class BudgetConfig(Part):
     target_ms: PositiveFloat | None = None
     max_success_drop: NotNegativeFloat | None = None
     max_damage: PositiveFloat = 0.1
-    episodes: Positive = 200
+    episodes: Positive | None = None
     workers: Positive = 1
     batch: Positive | None = None
 

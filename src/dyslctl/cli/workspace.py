@@ -190,6 +190,11 @@ def _workspace(run: RunDirectory, config: Config) -> Workspace:
     return Workspace(run, config, recipe, load_suite(config, recipe))
 
 
+def with_subtasks(suite: TaskSuite, count: int) -> int:
+    """Episodes of ``suite`` that have ``count`` subtasks: what is taken unless told otherwise, for a chain is long."""
+    return max(1, count // suite.max_score)
+
+
 def load_suite(config: Config, recipe: BackboneRecipe, name: str | None = None) -> TaskSuite:
     """The suite ``name``, by default that of ``config``, else the checkpoint's; it executes as many actions as told.
 

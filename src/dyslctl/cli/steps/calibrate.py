@@ -11,7 +11,7 @@ from dyslctl import methods
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.backbone import Backbone
 from dyslctl.cli.config import BudgetConfig
-from dyslctl.cli.workspace import Workspace
+from dyslctl.cli.workspace import Workspace, with_subtasks
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.budget import Found, MaxSuccessDrop, Target, TargetLayers, TargetMs, find_dial
 from dyslctl.jobs.closed_loop import ClosedLoop, Stage
@@ -25,6 +25,8 @@ TARGETS: Mapping[str, Callable[[float], Target]] = {
     "max_success_drop": MaxSuccessDrop,
 }
 FLAGS = ", ".join(f"--{name.replace('_', '-')}" for name in TARGETS)
+EPISODES = 200
+"""That dials are tried on where the user does not say; of chains so many that they have as many subtasks."""
 SIDE_BY_SIDE = 32
 """Episodes in one batch where the user does not say."""
 
@@ -83,7 +85,7 @@ def set_to_target(
     recipe.assets()
     stage = Stage(
         workspace.suite,
-        workspace.suite.episodes("tune", workspace.config.budget.episodes),
+        workspace.suite.episodes("tune", workspace.config.budget.episodes or with_subtasks(workspace.suite, EPISODES)),
         _folder(workspace),
         resume,
         workspace.config.budget.workers,

@@ -7,7 +7,7 @@ from typing import Any
 
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.cli.config import BudgetConfig
-from dyslctl.cli.steps.calibrate import keep_calibration
+from dyslctl.cli.steps.calibrate import EPISODES, keep_calibration
 from dyslctl.cli.steps.recorded import recorded_suite
 from dyslctl.cli.workspace import Workspace
 from dyslctl.errors import ConfigError
@@ -74,7 +74,7 @@ def set_offline(workspace: Workspace, target: OfflineTarget, bundle: Path, progr
         profile,
         bundle,
         target,
-        episodes=suite.available("tune", workspace.config.budget.episodes),
+        episodes=suite.available("tune", workspace.config.budget.episodes or EPISODES),
         progress=progress,
     )
     return {

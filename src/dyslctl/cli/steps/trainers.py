@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.baselines.flexidepth_tokens import require_token_skips
 from dyslctl.cli.steps.recorded import recorded_suite
-from dyslctl.cli.workspace import Workspace, command_line, load_suite
+from dyslctl.cli.workspace import Workspace, command_line, load_suite, with_subtasks
 from dyslctl.errors import ConfigError
 from dyslctl.jobs import calibrate_offline, exit_data
 from dyslctl.jobs.calibrate import CalibrationSettings, calibrate
@@ -31,8 +31,11 @@ from dyslctl.suite import TaskSuite
 
 NOT_OPTIMISATION = {"episodes", "data", "method", "suites", "workers"}
 """Keys of the section ``distill`` that say what to learn from, not how."""
-EXIT_EPISODES, EXPERT_EPISODES = 300, 200
-"""Episodes of a round of exits, and of the one data set of the other trainings; of a recording, as many as it has."""
+EXIT_EPISODES, EXPERT_EPISODES, GUIDANCE_EPISODES = 300, 200, 50
+"""Episodes of a round of exits, of the one data set of the other trainings, and of the guidance's thresholds.
+
+Of chains so many that they have as many subtasks; of a recording at most what it has.
+"""
 TRAININGS: Mapping[str, type[Optimization]] = {
     "dysl": ExitTraining,
     "static": ExitTraining,
@@ -143,12 +146,13 @@ class PaperTrainer:
     def calibrate(self, bundle: Path) -> None:
         """The guidance's thresholds; see :func:`dyslctl.jobs.calibrate.calibrate`."""
         settings, recorded = self.workspace.config.calibrate, recorded_suite(self.workspace)
+        asked = settings.episodes or with_subtasks(recorded or self.workspace.suite, GUIDANCE_EPISODES)
         calibrate(
             self.workspace.backbone.load(),
             recorded or self.workspace.suite,
             self.profile,
             bundle,
-            episodes=recorded.available("tune", settings.episodes) if recorded else settings.episodes,
+            episodes=recorded.available("tune", asked) if recorded else asked,
             how=CalibrationSettings(**settings.model_dump(exclude={"episodes"})),
             processes=self.workspace.config.distill.workers,
             offline=recorded is not None,
@@ -186,11 +190,11 @@ def _labelled_states(workspace: Workspace, folder: Path, progress: Progress) -> 
 
     def gather() -> Dataset:
         settings, recorded = workspace.config.distill, recorded_suite(workspace)
-        available = recorded.available("train", EXPERT_EPISODES) if recorded else EXPERT_EPISODES
+        usual = with_subtasks(recorded or workspace.suite, EXPERT_EPISODES)
         return collect(
             workspace.backbone.load(),
             recorded or workspace.suite,
-            episodes=settings.episodes or available,
+            episodes=settings.episodes or (recorded.available("train", usual) if recorded else usual),
             seed=workspace.config.seed,
             source=settings.data or "expert",
             processes=settings.workers,
@@ -211,7 +215,8 @@ def _learn_from(workspace: Workspace) -> tuple[list[TaskSuite], int]:
     recorded, settings = recorded_suite(workspace), workspace.config.distill
     if recorded is None:
         suites = [load_suite(workspace.config, workspace.backbone, name) for name in settings.suites or ()]
-        return suites or [workspace.suite], settings.episodes or EXIT_EPISODES
+        suites = suites or [workspace.suite]
+        return suites, settings.episodes or max(with_subtasks(suite, EXIT_EPISODES) for suite in suites)
     if settings.suites is not None:
         raise ConfigError(
             f"distill.suites names {', '.join(settings.suites)}, but the run learns from {recorded.name}",
