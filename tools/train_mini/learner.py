@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from dyslctl.artifacts.files import append_jsonl, read_jsonl, write_jsonl
 from dyslctl.backbone import Backbone
@@ -51,6 +51,13 @@ def optimizers(model: nn.Module, heads: nn.Module, matrices: Sequence[nn.Paramet
     return [muon, torch.optim.AdamW(rest, lr=OTHER_LR, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
+@torch.no_grad()
+def average(averaged: Sequence[Tensor], current: Sequence[Tensor], count: int) -> None:
+    """The exponential average of weights after ``count`` earlier ones, at first of the last tenth of them."""
+    decay = min(EMA_DECAY, (1 + int(count)) / (10 + int(count)))
+    torch._foreach_lerp_(averaged, current, 1 - decay)
+
+
 class Learner(Generic[Model]):
     """A model, the heads that exist in training only, and everything that follows from gradients.
 
@@ -67,7 +74,7 @@ class Learner(Generic[Model]):
     ) -> None:
         self.model, self.heads, self.args, self._write = model, heads, args, write
         self.device = next(model.parameters()).device
-        self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
+        self.ema = AveragedModel(model, multi_avg_fn=average)
         self.optimizers = optimizers(model, heads, matrices)
         self.step, self.history = 0, list[Losses]()
         self.folder, self.saved, self.curve = (args.out / name for name in ("checkpoint", "training.pt", "curve.jsonl"))

@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 LOSSES = {
     "action_loss": ("action loss", 1),
     "held_out_loss": ("action loss, held-out episodes", 1),
+    "pose_loss": ("pose loss", 1),
+    "held_out_pose": ("mean pose error, held-out episodes", 1),
     "auxiliary_loss": ("auxiliary losses / 4", 4),
 }
 SUCCESS = "success_"

@@ -16,6 +16,8 @@ from dyslctl_calvin.settings import Look, Settings
 from dyslctl_calvin.simulator import Simulator, make_env
 
 from dyslctl import plugins
+from dyslctl.jobs.workers import play
+from dyslctl.policy import full_policy
 from dyslctl.suite import EpisodeSpec, Split
 from dyslctl.testing import check_suite
 
@@ -142,6 +144,16 @@ def test_the_expert_solves_a_chain_and_a_replay_is_the_same(name: str, split: Sp
         one, other = results[step].observation, shown.observations[step + 1]
         np.testing.assert_array_equal(one.images["gripper"], other.images["gripper"])
     environment.close()
+
+
+def test_the_embedded_policy_solves_chains() -> None:
+    """Of chains that nothing was trained on, under the default renderer, which it did not see in training."""
+    roboflamingo, suite = plugins.load_backbone("roboflamingo"), plugins.load_suite("calvin_d_fixtures")
+    policy = full_policy(roboflamingo.load(roboflamingo.default_checkpoint()), suite.execute_horizon)
+    tasks = [(spec, "full") for spec in suite.episodes("tune", 4)]
+    records = list(play(suite, {"full": lambda: policy}, tasks))
+    assert [record.status for record in records] == ["done"] * 4
+    assert sum(record.score for record in records) >= 12  # of 20
 
 
 def test_the_oracle_sees_the_drawer_move_and_nothing_else(simulator: Simulator) -> None:

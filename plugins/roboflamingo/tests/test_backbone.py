@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,13 @@ from dyslctl_roboflamingo.random_checkpoint import write_random_checkpoint
 
 from dyslctl import methods
 from dyslctl.baselines.flexidepth_tokens import require_token_skips
+from dyslctl.dysl.guidance import GuidanceSettings
+from dyslctl.dysl.partition import LayerPartition
+from dyslctl.dysl.policy import DySLPolicy
+from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
 from dyslctl.engine import FullSchedule, Jump, LayerSchedule, Step, forward
 from dyslctl.errors import ArtifactError, ConfigError
+from dyslctl.policy import full_policy
 from dyslctl.testing import check_backbone
 from dyslctl.types import LayerState, Observation, TokenKind
 
@@ -106,6 +112,28 @@ def test_verification_leaves_the_state_of_one_full_prediction(
     forward(backbone, trace.resume_state, FullSchedule(), first=2)
     assert torch.equal(backbone.predict(trace.resume_state), expected[past])
     assert torch.equal(full(states[past + 1]), expected[past + 1])
+
+
+@pytest.mark.parametrize("steps", [range(2, 12), range(14, 30)], ids=["state carried on", "window replayed"])
+def test_so_does_the_papers_policy(folder: Path, observe: Observe, steps: range) -> None:
+    """Wherever it verifies by itself: the action and the memory of one full prediction from there."""
+    ours, reference = RoboFlamingo.load(folder), RoboFlamingo.load(folder)
+    torch.manual_seed(0)
+    modules = SkipModules(LayerPartition(ours.spec.num_layers, (0, 4, 6)), SkipSizes.mini(ours.spec.hidden_size)).eval()
+    for layer in modules.partition.dynamic_layers:
+        torch.nn.init.normal_(modules.adapter(layer).up.weight, std=0.5)
+    policy = DySLPolicy(ours, modules, GuidanceSettings(-1e-6, 0.0, k=1, tau=0.0), 1, pre_skip=False)
+    full, verified = full_policy(reference, 1), 0
+    policy.reset()
+    for step in range(steps.stop):
+        before, seen = ours.snapshot(), observe(INSTRUCTIONS[step % 3], step)
+        chunk = policy.select_action(seen)
+        if step in steps and policy.last.verified:
+            reference.restore(before)
+            assert np.array_equal(full.select_action(seen).actions, chunk.actions)
+            torch.testing.assert_close(astuple(ours.snapshot()), astuple(reference.snapshot()), rtol=0, atol=0)
+            verified += 1
+    assert verified > 0
 
 
 @pytest.mark.parametrize("name", [name for name in methods.names() if methods.method(name).prunes])

@@ -52,11 +52,3 @@ def test_pruning_is_refused_before_an_episode(folder: Path, document: Callable[.
     result = CliRunner().invoke(app, ["eval", "--method", "full,specprune", "--episodes", "1", "--quiet"])
     assert result.exit_code == 2
     assert "'specprune' prunes visual tokens, and the layers of RoboFlamingo see none" in result.stderr
-
-
-def test_without_a_checkpoint_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["profile", "roboflamingo", "--quiet"])
-    assert result.exit_code == 2
-    assert "roboflamingo brings no checkpoint of its own" in result.stderr
-    assert "hint: --checkpoint FOLDER" in result.stderr and "random-checkpoint --size tiny" in result.stderr

@@ -27,6 +27,7 @@ from dyslctl_roboflamingo.mpt import attention_bias
 from dyslctl_roboflamingo.tokenizer import FILE as TOKENIZER
 from dyslctl_roboflamingo.tokenizer import PromptTokenizer
 
+DEFAULT = Path(__file__).parent / "checkpoints" / "mini-calvin-fixtures"
 NOMINAL_INSTRUCTION = "take the red block and rotate it to the right"
 GRIPPER_LOSS = 0.01
 """Weight of the gripper's cross-entropy in training."""
@@ -61,8 +62,19 @@ class RoboFlamingo(Backbone):
         self._memory = HeadMemory()
 
     @classmethod
-    def default_checkpoint(cls) -> None:
-        """None: released files are large, and a trained small model is not here yet."""
+    def default_checkpoint(cls) -> Path:
+        """The embedded mini model."""
+        if not DEFAULT.is_dir():
+            raise ArtifactError(
+                f"the embedded checkpoint {DEFAULT} is missing",
+                hint="reinstall dyslctl-roboflamingo, or name a checkpoint with --checkpoint",
+            )
+        return DEFAULT
+
+    @classmethod
+    def suite_of(cls, checkpoint: str) -> str:
+        """What the embedded model was trained on, else all of CALVIN's tasks."""
+        return "calvin_d_fixtures" if Path(checkpoint) == DEFAULT else cls.default_suite
 
     @classmethod
     def checkpoint_at(cls, path: Path) -> Path | None:

@@ -34,7 +34,7 @@ NOT_OPTIMISATION = {"episodes", "data", "method", "suites", "workers"}
 EXIT_EPISODES, EXPERT_EPISODES, GUIDANCE_EPISODES = 300, 200, 50
 """Episodes of a round of exits, of the one data set of the other trainings, and of the guidance's thresholds.
 
-Of chains so many that they have as many subtasks; of a recording at most what it has.
+Of chains so many that they have as many subtasks (see also :class:`Rounds`); of a recording at most what it has.
 """
 TRAININGS: Mapping[str, type[Optimization]] = {
     "dysl": ExitTraining,
@@ -215,8 +215,7 @@ def _learn_from(workspace: Workspace) -> tuple[list[TaskSuite], int]:
     recorded, settings = recorded_suite(workspace), workspace.config.distill
     if recorded is None:
         suites = [load_suite(workspace.config, workspace.backbone, name) for name in settings.suites or ()]
-        suites = suites or [workspace.suite]
-        return suites, settings.episodes or max(with_subtasks(suite, EXIT_EPISODES) for suite in suites)
+        return suites or [workspace.suite], settings.episodes or EXIT_EPISODES
     if settings.suites is not None:
         raise ConfigError(
             f"distill.suites names {', '.join(settings.suites)}, but the run learns from {recorded.name}",
