@@ -14,6 +14,8 @@ CALVIN := $(VENV)/calvin_env
 TORCH := torch==2.13.0
 # The oldest version that the backbone plugins allow, and the newest they were tried with.
 TRANSFORMERS := 4.57.6 5.24.0
+# Others' code that a test compares with, where it can be installed; their pins and what else they ask for are not needed.
+COMPARED := open_flamingo==2.0.1 einops einops-exts
 # Every pytest worker is one process: with more threads than cores they would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
@@ -42,6 +44,7 @@ calvin: setup  ## the CALVIN simulator: a checkout of calvin_env (CALVIN_REPO sa
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e $(CALVIN)
 
 test: setup  ## the default test suite
+	-@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(COMPARED)
 	$(PYTEST) -n auto
 
 test-libero: libero  ## the tests that run the real LIBERO simulator
