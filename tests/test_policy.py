@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from dyslctl.engine import ForwardTrace, FullSchedule, LayerSchedule
-from dyslctl.errors import ConfigError
 from dyslctl.policy import Consultation, Encode, Predict, Prediction, SchedulePolicy, StepReport, Stopwatch, full_policy
 from dyslctl.types import ActionChunk, LayerState
 
@@ -126,9 +125,3 @@ def test_a_twin_shares_the_weights_and_not_the_past(
     assert np.array_equal(chunks[0], chunks[1])
     assert twin.backbone is policy.backbone
     assert isinstance(twin.schedule, Counting) and (schedule.inferences, twin.schedule.inferences) == (2, 1)
-
-
-def test_a_head_with_memory_has_no_twin(tiny_backbone: type[TinyBackbone]) -> None:
-    with pytest.raises(ConfigError, match="head without memory") as caught:
-        full_policy(tiny_backbone(memory=True), execute_horizon=2).twin()
-    assert caught.value.hint == "--batch 1"

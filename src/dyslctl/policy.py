@@ -15,7 +15,6 @@ from torch import Tensor
 
 from dyslctl.backbone import Backbone
 from dyslctl.engine import ForwardTrace, FullSchedule, LayerSchedule, forward
-from dyslctl.errors import ConfigError
 from dyslctl.types import ActionChunk, LayerState, Observation
 
 
@@ -78,12 +77,17 @@ class Encode:
 
 @dataclass(frozen=True)
 class Predict:
-    """Take ``state`` through the layers from ``first`` on, and the head. The answer is a :class:`Prediction`."""
+    """Take ``state`` through the layers from ``first`` on, and the head. The answer is a :class:`Prediction`.
+
+    Attributes:
+        memory: What the head remembers (``Backbone.snapshot``) where several episodes share it; ``None``: what it does.
+    """
 
     backbone: Backbone
     state: LayerState
     schedule: LayerSchedule
     first: int = 0
+    memory: object = None
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,13 @@ class Prediction:
         chunk: The whole chunk, decoded.
         predicted: ``[N, A]``, what the head said, normalised: the gripper not yet decided.
         trace: What the pass did.
+        memory: What the head then remembers, if the request said what it did before.
     """
 
     chunk: ActionChunk
     predicted: Tensor
     trace: ForwardTrace
+    memory: object = None
 
 
 Request = Encode | Predict
@@ -153,14 +159,9 @@ class Policy(ABC):
     def twin(self) -> Self:
         """The same policy for another robot: the same weights, a past of its own. ``reset`` it before use.
 
-        Raises:
-            ConfigError: If the head has a memory: it is the backbone's, and serves one episode at a time.
+        A head's memory is the backbone's, and stays one: where plans run side by side it is exchanged with them
+        (``jobs/lockstep.py``).
         """
-        if self.backbone.snapshot() is not None:
-            raise ConfigError(
-                "expected a head without memory to run episodes side by side, found one that remembers its episode",
-                hint="--batch 1",
-            )
         # Weights stay shared: those of the backbone by the memo, bound adapters because functions are not copied.
         return deepcopy(self, {id(self.backbone): self.backbone})
 

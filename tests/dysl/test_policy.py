@@ -155,14 +155,16 @@ def test_a_twin_shares_the_adapters(
     assert its.through is mine.through
 
 
+@pytest.mark.parametrize("memory", [False, True])
 def test_side_by_side_every_policy_decides_as_it_does_alone(
-    backbone: TinyBackbone,
+    tiny_backbone: type[TinyBackbone],
+    memory: bool,
     modules: SkipModules,
     observations: list[Observation],
     side_by_side: Callable[..., dict[int, list[tuple[np.ndarray, StepReport]]]],
 ) -> None:
-    """Skips, verifications and moving points: each lane has its own, with instructions of two lengths."""
-    policy = dysl_policy(backbone, modules)
+    """Skips, verifications and moving points: each lane has its own, and a memory, with instructions of two lengths."""
+    policy = dysl_policy(tiny_backbone(memory=memory), modules)
     tasks = [observations[:15], observations[10:25], observations[20:], observations[5:20]]
     together = side_by_side(policy, tasks)
     for number, task in enumerate(tasks):

@@ -429,10 +429,10 @@ class Skip(LayerSchedule):
         return Jump(6) if layer == 1 else RUN
 
 
-def test_a_head_with_memory_plays_one_episode_at_a_time(
+def test_heads_with_memory_play_side_by_side_what_they_play_alone(
     tmp_path: Path, tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach]
 ) -> None:
     suite, policies = tiny_suite(), {"full": lambda: full_policy(tiny_backbone(memory=True), 2)}
-    with pytest.raises(ConfigError, match="head without memory"):
-        evaluate(suite, policies, suite.episodes("test", 2), tmp_path, batch=2)
-    assert evaluate(suite, policies, suite.episodes("test", 2), tmp_path).methods["full"].episodes == 2
+    for batch in (1, 3):
+        evaluate(suite, policies, suite.episodes("test", 5), tmp_path / str(batch), batch=batch)
+    assert rows(tmp_path / "3") == rows(tmp_path / "1")

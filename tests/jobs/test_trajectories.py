@@ -78,8 +78,9 @@ def test_a_demonstration_begins_anew_at_each_instruction(tiny_backbone, tiny_sui
     assert len(made.restarts()) == 3
 
 
-def test_lockstep_episodes_equal_single_ones(tiny_backbone, tiny_suite) -> None:
-    policy, suite = full_policy(tiny_backbone(), tiny_suite.execute_horizon), tiny_suite()
+@pytest.mark.parametrize("memory", [False, True])
+def test_lockstep_episodes_equal_single_ones(tiny_backbone, tiny_suite, memory: bool) -> None:
+    policy, suite = full_policy(tiny_backbone(memory=memory), tiny_suite.execute_horizon), tiny_suite()
     specs = suite.episodes("tune", 5)
     side_by_side = sorted(roll_out(policy, suite, specs, lanes=3), key=lambda made: made.spec.index)
     alone = list(roll_out(policy, suite, specs))
@@ -90,11 +91,11 @@ def test_lockstep_episodes_equal_single_ones(tiny_backbone, tiny_suite) -> None:
         np.testing.assert_allclose(np.stack(many.chunks), np.stack(one.chunks), atol=1e-5)
 
 
-def test_a_head_with_memory_gets_one_lane_and_forgets_between_episodes(tiny_backbone, tiny_suite) -> None:
+def test_a_head_with_memory_forgets_between_episodes(tiny_backbone, tiny_suite) -> None:
     policy, suite = full_policy(tiny_backbone(memory=True), tiny_suite.execute_horizon), tiny_suite()
     specs = suite.episodes("tune", 2)
-    both = list(roll_out(policy, suite, specs, lanes=8))
-    (second,) = roll_out(policy, suite, specs[1:], lanes=8)
+    both = list(roll_out(policy, suite, specs))
+    (second,) = roll_out(policy, suite, specs[1:])
     np.testing.assert_array_equal(np.stack(both[1].chunks), np.stack(second.chunks))
 
 

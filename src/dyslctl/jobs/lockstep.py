@@ -1,19 +1,21 @@
 """Many coroutines side by side: what they ask of a backbone, or of simulators, at the same time is done together.
 
-One round lets every waiting simulator work, then encodes every waiting observation, then takes every waiting prediction
-through the layers, whether it begins at layer 0 or resumes in the middle.
+One round lets every waiting simulator work, encodes every waiting observation, and takes every waiting prediction
+through the layers, whether it begins at layer 0 or resumes in the middle. A head with a memory remembers one episode:
+it predicts for one after the other, and what it remembers is exchanged whenever another coroutine's turn comes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from dyslctl.backbone import Backbone
-from dyslctl.engine import forward_together, stack, stackable
+from dyslctl.engine import ForwardTrace, forward_together, stack, stackable
 from dyslctl.jobs.simulators import Simulate, simulate_together
 from dyslctl.policy import Encode, Predict, Prediction, Request
 from dyslctl.types import ActionChunk, LayerState, Observation
@@ -50,6 +52,7 @@ class _Seat(Generic[Result]):
     """
 
     def __init__(self, coroutines: Iterator[Coroutine[Result]]) -> None:
+        self._memories = dict[Backbone, object]()  # of heads that have one, as this lane's episode left them
         self._coroutines = coroutines
         self._current = next(coroutines, None)
         self.request: Request | Simulate | None = None
@@ -58,16 +61,26 @@ class _Seat(Generic[Result]):
         """Go on with ``answer`` until the next request; the results of the coroutines that end on the way."""
         while self._current is not None:
             try:
-                self.request = _resume(self._current, answer)
+                self.request = self._resume(self._current, answer)
             except StopIteration as end:
                 yield end.value
                 self._current, self.request, answer = next(self._coroutines, None), None, None
             else:
                 return
 
-
-def _resume(coroutine: Coroutine[Any], answer: object) -> Request | Simulate:
-    return coroutine.throw(answer) if isinstance(answer, Exception) else coroutine.send(answer)
+    def _resume(self, coroutine: Coroutine[Result], answer: object) -> Request | Simulate:
+        """Go on with ``answer``; while the coroutine runs, heads remember its episode."""
+        if isinstance(answer, Prediction) and isinstance(self.request, Predict) and answer.memory is not None:
+            self._memories[self.request.backbone] = answer.memory
+        for backbone, memory in self._memories.items():
+            backbone.restore(memory)
+        request = coroutine.throw(answer) if isinstance(answer, Exception) else coroutine.send(answer)
+        met = {*self._memories, request.backbone} if isinstance(request, Encode | Predict) else {*self._memories}
+        left = {backbone: backbone.snapshot() for backbone in met}
+        self._memories = {backbone: memory for backbone, memory in left.items() if memory is not None}
+        if isinstance(request, Predict):
+            return replace(request, memory=self._memories.get(request.backbone))
+        return request
 
 
 @torch.inference_mode()
@@ -100,10 +113,20 @@ def _predict(backbone: Backbone, requests: Sequence[Predict]) -> list[Prediction
         traces = forward_together(
             backbone, states, [request.schedule for request in requests], [request.first for request in requests]
         )
+        if any(request.memory is not None for request in requests):
+            return [_remembering(request, trace) for request, trace in zip(requests, traces, strict=True)]
         decoded = _decode(backbone, states)
     except Exception as error:
         return [error] * len(requests)
     return [Prediction(*row, trace) for row, trace in zip(decoded, traces, strict=True)]
+
+
+def _remembering(request: Predict, trace: ForwardTrace) -> Prediction:
+    """What a head with a memory makes of ``request``, once its state went through the layers."""
+    backbone = request.backbone
+    backbone.restore(request.memory)
+    predicted = backbone.predict(request.state)
+    return Prediction(backbone.decode_action(predicted)[0], predicted[0], trace, backbone.snapshot())
 
 
 def _decode(backbone: Backbone, states: Sequence[LayerState]) -> list[tuple[ActionChunk, Tensor]]:

@@ -75,7 +75,7 @@ def evaluate(
         description: What the listener calls this.
 
     Raises:
-        ConfigError: If there is nothing to evaluate, or ``batch`` is more than 1 and a head has a memory.
+        ConfigError: If there is nothing to evaluate.
         ArtifactError: If ``out`` holds an evaluation of something else, or a damaged one.
         EnvironmentMismatch: If ``out`` cannot be written, worker processes die as they start, or videos cannot be made.
         PluginError: If a method crashes with the same error three times in a row.

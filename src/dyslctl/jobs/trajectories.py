@@ -161,7 +161,7 @@ def roll_out(
         policy: Who acts.
         suite: Where.
         specs: The initial states.
-        lanes: Episodes that run side by side. A head with memory belongs to one episode: it gets one lane.
+        lanes: Episodes that run side by side.
         processes: That their simulators are spread over.
 
     Raises:
@@ -169,7 +169,7 @@ def roll_out(
     """
     if not specs:
         return
-    width = min(lanes, len(specs)) if policy.backbone.snapshot() is None else 1
+    width = min(lanes, len(specs))
     policies = [policy, *(policy.twin() for _ in range(width - 1))]
     with simulators(suite, width, processes) as environments:
         lane = [partial(_record, *each, suite) for each in zip(environments, policies, strict=True)]

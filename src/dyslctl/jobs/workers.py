@@ -71,7 +71,6 @@ def play(
     """The record of each of ``tasks``, as they finish.
 
     Raises:
-        ConfigError: If ``batch`` is more than 1 and a head has a memory.
         EnvironmentMismatch: If worker processes die as they start.
     """
     if not tasks:

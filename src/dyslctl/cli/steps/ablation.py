@@ -13,7 +13,7 @@ from dyslctl.artifacts.files import atomic_write
 from dyslctl.artifacts.run_dir import RunDirectory
 from dyslctl.cli.ablations import Cell, Table, load_table
 from dyslctl.cli.config import merge, parse_set
-from dyslctl.cli.steps.calibrate import batch_for
+from dyslctl.cli.steps.calibrate import SIDE_BY_SIDE
 from dyslctl.cli.steps.pareto import point_document
 from dyslctl.cli.steps.seeds import check_settings, trained_run
 from dyslctl.cli.steps.variants import (
@@ -132,7 +132,7 @@ class Sweep:
             folder / ("full" if task.seed is None else f"seed{task.seed}") / split,
             self.resume,
             1,
-            batch_for(settings.batch, own.backbone.load()),
+            settings.batch or SIDE_BY_SIDE,
             self.progress,
         )
 
@@ -289,7 +289,7 @@ def _document(
         "reference": table.reference,
         "num_layers": backbone.spec.num_layers,
         "max_score": workspace.suite.max_score,
-        "batch": batch_for(settings.batch, backbone),
+        "batch": settings.batch or SIDE_BY_SIDE,
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "intervals": INTERVALS,
         "cells": [_row(BASELINE, BASELINE, (), found), *(_cell(cell, refused, found) for cell in table.cells)],

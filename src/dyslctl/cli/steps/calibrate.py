@@ -9,7 +9,6 @@ from typing import Any
 
 from dyslctl import methods
 from dyslctl.artifacts.skip_profile import SkipProfile
-from dyslctl.backbone import Backbone
 from dyslctl.cli.config import BudgetConfig
 from dyslctl.cli.workspace import Workspace, with_subtasks
 from dyslctl.errors import ConfigError
@@ -89,7 +88,7 @@ def set_to_target(
         _folder(workspace),
         resume,
         workspace.config.budget.workers,
-        batch_for(workspace.config.budget.batch, workspace.backbone.load()),
+        workspace.config.budget.batch or SIDE_BY_SIDE,
         progress,
     )
     found = find_dial(ClosedLoop(method, recipe, stage), (dial.low, dial.high), target)
@@ -110,11 +109,6 @@ def _folder(workspace: Workspace) -> Path:
 def calibratable() -> list[str]:
     """The methods with a dial and a bundle of their own."""
     return [name for name in methods.names() if methods.method(name).dial and methods.method(name).bundle == name]
-
-
-def batch_for(asked: int | None, backbone: Backbone) -> int:
-    """``asked``, or as many side by side as pays; a head with a memory serves one episode at a time."""
-    return asked or (SIDE_BY_SIDE if backbone.snapshot() is None else 1)
 
 
 def _check_reached(method: str, found: Found) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dyslctl import methods
 from dyslctl.artifacts.files import atomic_write
-from dyslctl.cli.steps.calibrate import batch_for
+from dyslctl.cli.steps.calibrate import SIDE_BY_SIDE
 from dyslctl.cli.steps.seeds import check_settings, trained_run
 from dyslctl.cli.workspace import Workspace
 from dyslctl.jobs.budget import Found
@@ -76,7 +76,7 @@ def _stage(workspace: Workspace, split: Split, out: Path, *, resume: bool, progr
         out,
         resume,
         settings.workers,
-        batch_for(settings.batch, workspace.backbone.load()),
+        settings.batch or SIDE_BY_SIDE,
         progress,
     )
 
@@ -96,7 +96,7 @@ def _document(workspace: Workspace, names: Sequence[str], points: Sequence[Point
         "compared": names[0],
         "num_layers": backbone.spec.num_layers,
         "max_score": workspace.suite.max_score,
-        "batch": batch_for(settings.batch, backbone),
+        "batch": settings.batch or SIDE_BY_SIDE,
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "intervals": INTERVALS,
         "points": [point_document(point) for point in points],

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dyslctl.artifacts.files import atomic_write
-from dyslctl.cli.steps.calibrate import batch_for
+from dyslctl.cli.steps.calibrate import SIDE_BY_SIDE
 from dyslctl.cli.workspace import Workspace
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.closed_loop import Stage
@@ -36,7 +36,7 @@ def stage(workspace: Workspace, study: str, *, resume: bool, progress: Progress)
         folder(workspace, study) / "episodes",
         resume,
         settings.workers,
-        batch_for(settings.batch, workspace.backbone.load()),
+        settings.batch or SIDE_BY_SIDE,
         progress,
     )
 
