@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -18,6 +18,21 @@ if TYPE_CHECKING:
 # A busy machine is not a failing test, and a build must not fail by the luck of the draw; at a desk the draw is random.
 settings.register_profile("dyslctl", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("dyslctl")
+
+
+not_run: set[str] = set()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What a process of pytest-xdist left out, it alone knows: it collects the tests."""
+    not_run.update(getattr(node, "workeroutput", {}).get("not_run", ()))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for line in sorted(not_run):
+        terminalreporter.section("left out")
+        terminalreporter.line(line)
 
 
 def _load(path: str) -> ModuleType:
