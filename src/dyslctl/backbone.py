@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from dyslctl.errors import ConfigError
+from dyslctl.errors import ArtifactError, ConfigError
 from dyslctl.types import ActionChunk, KeysValues, LayerInputs, LayerState, Observation, TokenKind
 
 Linear = Callable[[Tensor], Tensor]
@@ -329,6 +329,20 @@ class Backbone(ABC):
             f"{type(self).__name__} names no stock model to compare with: expected Backbone.stock_layers",
             hint="--compare eager",
         )
+
+
+def embedded_checkpoint(folder: Path, package: str) -> Path:
+    """``folder``, a checkpoint that comes with the distribution ``package``: what ``default_checkpoint`` may answer.
+
+    Raises:
+        ArtifactError: If it is not there.
+    """
+    if not folder.is_dir():
+        raise ArtifactError(
+            f"the embedded checkpoint {folder} is missing",
+            hint=f"reinstall {package}, or name a checkpoint with --checkpoint",
+        )
+    return folder
 
 
 def one_token(backbone: Backbone) -> LayerState:

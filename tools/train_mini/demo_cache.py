@@ -182,10 +182,11 @@ def join(folders: Sequence[Path], folder: Path) -> None:
         if cache.images.shape[1:] != shape:
             raise ArtifactError(f"{each}: expected frames {shape} as in {folders[0]}, found {cache.images.shape[1:]}")
     texts = sorted({text for cache in caches for text in cache.texts})
-    first = np.cumsum([0, *(len(cache.actions) for cache in caches)])
+    lengths = np.array([len(cache.actions) for cache in caches])
+    starts = np.cumsum(lengths) - lengths
     columns = {
-        "frames": np.concatenate([begin + cache.frames for begin, cache in zip(first, caches, strict=False)]),
-        "last": np.concatenate([begin + cache.last for begin, cache in zip(first, caches, strict=False)]),
+        "frames": np.concatenate([start + cache.frames for start, cache in zip(starts, caches, strict=True)]),
+        "last": np.concatenate([start + cache.last for start, cache in zip(starts, caches, strict=True)]),
         "instruction": np.concatenate(
             [np.array([texts.index(text) for text in cache.texts])[cache.instruction] for cache in caches]
         ),

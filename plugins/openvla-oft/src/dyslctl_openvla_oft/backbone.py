@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dyslctl.backbone import PackedLayer, PackLinear, Workload
-from dyslctl.errors import ArtifactError
+from dyslctl.backbone import PackedLayer, PackLinear, Workload, embedded_checkpoint
 from dyslctl.runtime.llama import LlamaLayer, LlamaTables
 from dyslctl.types import LayerInputs, LayerState, Observation
 from dyslctl_openvla_oft import workload
@@ -38,12 +37,7 @@ class OpenVLAOFT(PrismaticBackbone):
     @classmethod
     def default_checkpoint(cls) -> Path | str:
         """The embedded mini model."""
-        if not DEFAULT.is_dir():
-            raise ArtifactError(
-                f"the embedded checkpoint {DEFAULT} is missing",
-                hint="reinstall dyslctl-openvla-oft, or name a checkpoint with --checkpoint",
-            )
-        return DEFAULT
+        return embedded_checkpoint(DEFAULT, "dyslctl-openvla-oft")
 
     @classmethod
     def suite_of(cls, checkpoint: str) -> str:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from dyslctl.artifacts.document import explain
 from dyslctl.artifacts.files import hash_files
-from dyslctl.backbone import Backbone, BackboneSpec, Workload
+from dyslctl.backbone import Backbone, BackboneSpec, Workload, embedded_checkpoint
 from dyslctl.errors import ArtifactError, ConfigError
 from dyslctl.types import ActionChunk, LayerInputs, LayerState, Observation, TokenKind
 from dyslctl_roboflamingo import workload
@@ -64,12 +64,7 @@ class RoboFlamingo(Backbone):
     @classmethod
     def default_checkpoint(cls) -> Path:
         """The embedded mini model."""
-        if not DEFAULT.is_dir():
-            raise ArtifactError(
-                f"the embedded checkpoint {DEFAULT} is missing",
-                hint="reinstall dyslctl-roboflamingo, or name a checkpoint with --checkpoint",
-            )
-        return DEFAULT
+        return embedded_checkpoint(DEFAULT, "dyslctl-roboflamingo")
 
     @classmethod
     def suite_of(cls, checkpoint: str) -> str:
