@@ -15,6 +15,7 @@ from dyslctl.dysl.distillation import (
     calibrate_scales,
     compute_penalty,
     full_actions,
+    predict_windows,
     sample_exits,
     stage1_loss,
     stage2_loss,
@@ -239,6 +240,49 @@ def test_a_head_with_memory_starts_each_batch_afresh(
 ) -> None:
     backbone = tiny_backbone(memory=True)
     assert torch.equal(full_actions(backbone, inputs), full_actions(backbone, inputs))
+
+
+@pytest.mark.parametrize("window", [2, 3, 6])
+def test_in_a_window_the_head_remembers_as_a_policy_does(
+    tiny_backbone: type[TinyBackbone], modules: SkipModules, inputs: LayerInputs, window: int
+) -> None:
+    """Sampled layers are left, hard: what is remembered is what came of that, inference by inference."""
+    backbone = tiny_backbone(memory=True)
+    schedule, state = MixSchedule(modules, EXITS, hard=True), LayerState.of(inputs)
+    forward(backbone, state, schedule)
+    found = predict_windows(backbone, state, window)
+    for row, each in enumerate(inputs.samples()):
+        if row % window == 0:
+            backbone.reset()
+        forward(backbone, each, MixSchedule(modules, EXITS, hard=True))
+        torch.testing.assert_close(found[row : row + 1], backbone.predict(each))
+
+
+def test_the_gradient_of_a_window_goes_back_to_its_first_inference_and_no_further(
+    tiny_backbone: type[TinyBackbone], inputs: LayerInputs
+) -> None:
+    backbone = tiny_backbone(memory=True)
+    state = LayerState.of(inputs)
+    state.hidden = state.hidden.clone().requires_grad_()
+    predicted = predict_windows(backbone, state, 3)
+    (gradient,) = torch.autograd.grad(predicted[5].sum(), state.hidden)
+    assert [bool(row.any()) for row in gradient] == [False] * 3 + [True] * 3
+
+
+def test_stage_2_learns_from_windows(
+    tiny_backbone: type[TinyBackbone], inputs: LayerInputs, modules: SkipModules, target: Tensor
+) -> None:
+    """Closed gates: the full model's loss over windows, which is not that of single inferences."""
+    backbone = tiny_backbone(memory=True)
+    close_controllers(modules, -1e4)
+    losses = [
+        stage2_loss(backbone, modules, inputs, target, EXITS, Stage2Settings(0.0, kd_weight=1.0, window=window))
+        for window in (3, 1)
+    ]
+    expected = backbone.task_loss(full_actions(backbone, inputs, 3), target).mean()
+    torch.testing.assert_close(losses[0].task, expected)
+    assert losses[0].kd.item() == pytest.approx(0, abs=1e-6)
+    assert losses[0].task.item() != pytest.approx(losses[1].task.item(), abs=1e-6)
 
 
 @pytest.mark.parametrize("precision", [None, torch.bfloat16])

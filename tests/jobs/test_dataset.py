@@ -2,10 +2,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dyslctl.engine import FullSchedule, forward
-from dyslctl.errors import PluginError
-from dyslctl.jobs.dataset import Batch, Dataset
+from dyslctl.errors import ConfigError, PluginError
+from dyslctl.jobs.dataset import Batch, Dataset, Part
 from dyslctl.types import LayerInputs, LayerState
 
 
@@ -82,6 +84,39 @@ def test_a_batch_larger_than_its_group_repeats_samples() -> None:
 def test_batches_visits_every_sample_once() -> None:
     data = Dataset.of([samples(0, 5, 3), samples(5, 2, 4)])
     assert [numbers(batch) for batch in data.batches(2)] == [[0, 1], [2, 3], [4], [5, 6]]
+
+
+def instructions(*lengths: int) -> Batch:
+    """Numbered samples of instructions so long, all of one token count."""
+    batch = samples(0, sum(lengths), 3)
+    fresh = torch.cat([torch.arange(length) == 0 for length in lengths])
+    return replace(batch, memory=torch.stack([batch.memory[:, 0], (~fresh).float()], 1))
+
+
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=5), st.integers(1, 7), st.integers(0, 99))
+def test_windows_never_reach_into_another_instruction(lengths: list[int], window: int, step: int) -> None:
+    data = Dataset.of([instructions(*lengths)])
+    if max(lengths) < window:
+        with pytest.raises(ConfigError, match=f"instruction has, found {window}"):
+            data.batch(0, step, 3, window=window)
+        return
+    drawn = torch.tensor(numbers(data.batch(0, step, 3, window=window))).view(3, window)
+    instruction = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    assert torch.equal(drawn, drawn[:, :1] + torch.arange(window))
+    assert torch.equal(instruction[drawn[:, 0]], instruction[drawn[:, -1]])
+
+
+def test_every_window_is_as_likely_and_windows_of_one_are_samples() -> None:
+    data = Dataset.of([instructions(3, 1, 4)])
+    drawn = {numbers(data.batch(0, step, 1, window=3))[0] for step in range(50)}
+    assert drawn == {0, 4, 5}
+    assert numbers(data.batch(3, 4, 8, window=1)) == numbers(data.batch(3, 4, 8))
+
+
+def test_parts_of_a_step_share_no_window() -> None:
+    data = Dataset.of([instructions(40)])
+    whole = numbers(data.batch(0, 0, 4, window=5))
+    assert whole == [n for i in (0, 1) for n in numbers(data.batch(0, 0, 4, Part(i, 2), window=5))]
 
 
 def test_merge_joins_groups_of_equal_length() -> None:

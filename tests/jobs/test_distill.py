@@ -120,6 +120,27 @@ def test_stage_2_without_stage_1_is_refused_unless_asked_for(work, tmp_path) -> 
     assert distill(*work, dataclasses.replace(STAGE2, from_scratch=True), **where).stage == 2
 
 
+def test_windows_need_a_head_that_remembers(work, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="window: expected 1 for TinyBackbone, whose head remembers nothing, found 3"):
+        distill(*work, dataclasses.replace(STAGE1, window=3), out=tmp_path, bundle=tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
+def test_both_stages_learn_from_windows(tiny_backbone, tiny_suite, tmp_path) -> None:
+    backbone, suite = tiny_backbone(memory=True), tiny_suite()
+    made = profile(backbone, suite, plugin_name="tiny", checkpoint="here", samples=16, ratio=0.4).profile
+    work = (backbone, made, collect(backbone, suite, episodes=6))
+    how, stage1 = {"batch_size": 4, "window": 3, "steps": 20}, tmp_path / "stage1"
+    distill(*work, dataclasses.replace(STAGE1, **how), out=tmp_path / "1", bundle=stage1)
+    bundles = {}
+    for window in (3, 1):
+        settings = dataclasses.replace(STAGE2, **{**how, "window": window})
+        bundles[window] = tmp_path / f"stage2-{window}"
+        distill(*work, settings, out=tmp_path / f"2-{window}", bundle=bundles[window], init=stage1)
+    assert not equal(bundles[3], bundles[1])
+    assert not equal(bundles[3], stage1)
+
+
 def test_a_stage_1_bundle_of_another_profile_is_refused(work, stage1, tmp_path) -> None:
     backbone, made, data = work
     other = made.model_copy(update={"static_layers": (0, 3, 7)})

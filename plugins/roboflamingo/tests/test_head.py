@@ -86,14 +86,15 @@ def test_any_walk_of_steps_and_rewinds(walk: list[str]) -> None:
             assert torch.equal(action, expected)
 
 
-def test_gradients_reach_this_step_alone() -> None:
-    feature = FEATURES[0].clone().requires_grad_()
-    _, memory = HEAD(FEATURES[1], HeadMemory())
-    action, after = HEAD(feature, memory)
-    (gradient,) = torch.autograd.grad(action.sum(), feature)
-    assert gradient.abs().max() > 0
-    assert after.carried is not None
-    assert not any(tensor.requires_grad for tensor in (*after.features, *after.carried))
+@pytest.mark.parametrize("steps", [2, 12, 15])
+def test_gradients_go_back_through_what_is_remembered(steps: int) -> None:
+    """While the state is carried on, and where the window is replayed: to its first feature, and no further."""
+    features = FEATURES[:steps].clone().requires_grad_()
+    memory = HeadMemory()
+    for feature in features:
+        action, memory = HEAD(feature, memory)
+    (gradient,) = torch.autograd.grad(action.sum(), features)
+    assert [bool(row.any()) for row in gradient] == [step >= steps - 12 for step in range(steps)]
 
 
 def test_another_number_of_samples_is_refused() -> None:

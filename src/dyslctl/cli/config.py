@@ -96,6 +96,7 @@ class DistillConfig(Part):
     data: Literal["expert", "policy"] | None = None
     steps: Positive | None = None
     batch_size: Positive | None = None
+    window: Positive | None = None
     adapter_lr: PositiveFloat | None = None
     controller_lr: PositiveFloat | None = None
     warmup: NotNegative | None = None

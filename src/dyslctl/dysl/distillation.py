@@ -206,12 +206,14 @@ class Stage2Settings:
         penalty_weight: ``lambda`` of Eq. 6.
         kd_weight: Weight of the L1 distance to the full model's action; the paper has no such term.
         hard: Train with the decision that inference takes, straight through (see :class:`MixSchedule`).
+        window: Consecutive inferences that the rows of a batch come in; see :func:`predict_windows`.
         recompute: Gradient checkpointing of the decoder layers (see :class:`Recomputed`).
     """
 
     penalty_weight: float
     kd_weight: float = 0.0
     hard: bool = False
+    window: int = 1
     recompute: bool = False
 
 
@@ -239,9 +241,9 @@ def stage2_loss(
     """One training forward (Eq. 5) and its loss (Eq. 6).
 
     Args:
-        backbone: Frozen; its head keeps no memory across the batch.
+        backbone: Frozen; its head keeps no memory across windows.
         modules: What learns.
-        inputs: ``B`` encoded observations.
+        inputs: ``B`` encoded observations, window after window.
         target: ``[B, N, A]`` normalised expert actions.
         exits: One dynamic layer per segment, from :func:`sample_exits`.
         settings: Weights of the terms.
@@ -251,25 +253,41 @@ def stage2_loss(
     schedule, state = mix(modules, exits, hard=settings.hard), LayerState.of(inputs)
     layers: Layers = Recomputed(backbone) if settings.recompute else backbone
     forward(layers, state, schedule)
-    predicted = _predict_afresh(backbone, state)
+    predicted = predict_windows(backbone, state, settings.window)
     task = backbone.task_loss(predicted, target).mean()
     kd = torch.zeros_like(task)
     if settings.kd_weight:
-        kd = (predicted - full_actions(backbone, inputs)).abs().mean()
+        kd = (predicted - full_actions(backbone, inputs, settings.window)).abs().mean()
     penalty = price(schedule.gates, modules.partition)
     total = task + settings.kd_weight * kd + settings.penalty_weight * penalty
     return Stage2Loss(total, task, kd, penalty, schedule.gates)
 
 
 @torch.no_grad()
-def full_actions(backbone: Backbone, inputs: LayerInputs) -> Tensor:
+def full_actions(backbone: Backbone, inputs: LayerInputs, window: int = 1) -> Tensor:
     """``[B, N, A]``: what the full model would do, normalised."""
     state = LayerState.of(inputs)
     forward(backbone, state, LayerSchedule())
-    return _predict_afresh(backbone, state)
+    return predict_windows(backbone, state, window)
 
 
-def _predict_afresh(backbone: Backbone, state: LayerState) -> Tensor:
-    """Samples of a batch are independent: the head starts without memory."""
+def predict_windows(backbone: Backbone, state: LayerState, window: int) -> Tensor:
+    """``[B, N, A]``: the head's predictions, window after window; none of them knows of the others.
+
+    Alone, an inference has the past that lies beside it (``state.history``), as the full model left it. In a window the
+    head begins with nothing and remembers what came of the inferences before, skipped layers and all, and the gradient
+    goes back through what it remembers, as RoboFlamingo is trained.
+
+    Args:
+        backbone: Whose head predicts.
+        state: After the last layer; ``B`` is a multiple of ``window``. No sample is padded, none generates.
+        window: Consecutive inferences of one instruction.
+    """
     backbone.reset()
-    return backbone.predict(state)
+    if window == 1:
+        return backbone.predict(state)
+    steps = [slice(step, None, window) for step in range(window)]
+    seen = [LayerState(state.hidden[rows], state.positions[rows], state.kinds[rows]) for rows in steps]
+    predicted = torch.stack([backbone.predict(each) for each in seen], 1)
+    backbone.reset()
+    return predicted.flatten(0, 1)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dyslctl.errors import ConfigError
 from dyslctl.types import LayerInputs, LayerState, Observation, joined_history, map_tree
 
 Encode = Callable[[Sequence[Observation]], LayerInputs]
@@ -191,17 +192,25 @@ class Dataset:
     def __len__(self) -> int:
         return sum(len(group) for group in self.groups)
 
-    def batch(self, seed: int, step: int, size: int, part: Part = WHOLE) -> Batch:
-        """``size`` random samples of one group, drawn for ``step``; of them the ones of ``part``."""
-        group, rows = self.draw(seed, step, size)
-        return self.groups[group].rows(part.of(rows))
+    def batch(self, seed: int, step: int, size: int, part: Part = WHOLE, window: int = 1) -> Batch:
+        """``size`` random windows of one group, drawn for ``step``; of them the ones of ``part``, window by window.
 
-    def draw(self, seed: int, step: int, size: int) -> tuple[int, Tensor]:
-        """Which group, and which ``size`` of its rows, int64, make the batch of ``step``.
+        A window is ``window`` samples of one instruction in a row, as a policy comes by them; data that was not
+        collected whole and in its order has none but single ones. Depends on the arguments alone, not on what was
+        drawn before: an interrupted run resumes exactly.
 
-        Depends on the arguments alone, not on what was drawn before: an interrupted run resumes exactly.
+        Raises:
+            ConfigError: If no instruction is so long.
         """
-        return draw_rows([len(group) for group in self.groups], seed, step, size)
+        first = [_window_starts(group.memory, window) for group in self.groups]
+        if not sum(map(len, first)):
+            raise ConfigError(
+                f"distill.window: expected at most as many inferences as an instruction has, found {window}",
+                hint="lower distill.window",
+            )
+        group, drawn = draw_rows(list(map(len, first)), seed, step, size)
+        rows = first[group][part.of(drawn)][:, None] + torch.arange(window)
+        return self.groups[group].rows(rows.flatten())
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Every sample once, at most ``size`` at a time."""
@@ -228,6 +237,14 @@ def draw_rows(sizes: Sequence[int], seed: int, step: int, size: int) -> tuple[in
     rng, counts = np.random.default_rng((seed, step)), np.array(sizes)
     chosen = int(rng.choice(len(counts), p=counts / counts.sum()))
     return chosen, torch.from_numpy(rng.choice(counts[chosen], size, replace=counts[chosen] < size))
+
+
+def _window_starts(memory: Tensor, window: int) -> Tensor:
+    """``[n]`` int64: the rows of ``memory`` ``[B, P]`` after which ``window - 1`` more of the instruction follow."""
+    fresh = memory[:, -1] == 0  # the first inference of an instruction remembers no chunk
+    instruction = fresh.cumsum(0)
+    last = len(memory) - window + 1
+    return (instruction[:last] == instruction[window - 1 :]).nonzero()[:, 0] if last > 0 else torch.arange(0)
 
 
 def _by_tokens(parts: Sequence[_S]) -> list[list[_S]]:

@@ -52,7 +52,9 @@ class DistillSettings(Optimization):
 
     Attributes:
         stage: 1 = adapters alone (Eq. 4), 2 = adapters and controllers (Eq. 5-6).
-        batch_size: Samples of a step.
+        batch_size: Samples of a step, or windows.
+        window: Consecutive inferences that are learnt from together; more than one if the head has a memory. It is then
+            of what the skipping model did, else of what the full one did.
         adapter_lr: Learning rate of the adapters.
         controller_lr: Learning rate of the controllers, stage 2.
         norm: How stage 1 measures the distance of hidden states.
@@ -69,6 +71,7 @@ class DistillSettings(Optimization):
 
     stage: Stage
     batch_size: int = 32
+    window: int = 1
     adapter_lr: float = 1e-4
     controller_lr: float = 1e-4
     norm: Norm = "fro_rms"
@@ -191,6 +194,7 @@ def distill(
     begin = time.perf_counter()
     profile.check_backbone(backbone.spec)
     settings.require_equal_parts(settings.batch_size)
+    _require_memory(backbone, settings.window)
     distributed.wait()  # for the leader's bundle of stage 1
     modules = _start(backbone, profile, settings, init).train()
     step_loss = (stage1_step if settings.stage == 1 else stage2_step)(backbone, modules, data, settings)
@@ -245,6 +249,15 @@ def _start(backbone: Backbone, profile: SkipProfile, settings: DistillSettings, 
     return new_modules(profile, backbone.spec.hidden_size, settings.seed).to(backbone.device)
 
 
+def _require_memory(backbone: Backbone, window: int) -> None:
+    """Does what came before an inference change what comes of it?"""
+    if window > 1 and backbone.snapshot() is None:
+        raise ConfigError(
+            f"distill.window: expected 1 for {type(backbone).__name__}, whose head remembers nothing, found {window}",
+            hint="leave distill.window out",
+        )
+
+
 def _rates(modules: SkipModules, settings: DistillSettings) -> list[tuple[nn.Module, float]]:
     rates: list[tuple[nn.Module, float]] = [(modules.adapters, settings.adapter_lr)]
     return rates if settings.stage == 1 else [*rates, (modules.controllers, settings.controller_lr)]
@@ -262,7 +275,7 @@ def stage1_step(backbone: Backbone, modules: SkipModules, data: Dataset, setting
     """Eq. 4: every adapter reproduces the input of its next static layer. One frozen pass gives all targets."""
 
     def states(step: int, part: Part) -> list[Tensor]:
-        batch = data.batch(settings.seed, step, settings.batch_size, part).to(backbone.device)
+        batch = data.batch(settings.seed, step, settings.batch_size, part, settings.window).to(backbone.device)
         return residual_states(backbone, batch.inputs)[0]
 
     def loss(step: int, part: Part) -> tuple[Tensor, Mapping[str, float]]:
@@ -280,11 +293,12 @@ def stage2_step(backbone: Backbone, modules: SkipModules, data: Dataset, setting
         settings.penalty_weight,
         kd_weight=settings.kd_weight,
         hard=settings.hard,
+        window=settings.window,
         recompute=settings.gradient_checkpointing,
     )
 
     def loss(step: int, part: Part) -> tuple[Tensor, Mapping[str, float]]:
-        batch = data.batch(settings.seed, step, settings.batch_size, part).to(backbone.device)
+        batch = data.batch(settings.seed, step, settings.batch_size, part, settings.window).to(backbone.device)
         exits = sample_exits(modules.partition, np.random.default_rng((settings.seed, step, EXITS)), settings.law)
         found = stage2_loss(backbone, modules, batch.inputs, batch.target, exits, terms)
         gates = torch.stack(list(found.gates.values())).mean()

@@ -25,6 +25,8 @@ POSE, GRIPPER = 6, 1
 class HeadMemory:
     """What the head knows of the steps before. Replaced at each step and never changed, so it is its own copy.
 
+    Where gradients are asked for they go back through it, to the steps before.
+
     Attributes:
         features: ``[B, H]`` each, the last ones, oldest first; at most ``window``.
         carried: The LSTM's state; ``None`` before the first step, and once the window is full.
@@ -65,7 +67,7 @@ class RecurrentHead(nn.Module):
         """One step.
 
         Args:
-            feature: ``[B, H]``, this step's; the only part with a gradient.
+            feature: ``[B, H]``, this step's.
             memory: Of the steps before.
 
         Returns:
@@ -80,10 +82,10 @@ class RecurrentHead(nn.Module):
                 f"the head remembers {len(past[0])} episodes side by side, and is given {len(feature)}",
                 hint="Backbone.reset() comes before the first step of an episode",
             )
-        kept = (*past, feature.detach())[-self.window :]
+        kept = (*past, feature)[-self.window :]
         if len(past) < self.window:
             out, (hidden, cell) = self._recur(feature[:, None], memory.carried)
-            memory = HeadMemory(kept, (hidden.detach(), cell.detach()))
+            memory = HeadMemory(kept, (hidden, cell))
         else:
             out, _ = self._recur(torch.stack([*past[1:], feature], 1), None)
             memory = HeadMemory(kept)
