@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from dyslctl_roboflamingo import RoboFlamingo
-from dyslctl_roboflamingo.config import Files, Settings, settings_of
+from dyslctl_roboflamingo.config import SIZES, Files, Settings, settings_of
 from dyslctl_roboflamingo.random_checkpoint import write_random_checkpoint
 from PIL import Image
 from tokenizers import Tokenizer
@@ -39,6 +39,9 @@ TRAPS = (
     "state carried on for ever",
     "window replayed from the carried state",
 )
+LARGE_TRAPS = ("norm on queries and keys", "before the last block", "no final norm")
+NAMES = {"norm_1": "ln_1", "norm_2": "ln_2", "ffn.up_proj": "mlp.mlp_up", "ffn.down_proj": "mlp.mlp_down"}
+"""Of MPT-7B's block -> of MPT-1B's."""
 
 
 class Reference:
@@ -48,6 +51,11 @@ class Reference:
         policy = torch.load(folder / "checkpoint.pth", weights_only=True)["model_state_dict"]
         self.w: dict[str, Tensor] = {key.removeprefix("module."): tensor for key, tensor in policy.items()}
         self.w |= torch.load(folder / "clip.pth", weights_only=True)
+        self.large = settings.final_norm
+        if self.large:
+            self.w |= torch.load(folder / "language_model.pth", weights_only=True)
+            for new, old in NAMES.items():
+                self.w = {key.replace(f".{new}.", f".{old}."): tensor for key, tensor in self.w.items()}
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.settings, self.trap, head = settings, trap, settings.head
         self.lstm = nn.LSTM(settings.language_model.width, head.width, head.layers, batch_first=True)
@@ -123,7 +131,9 @@ class Reference:
     def block(self, index: int, x: Tensor) -> Tensor:
         name, heads, tokens = f"lang_encoder.old_decoder_blocks.{index}", self.settings.language_model.heads, x.shape[1]
         q, k, v = self.linear(f"{name}.attn.Wqkv", self.norm(f"{name}.ln_1", x)).chunk(3, -1)
-        if self.trap != "no norm on queries and keys":
+        if self.trap == "norm on queries and keys":
+            q, k = F.layer_norm(q, q.shape[-1:]), F.layer_norm(k, k.shape[-1:])
+        elif not self.large and self.trap != "no norm on queries and keys":
             q, k = self.norm(f"{name}.attn.q_ln", q), self.norm(f"{name}.attn.k_ln", k)
         q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
         slopes = torch.tensor([2.0 ** (-8 * (head + 1) / heads) for head in range(heads)])[:, None, None]
@@ -146,12 +156,16 @@ class Reference:
         ids = self.tokenizer.encode(f"<image>{observation.instruction}<|endofchunk|><|endoftext|>").ids
         ids = ids[1:] if self.trap == "the image mark is no token" else ids
         x = self.w["lang_encoder.transformer.wte.weight"][ids][None]
-        layers = self.settings.language_model.layers
-        for index in range(layers if self.trap == "after the last block" else layers - 1):
-            if self.trap == "cross-attention behind the block":
+        every = self.settings.cross_attention.every
+        whole = self.trap == "after the last block" or (self.large and self.trap != "before the last block")
+        for index in range(self.settings.language_model.layers - (not whole)):
+            sees = (index + 1) % every == 0
+            if sees and self.trap == "cross-attention behind the block":
                 x = self.cross_attention(index, self.block(index, x), media)
             else:
-                x = self.block(index, self.cross_attention(index, x, media))
+                x = self.block(index, self.cross_attention(index, x, media) if sees else x)
+        if self.large and self.trap != "no final norm":
+            x = self.norm("transformer.norm_f", x)
         return x.mean(1) if self.trap == "mean over the tokens" else x.amax(1)
 
     def recur(self, feature: Tensor) -> Tensor:
@@ -188,12 +202,29 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Settings
 
 
 @pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Settings]:
+    """What the 9B model does otherwise, at the size of the other one."""
+    folder = tmp_path_factory.mktemp("reference") / "large"
+    files = Files(policy="checkpoint.pth", vision="clip.pth", language_model="language_model.pth")
+    raw = settings_of("tiny", files).dump()
+    for name, value in SIZES["9b"].items():
+        raw[name] = {**raw[name], **value, **SIZES["tiny"].get(name, {})} if isinstance(value, dict) else value
+    settings = Settings.parse(raw, "large")
+    write_random_checkpoint(folder, settings, seed=4)
+    return folder, settings
+
+
+@pytest.fixture(scope="module")
 def seen(observe: Callable[..., Observation]) -> list[Observation]:
     """More steps than the head's window, one instruction."""
     return [observe("push the sliding door to the left side", seed) for seed in range(STEPS)]
 
 
-def test_actions_equal_the_reference_bit_for_bit(checkpoint: tuple[Path, Settings], seen: list[Observation]) -> None:
+@pytest.mark.parametrize("model", ["checkpoint", "large"])
+def test_actions_equal_the_reference_bit_for_bit(
+    model: str, seen: list[Observation], request: pytest.FixtureRequest
+) -> None:
+    checkpoint: tuple[Path, Settings] = request.getfixturevalue(model)
     policy, reference = full_policy(RoboFlamingo.load(checkpoint[0]), 1), Reference(*checkpoint)
     policy.reset()
     for step, observation in enumerate(seen):
@@ -201,8 +232,13 @@ def test_actions_equal_the_reference_bit_for_bit(checkpoint: tuple[Path, Setting
         np.testing.assert_array_equal(action, reference.act(observation), str(step))
 
 
-@pytest.mark.parametrize("trap", TRAPS)
-def test_a_trap_changes_the_actions(checkpoint: tuple[Path, Settings], seen: list[Observation], trap: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "trap"), [*(("checkpoint", trap) for trap in TRAPS), *(("large", trap) for trap in LARGE_TRAPS)]
+)
+def test_a_trap_changes_the_actions(
+    model: str, trap: str, seen: list[Observation], request: pytest.FixtureRequest
+) -> None:
+    checkpoint: tuple[Path, Settings] = request.getfixturevalue(model)
     right, wrong = Reference(*checkpoint), Reference(*checkpoint, trap)
     steps = STEPS if "carried" in trap else 1
     assert any(not np.array_equal(right.act(o), wrong.act(o)) for o in seen[:steps])
