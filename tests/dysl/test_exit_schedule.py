@@ -5,14 +5,13 @@ from collections.abc import Callable, Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dyslctl.dysl.exit_schedule import DrawnTolerance, ExitLadder, ExitSchedule, FixedExit, PlannedExit, worthwhile
+from dyslctl.dysl.exit_schedule import ExitLadder, ExitSchedule, FixedExit, PlannedExit, worthwhile
 from dyslctl.dysl.exits import ExitModules
 from dyslctl.dysl.query_layout import QueryLayout
 from dyslctl.engine import FullSchedule, forward
@@ -87,21 +86,6 @@ def test_no_choice_of_as_few_layers_does_less_damage(inferences: list[list[float
 @pytest.mark.parametrize(("damages", "layer"), [([math.nan, -5.0, -5.0], 3), ([math.nan] * 3, 8), ([900.0] * 3, 8)])
 def test_what_is_no_damage_to_speak_of_is_not_taken(damages: list[float], layer: int) -> None:
     assert worthwhile(damages, 0.0, (2, 3, 5), 8) == layer
-
-
-def test_a_drawn_tolerance_holds_for_an_episode(
-    backbone: TinyBackbone, exits: ExitModules, observations: list[Observation]
-) -> None:
-    schedule = DrawnTolerance(ExitLadder(exits), fixed([0.4, -0.5, -1.5]), np.array([-2.0, -0.5, 1.0, 2.0]), seed=3)
-
-    def episode(seed: int) -> list[int]:
-        schedule.begin_episode(seed)
-        return [len(ran(backbone, schedule, observation)) for observation in observations[:2]]
-
-    found = [episode(seed) for seed in range(20)]
-    assert {layers for layers, _ in found} == {8, 5, 3, 2}
-    assert all(first == second for first, second in found)
-    assert found == [episode(seed) for seed in range(20)]
 
 
 def test_the_head_reads_what_the_adapter_made_of_the_query_tokens(

@@ -122,7 +122,6 @@ class DistillConfig(Part):
     remembers: bool | None = None
     token_subsets: bool | None = None
     rounds: Positive | None = None
-    planned_rounds: NotNegative | None = None
     explore: float | None = Field(default=None, gt=0, lt=1)
     planner_steps: Positive | None = None
     planner_batch: Positive | None = None

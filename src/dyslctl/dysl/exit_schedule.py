@@ -6,7 +6,6 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
-import numpy as np
 from torch import Tensor
 
 from dyslctl.backbone import PackLinear
@@ -104,22 +103,6 @@ class PlannedExit(ExitSchedule):
         predicted: list[float] = self._planner(features)[0].tolist()
         self.consulted.append(Consultation(self.ladder.exits[0], predicted[0]))
         return worthwhile(predicted, self.tolerance, self.ladder.exits, self.ladder.num_layers)
-
-
-class DrawnTolerance(PlannedExit):
-    """A planner with one tolerance for a whole episode, drawn where it begins: what any budget would lead to."""
-
-    def __init__(
-        self, ladder: ExitLadder, planner: Callable[[Tensor], Tensor], tolerances: np.ndarray, *, seed: int = 0
-    ) -> None:
-        """``tolerances``: ``[n]``, equally likely."""
-        super().__init__(ladder, planner, float("nan"))
-        self._tolerances, self._seed = tolerances, seed
-        self.begin_episode(0)
-
-    def begin_episode(self, seed: int) -> None:
-        """Draw."""
-        self.tolerance = float(np.random.default_rng([self._seed, seed]).choice(self._tolerances))
 
 
 def worthwhile(log_damages: Sequence[float], tolerance: float, exits: Sequence[int], num_layers: int) -> int:

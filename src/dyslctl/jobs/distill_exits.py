@@ -1,8 +1,7 @@
 """``distill``: exits and their planner. Backbone and head stay frozen.
 
 Stage 1 trains the adapters on round 0 of the states. Stage 2 collects further rounds with them, each time training them
-on all states so far: first the exits are left at random, then as a planner says that has learnt from the rounds before.
-It ends with the planner.
+on all states so far, and ends with the planner.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from dyslctl.backbone import Backbone, one_token
 from dyslctl.baselines.deer import INTERVAL, differences
 from dyslctl.baselines.random_skip import RandomExits
 from dyslctl.baselines.static_exit import EpisodeExit
-from dyslctl.dysl.exit_schedule import DrawnTolerance, ExitLadder, ExitSchedule
+from dyslctl.dysl.exit_schedule import ExitLadder, ExitSchedule
 from dyslctl.dysl.exit_training import exit_actions, exit_losses, measure_scales
 from dyslctl.dysl.exits import (
     PUBLISHED_WIDTH,
@@ -67,7 +66,6 @@ class ExitTraining(Optimization):
     Attributes:
         stage: 1 = adapters on the full model's states, 2 = adapters on all rounds, and the planner.
         rounds: How often stage 2 collects states with the adapters as they are; ``steps`` follow each time.
-        planned_rounds: How many of them are visited as a planner says: the last ones, but never the first.
         exits: Layers to leave before; ``None``: see :func:`default_exits`.
         adapter_width, planner_width: ``None``: see :class:`ExitSizes`.
         remembers: Tell exits and planner the last chunk.
@@ -96,7 +94,6 @@ class ExitTraining(Optimization):
     batch_size: int = 32
     adapter_lr: float = 3e-4
     rounds: int = 3
-    planned_rounds: int = 1
     explore: float = 0.4
     planner_steps: int | None = None
     planner_batch: int = 256
@@ -193,7 +190,7 @@ def distill_exits(
     else:
         samples, curve = _train_in_rounds(work, modules, rounds, identity)
         if method != "deer":
-            _train_planner(work, modules, samples, identity, settings.rounds)
+            _train_planner(work, modules, samples, identity)
     differ = _differences(work, modules, rounds) if method == "deer" and settings.stage == 2 else None
     if distributed.leads():
         write_json(out / CURVE, {"schema": CURVE_SCHEMA, "curve": curve})
@@ -262,7 +259,7 @@ def _train_in_rounds(
     settings, curve = work.settings, list[dict[str, float]]()
     samples = _samples(work, modules, rounds.explored)
     for number in range(1, settings.rounds + 1):
-        samples = samples.plus(rounds.on_policy(number, _visitor(work, modules, samples, identity, number)))
+        samples = samples.plus(rounds.on_policy(number, _visitor(work, modules, number)))
         found = _train_adapters(
             work, modules.train(), samples, {**identity, "round": number}, _checkpoint(work.out, number)
         )
@@ -284,17 +281,10 @@ def _differences(work: _Work, modules: ExitModules, rounds: Rounds) -> Tensor:
     return torch.cat(found)
 
 
-def _visitor(
-    work: _Work, modules: ExitModules, samples: ExitSamples, identity: Mapping[str, Any], number: int
-) -> ExitSchedule:
-    """How round ``number`` is visited, after training on ``samples`` of the rounds before."""
+def _visitor(work: _Work, modules: ExitModules, number: int) -> ExitSchedule:
+    """How round ``number`` is visited, with the adapters as they are."""
+    ladder = ExitLadder(copy.deepcopy(modules).eval().to(work.backbone.dtype))
     settings, seed = work.settings, work.settings.seed + number
-    planned = work.method == "dysl" and number > max(1, settings.rounds - settings.planned_rounds)
-    damages = _train_planner(work, modules, samples, identity, number - 1) if planned else None
-    acting = copy.deepcopy(modules).eval().to(work.backbone.dtype)
-    ladder = ExitLadder(acting)
-    if damages is not None:
-        return DrawnTolerance(ladder, acting.planner.bind(), damages.flatten().numpy(), seed=seed)
     if work.method == "dysl":
         return RandomExits(ladder, settings.explore, seed=seed)
     return EpisodeExit(ladder, seed=seed)
@@ -326,13 +316,8 @@ def _adapter_loss(work: _Work, modules: ExitModules, samples: ExitSamples) -> St
     return loss
 
 
-def _train_planner(
-    work: _Work, modules: ExitModules, samples: ExitSamples, identity: Mapping[str, Any], number: int
-) -> Tensor:
-    """Regress ``log(d + floor)`` of every exit, ``[n, E]``, which is returned.
-
-    The adapters are as round ``number`` left them. The output's bias begins at the mean: the rest is learnt.
-    """
+def _train_planner(work: _Work, modules: ExitModules, samples: ExitSamples, identity: Mapping[str, Any]) -> None:
+    """Regress ``log(d + floor)`` of every exit. The output's bias begins at the mean: the rest is learnt."""
     settings, planner = work.settings, modules.planner
     with autocast(settings.precision, work.backbone.device):
         features, damages = planner_samples(work.backbone, modules, samples, work.executed)
@@ -346,11 +331,10 @@ def _train_planner(
         seen, done = features[rows].to(work.backbone.device), damages[rows].to(work.backbone.device)
         return F.huber_loss(planner(seen), done), {}
 
-    how, checkpoint = settings.planner(), work.out / f"round{number}-{PLANNER_CHECKPOINT}"
-    learnt = {"adapters": sha256(_checkpoint(work.out, number)), "data": samples.digest()}
+    how, checkpoint = settings.planner(), work.out / PLANNER_CHECKPOINT
+    learnt = {"adapters": sha256(_checkpoint(work.out, settings.rounds)), "data": samples.digest()}
     trainee = Trainee(planner, [(planner, settings.planner_lr)], {**identity, **learnt})
     train(trainee, how, loss, work.backbone.device, checkpoint, resume=work.resume, progress=work.progress)
-    return damages
 
 
 def _identity(work: _Work, profile: SkipProfile, init: Path | None) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """The rounds of states that exits learn from.
 
 Round 0 visits what the full model visits, with actions that sometimes go astray. Later rounds visit what a policy
-visits that leaves early, first at random, then as the planner says: where adapters take the robot, adapters must know
-the way, and where the planner takes it, the planner (DAgger, Ross et al. 2011). The full model labels them all.
+visits that leaves early, at random: where adapters take the robot, adapters must know the way, and so must the planner
+(DAgger, Ross et al. 2011). The full model labels them all.
 
 On recorded episodes (:class:`dyslctl.data.replay.RecordedSuite`) nobody goes anywhere: the scene follows the recorded
 actions. What is left of a policy's mistakes is its memory. In round 0 it is the chunk that the full model predicts at
-the inference before; in later rounds it is what the exits themselves predicted there, leaving at random or as planned
-and remembering their own chunks from one inference to the next. So exits learn to live with their mistakes in memory,
-but not in the world.
+the inference before; in later rounds it is what the exits themselves predicted there, leaving at random and remembering
+their own chunks from one inference to the next. So exits learn to live with their mistakes in memory, but not in the
+world.
 """
 
 from __future__ import annotations
