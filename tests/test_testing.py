@@ -265,6 +265,12 @@ def no_snapshot(base: Base) -> TinyBackbone:
     return Broken(memory=True)
 
 
+def forgotten_window(base: Base) -> TinyBackbone:
+    broken = base(memory=True)
+    broken.spec = replace(broken.spec, window=1)
+    return broken
+
+
 def shared_snapshot(base: Base) -> TinyBackbone:
     class Broken(base):  # type: ignore[misc, valid-type]
         def snapshot(self) -> object:
@@ -346,6 +352,7 @@ def negative_loss(base: Base) -> TinyBackbone:
         (reads_everything, "The head reads proprio"),
         (no_snapshot, "Snapshot, restore and reset"),
         (shared_snapshot, "Snapshot, restore and reset"),
+        (forgotten_window, "Snapshot, restore and reset"),
         (decodes_in_place, "Decoding is pure"),
         (another_normalisation, "Decoding is pure"),
         (undecided_gripper, "Decoding is pure"),

@@ -84,6 +84,7 @@ class TinyBackbone(Backbone):
             last_live_layer=num_layers - 1 if last_live_layer is None else last_live_layer,
             gripper_dim=2,
             fingerprint=f"tiny-{num_layers}-{hidden_size}-{chunk_length}-{seed}",
+            window=WINDOW if memory else 1,
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)

@@ -49,6 +49,7 @@ class BackboneSpec:
         commit: Of the Hub repository they come from, or ``None``.
         generates: The head takes tokens of its own through the layers, so that ``predict`` reads ``LayerState.past``.
         visual_tokens: The layers see images as tokens. If not (RoboFlamingo: by cross-attention), none can be pruned.
+        window: Inferences in a row that the head was trained on; 1: it has no memory.
     """
 
     num_layers: int
@@ -61,6 +62,7 @@ class BackboneSpec:
     commit: str | None = None
     generates: bool = False
     visual_tokens: bool = True
+    window: int = 1
 
 
 @dataclass(frozen=True)

@@ -245,6 +245,13 @@ def test_settings_are_overridden_by_name() -> None:
         DistillSettings.default(1, 64).override({"stepz": 7})
 
 
+def test_a_head_with_a_memory_learns_on_its_window() -> None:
+    """24 windows of 12 frames are those of Tables 8 and 9."""
+    sizes = [(hidden, window) for hidden in (2048, 96) for window in (12, 1)]
+    found = [DistillSettings.default(2, *size) for size in sizes]
+    assert [(each.batch_size, each.window) for each in found] == [(24, 12), (32, 1), (8, 12), (64, 1)]
+
+
 def test_published_sizes_get_the_papers_hyper_parameters() -> None:
     settings = [DistillSettings.default(stage, 4096) for stage in (1, 2)]
     assert [s.steps for s in settings] == [7_693, 29_307]

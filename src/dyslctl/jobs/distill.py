@@ -50,11 +50,13 @@ PUBLISHED_WIDTH = 1024
 class DistillSettings(Optimization):
     """Everything that decides what a stage learns. The defaults are the paper's for OpenVLA-OFT (Table 10).
 
+    A head with a memory learns on windows, as it did itself: see :meth:`default`.
+
     Attributes:
         stage: 1 = adapters alone (Eq. 4), 2 = adapters and controllers (Eq. 5-6).
         batch_size: Samples of a step, or windows.
-        window: Consecutive inferences that are learnt from together; more than one if the head has a memory. It is then
-            of what the skipping model did, else of what the full one did.
+        window: Consecutive inferences that are learnt from together. A head with a memory then remembers what the
+            skipping model did; alone, an inference has the memory that the full model had.
         adapter_lr: Learning rate of the adapters.
         controller_lr: Learning rate of the controllers, stage 2.
         norm: How stage 1 measures the distance of hidden states.
@@ -84,14 +86,16 @@ class DistillSettings(Optimization):
     seed: int = 0
 
     @classmethod
-    def default(cls, stage: Stage, hidden_size: int) -> DistillSettings:
-        """The paper's settings, or, for a model far below the published sizes, ours."""
+    def default(cls, stage: Stage, hidden_size: int, window: int = 1) -> DistillSettings:
+        """The paper's settings, or, for a model far below the published sizes, ours; ``window``: the backbone's."""
         if hidden_size >= PUBLISHED_WIDTH:
-            return cls(stage=stage, steps=7_693 if stage == 1 else 29_307)
+            steps = 7_693 if stage == 1 else 29_307
+            return cls(stage=stage, steps=steps, batch_size=32 if window == 1 else 24, window=window)
         return cls(
             stage=stage,
             steps=500 if stage == 1 else 600,
-            batch_size=64,
+            batch_size=64 if window == 1 else 8,
+            window=window,
             warmup=30,
             decay="linear",
             adapter_lr=2e-3 if stage == 1 else 1e-3,
@@ -194,7 +198,7 @@ def distill(
     begin = time.perf_counter()
     profile.check_backbone(backbone.spec)
     settings.require_equal_parts(settings.batch_size)
-    _require_memory(backbone, settings.window)
+    _check_window(backbone, settings.window)
     distributed.wait()  # for the leader's bundle of stage 1
     modules = _start(backbone, profile, settings, init).train()
     step_loss = (stage1_step if settings.stage == 1 else stage2_step)(backbone, modules, data, settings)
@@ -249,9 +253,9 @@ def _start(backbone: Backbone, profile: SkipProfile, settings: DistillSettings, 
     return new_modules(profile, backbone.spec.hidden_size, settings.seed).to(backbone.device)
 
 
-def _require_memory(backbone: Backbone, window: int) -> None:
+def _check_window(backbone: Backbone, window: int) -> None:
     """Does what came before an inference change what comes of it?"""
-    if window > 1 and backbone.snapshot() is None:
+    if window > 1 and backbone.spec.window == 1:
         raise ConfigError(
             f"distill.window: expected 1 for {type(backbone).__name__}, whose head remembers nothing, found {window}",
             hint="leave distill.window out",

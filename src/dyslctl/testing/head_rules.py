@@ -69,6 +69,8 @@ def memory(case: Case) -> Findings:
         return backbone.predict(seen[step % len(seen)])
 
     backbone.reset()
+    if (backbone.snapshot() is None) != (backbone.spec.window == 1):
+        yield f"spec.window is {backbone.spec.window} and snapshot() {backbone.snapshot()}: 1 and None go together"
     expected = [prediction(step) for step in range(PASTS[-1] + 2)]
     for past in PASTS:
         backbone.reset()

@@ -58,6 +58,7 @@ class RoboFlamingo(Backbone):
             gripper_dim=POSE,
             fingerprint=fingerprint,
             visual_tokens=False,
+            window=model.head.window,
         )
         self._memory = HeadMemory()
 

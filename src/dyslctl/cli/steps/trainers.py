@@ -139,8 +139,9 @@ class PaperTrainer:
 
     def _settings(self, stage: Stage) -> DistillSettings:
         """From scratch, stage 2 takes as many steps as both stages would."""
-        changed, size = _changed(self.workspace), self.workspace.backbone.load().spec.hidden_size
-        first, asked = [DistillSettings.default(number, size).override(changed) for number in (1, stage)]
+        changed, spec = _changed(self.workspace), self.workspace.backbone.load().spec
+        defaults = [DistillSettings.default(number, spec.hidden_size, spec.window) for number in (1, stage)]
+        first, asked = [default.override(changed) for default in defaults]
         return replace(asked, steps=first.steps + asked.steps) if asked.from_scratch else asked
 
     def calibrate(self, bundle: Path) -> None:
