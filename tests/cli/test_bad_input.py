@@ -151,6 +151,15 @@ def test_an_image_that_is_none(
     assert "found [8, 8, 3] float64" in _refused(run, 3, "distill", "--method", "dysl-paper")
 
 
+def test_a_window_that_the_head_does_not_have(
+    profiled: dict[str, Any], run: Run, tiny_suite: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said before any episode is played."""
+    monkeypatch.setattr(tiny_suite, "demonstrate", None)
+    error = _refused(run, 2, "distill", "--method", "dysl-paper", "--set", "distill.window=3")
+    assert "distill.window: expected 1 for TinyBackbone, whose head remembers nothing, found 3" in error
+
+
 @pytest.mark.parametrize("text", ["eval: {episodes: many}", "eval: {episods: 3}", "eval: {episodes: 1, episodes: 2}"])
 def test_a_bad_config_file(profiled: dict[str, Any], run: Run, text: str) -> None:
     Path("mine.yaml").write_text(text)

@@ -103,6 +103,19 @@ class DistillSettings(Optimization):
             penalty_weight=2e-3,
         )
 
+    def require_memory(self, backbone: Backbone) -> None:
+        """A window needs a head to which it matters what came before.
+
+        Raises:
+            ConfigError: If that of ``backbone`` remembers nothing.
+        """
+        if self.window > 1 and backbone.spec.window == 1:
+            name = type(backbone).__name__
+            raise ConfigError(
+                f"distill.window: expected 1 for {name}, whose head remembers nothing, found {self.window}",
+                hint="leave distill.window out",
+            )
+
 
 class StageSettings(Protocol):
     """What the settings of any method's training say of a stage."""
@@ -198,7 +211,7 @@ def distill(
     begin = time.perf_counter()
     profile.check_backbone(backbone.spec)
     settings.require_equal_parts(settings.batch_size)
-    _check_window(backbone, settings.window)
+    settings.require_memory(backbone)
     distributed.wait()  # for the leader's bundle of stage 1
     modules = _start(backbone, profile, settings, init).train()
     step_loss = (stage1_step if settings.stage == 1 else stage2_step)(backbone, modules, data, settings)
@@ -251,15 +264,6 @@ def _start(backbone: Backbone, profile: SkipProfile, settings: DistillSettings, 
             hint="dyslctl distill --stage 1 comes first",
         )
     return new_modules(profile, backbone.spec.hidden_size, settings.seed).to(backbone.device)
-
-
-def _check_window(backbone: Backbone, window: int) -> None:
-    """Does what came before an inference change what comes of it?"""
-    if window > 1 and backbone.spec.window == 1:
-        raise ConfigError(
-            f"distill.window: expected 1 for {type(backbone).__name__}, whose head remembers nothing, found {window}",
-            hint="leave distill.window out",
-        )
 
 
 def _rates(modules: SkipModules, settings: DistillSettings) -> list[tuple[nn.Module, float]]:

@@ -124,6 +124,7 @@ class PaperTrainer:
         """See :func:`distill`."""
         backbone, run = self.workspace.backbone.load(), self.workspace.run
         settings = self._settings(stage)
+        settings.require_memory(backbone)  # before any episode is played
         return distill(
             backbone,
             self.profile,
