@@ -30,8 +30,9 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    for line in sorted(not_run):
+    if not_run:
         terminalreporter.section("left out")
+    for line in sorted(not_run):
         terminalreporter.line(line)
 
 
