@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dyslctl.backbone import Backbone
-from dyslctl.dysl.distillation import Recomputed
+from dyslctl.dysl.distillation import Recomputed, predict_windows
 from dyslctl.dysl.skip_modules import QUERY_KINDS
 from dyslctl.engine import RUN, FullSchedule, Jump, Layers, LayerSchedule, Step, forward
 from dyslctl.errors import ConfigError
@@ -217,12 +217,15 @@ class MoleSettings:
     Attributes:
         keep: Layers to run.
         balance_weight, kd_weight: Of the terms.
+        window: Consecutive inferences that the rows of a batch come in; see
+            :func:`~dyslctl.dysl.distillation.predict_windows`.
         recompute: Gradient checkpointing of the decoder layers.
     """
 
     keep: int
     balance_weight: float
     kd_weight: float
+    window: int = 1
     recompute: bool = False
 
 
@@ -261,9 +264,9 @@ def mole_loss(
     """One training forward and its loss.
 
     Args:
-        backbone: Frozen; its head keeps no memory across the batch.
+        backbone: Frozen; its head keeps no memory across windows.
         router: What learns.
-        inputs: ``B`` encoded observations.
+        inputs: ``B`` encoded observations, window after window.
         target: ``[B, N, A]`` normalised expert actions.
         settings: Layers to run, and weights of the terms.
     """
@@ -272,8 +275,7 @@ def mole_loss(
         forward(backbone, teacher, FullSchedule())
     layers: Layers = Recomputed(backbone) if settings.recompute else backbone
     forward(layers, state, picked)
-    backbone.reset()
-    task = backbone.task_loss(backbone.predict(state), target).mean()
+    task = backbone.task_loss(predict_windows(backbone, state, settings.window), target).mean()
     members = (state.kinds >= min(QUERY_KINDS)) & (state.kinds <= max(QUERY_KINDS))
     members = members if state.mask is None else members & state.mask
     even, distance = balance(picked.soft, picked.hard), hidden_distance(state.hidden, teacher.hidden, members)

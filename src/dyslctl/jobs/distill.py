@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -47,61 +47,23 @@ PUBLISHED_WIDTH = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillSettings(Optimization):
-    """Everything that decides what a stage learns. The defaults are the paper's for OpenVLA-OFT (Table 10).
+class LabelledTraining(Optimization):
+    """What all trainings on samples with an action to learn have in common.
 
-    A head with a memory learns on windows, as it did itself: see :meth:`default`.
+    A head with a memory learns on windows, as it did itself: see :func:`batches`.
 
     Attributes:
-        stage: 1 = adapters alone (Eq. 4), 2 = adapters and controllers (Eq. 5-6).
         batch_size: Samples of a step, or windows.
         window: Consecutive inferences that are learnt from together. A head with a memory then remembers what the
             skipping model did; alone, an inference has the memory that the full model had.
-        adapter_lr: Learning rate of the adapters.
-        controller_lr: Learning rate of the controllers, stage 2.
-        norm: How stage 1 measures the distance of hidden states.
-        law: How stage 2 draws the layer at which a segment is left.
-        penalty_weight: The paper's lambda: the weight of executed layers against the task loss, Eq. 6.
-        kd_weight: Weight of the distance to the full model's action; the paper has no such term.
-        hard: Decide as inference does, straight-through, instead of mixing softly (Eq. 5).
-        from_scratch: There is no stage 1: stage 2 starts from untrained adapters. The paper finds that its controllers
-            then stay closed (Table 4).
-        gradient_checkpointing: Stage 2 computes each layer once more instead of keeping its inside for the gradient;
-            no gradient goes through a layer in stage 1.
-        seed: Of initial weights, sample order and sampled layers.
+        gradient_checkpointing: Compute each layer once more instead of keeping its inside for the gradient.
+        seed: Of initial weights, and of what is drawn.
     """
 
-    stage: Stage
     batch_size: int = 32
     window: int = 1
-    adapter_lr: float = 1e-4
-    controller_lr: float = 1e-4
-    norm: Norm = "fro_rms"
-    law: SamplingLaw = "harmonic"
-    penalty_weight: float = 1e-2
-    kd_weight: float = 0.0
-    hard: bool = False
-    from_scratch: bool = False
     gradient_checkpointing: bool = False
     seed: int = 0
-
-    @classmethod
-    def default(cls, stage: Stage, hidden_size: int, window: int = 1) -> DistillSettings:
-        """The paper's settings, or, for a model far below the published sizes, ours; ``window``: the backbone's."""
-        if hidden_size >= PUBLISHED_WIDTH:
-            steps = 7_693 if stage == 1 else 29_307
-            return cls(stage=stage, steps=steps, batch_size=32 if window == 1 else 24, window=window)
-        return cls(
-            stage=stage,
-            steps=500 if stage == 1 else 600,
-            batch_size=64 if window == 1 else 8,
-            window=window,
-            warmup=30,
-            decay="linear",
-            adapter_lr=2e-3 if stage == 1 else 1e-3,
-            controller_lr=3e-3,
-            penalty_weight=2e-3,
-        )
 
     def require_memory(self, backbone: Backbone) -> None:
         """A window needs a head to which it matters what came before.
@@ -115,6 +77,70 @@ class DistillSettings(Optimization):
                 f"distill.window: expected 1 for {name}, whose head remembers nothing, found {self.window}",
                 hint="leave distill.window out",
             )
+
+
+class Batches(TypedDict):
+    """``batch_size`` and ``window`` of :class:`LabelledTraining`."""
+
+    batch_size: int
+    window: int
+
+
+def batches(hidden_size: int, window: int) -> Batches:
+    """What a step learns from: as the paper (Tables 8-10), or, for a model far below the published sizes, ours.
+
+    ``window``: the backbone's.
+    """
+    if hidden_size >= PUBLISHED_WIDTH:
+        return Batches(batch_size=32 if window == 1 else 24, window=window)
+    return Batches(batch_size=64 if window == 1 else 8, window=window)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillSettings(LabelledTraining):
+    """Everything that decides what a stage learns. The defaults are the paper's for OpenVLA-OFT (Table 10).
+
+    In stage 1 no gradient goes through a layer, so ``gradient_checkpointing`` is of stage 2.
+
+    Attributes:
+        stage: 1 = adapters alone (Eq. 4), 2 = adapters and controllers (Eq. 5-6).
+        adapter_lr: Learning rate of the adapters.
+        controller_lr: Learning rate of the controllers, stage 2.
+        norm: How stage 1 measures the distance of hidden states.
+        law: How stage 2 draws the layer at which a segment is left.
+        penalty_weight: The paper's lambda: the weight of executed layers against the task loss, Eq. 6.
+        kd_weight: Weight of the distance to the full model's action; the paper has no such term.
+        hard: Decide as inference does, straight-through, instead of mixing softly (Eq. 5).
+        from_scratch: There is no stage 1: stage 2 starts from untrained adapters. The paper finds that its controllers
+            then stay closed (Table 4).
+    """
+
+    stage: Stage
+    adapter_lr: float = 1e-4
+    controller_lr: float = 1e-4
+    norm: Norm = "fro_rms"
+    law: SamplingLaw = "harmonic"
+    penalty_weight: float = 1e-2
+    kd_weight: float = 0.0
+    hard: bool = False
+    from_scratch: bool = False
+
+    @classmethod
+    def default(cls, stage: Stage, hidden_size: int, window: int = 1) -> DistillSettings:
+        """The paper's settings, or, for a model far below the published sizes, ours; ``window``: the backbone's."""
+        how = batches(hidden_size, window)
+        if hidden_size >= PUBLISHED_WIDTH:
+            return cls(stage=stage, steps=7_693 if stage == 1 else 29_307, **how)
+        return cls(
+            stage=stage,
+            steps=500 if stage == 1 else 600,
+            **how,
+            warmup=30,
+            decay="linear",
+            adapter_lr=2e-3 if stage == 1 else 1e-3,
+            controller_lr=3e-3,
+            penalty_weight=2e-3,
+        )
 
 
 class StageSettings(Protocol):

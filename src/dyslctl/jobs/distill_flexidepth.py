@@ -19,7 +19,7 @@ from dyslctl.dysl.distillation import MixSchedule, Stage2Settings, calibrate_sca
 from dyslctl.dysl.skip_modules import SkipModules
 from dyslctl.dysl.states import residual_states
 from dyslctl.jobs.dataset import Dataset, Part
-from dyslctl.jobs.distill import PUBLISHED_WIDTH, SCALE_BATCHES, DistillResult
+from dyslctl.jobs.distill import PUBLISHED_WIDTH, SCALE_BATCHES, DistillResult, batches
 from dyslctl.jobs.single_stage import OneStage, Work, train_once
 from dyslctl.jobs.trained_flexidepth import RouterMethod, default_sizes, new_routers, save_routers
 from dyslctl.jobs.training import StepLoss, Trainee
@@ -47,13 +47,14 @@ class RouterTraining(OneStage):
     hard: bool = False
 
     @classmethod
-    def default(cls, hidden_size: int) -> RouterTraining:
+    def default(cls, hidden_size: int, window: int = 1) -> RouterTraining:
         """As ``dysl-paper`` at published sizes, with FlexiDepth's penalty; ours for a model far below them."""
+        how = batches(hidden_size, window)
         if hidden_size >= PUBLISHED_WIDTH:
-            return cls(steps=37_000)
+            return cls(steps=37_000, **how)
         return cls(
             steps=1_100,
-            batch_size=64,
+            **how,
             warmup=30,
             decay="linear",
             adapter_lr=2e-3,
@@ -92,16 +93,17 @@ def router_step(
         settings.penalty_weight,
         kd_weight=settings.kd_weight,
         hard=settings.hard,
+        window=settings.window,
         recompute=settings.gradient_checkpointing,
     )
     layers = modules.partition.dynamic_layers
 
     def states(step: int, part: Part) -> list[Tensor]:
-        batch = data.batch(settings.seed, step, settings.batch_size, part).to(backbone.device)
+        batch = data.batch(settings.seed, step, settings.batch_size, part, settings.window).to(backbone.device)
         return residual_states(backbone, batch.inputs)[0]
 
     def loss(step: int, part: Part) -> tuple[Tensor, Mapping[str, float]]:
-        batch = data.batch(settings.seed, step, settings.batch_size, part).to(backbone.device)
+        batch = data.batch(settings.seed, step, settings.batch_size, part, settings.window).to(backbone.device)
         found = stage2_loss(backbone, modules, batch.inputs, batch.target, layers, terms, squared_layers, mix)
         gates = torch.stack(list(found.gates.values())).mean()
         parts = {"task": found.task, "penalty": found.penalty, "gate": gates}

@@ -11,7 +11,7 @@ from torch import Tensor
 from dyslctl.backbone import Backbone
 from dyslctl.baselines.mole import LayerRouter, MixtureSizes, MoleSettings, layers_kept, mole_loss
 from dyslctl.jobs.dataset import Dataset, Part
-from dyslctl.jobs.distill import PUBLISHED_WIDTH, DistillResult
+from dyslctl.jobs.distill import PUBLISHED_WIDTH, DistillResult, batches
 from dyslctl.jobs.single_stage import OneStage, Work, train_once
 from dyslctl.jobs.trained_mole import new_router, save_router
 from dyslctl.jobs.training import StepLoss, Trainee
@@ -34,11 +34,12 @@ class MixtureTraining(OneStage):
     kd_weight: float = 0.5
 
     @classmethod
-    def default(cls, hidden_size: int) -> MixtureTraining:
+    def default(cls, hidden_size: int, window: int = 1) -> MixtureTraining:
         """Settings for a model of the published sizes, or for one far below them."""
+        how = batches(hidden_size, window)
         if hidden_size >= PUBLISHED_WIDTH:
-            return cls(steps=37_000)
-        return cls(steps=1_100, batch_size=64, warmup=30, decay="linear", controller_lr=1e-3)
+            return cls(steps=37_000, **how)
+        return cls(steps=1_100, **how, warmup=30, decay="linear", controller_lr=1e-3)
 
 
 def distill_mole(work: Work, settings: MixtureTraining) -> DistillResult:
@@ -65,11 +66,12 @@ def mixture_step(backbone: Backbone, router: LayerRouter, data: Dataset, setting
         layers_kept(settings.kept_share, backbone.spec.num_layers),
         settings.balance_weight,
         settings.kd_weight,
+        window=settings.window,
         recompute=settings.gradient_checkpointing,
     )
 
     def loss(step: int, part: Part) -> tuple[Tensor, Mapping[str, float]]:
-        batch = data.batch(settings.seed, step, settings.batch_size, part).to(backbone.device)
+        batch = data.batch(settings.seed, step, settings.batch_size, part, settings.window).to(backbone.device)
         found = mole_loss(backbone, router, batch.inputs, batch.target, how)
         parts = {"task": found.task, "balance": found.balance, "distance": found.distance}
         return found.total, {name: value.item() for name, value in parts.items()}

@@ -13,27 +13,29 @@ from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.backbone import Backbone
 from dyslctl.jobs import distributed
 from dyslctl.jobs.dataset import Dataset
-from dyslctl.jobs.distill import CHECKPOINT, CURVE, CURVE_SCHEMA, DistillResult, Stage, training_info
+from dyslctl.jobs.distill import (
+    CHECKPOINT,
+    CURVE,
+    CURVE_SCHEMA,
+    DistillResult,
+    LabelledTraining,
+    Stage,
+    training_info,
+)
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
-from dyslctl.jobs.training import Optimization, StepLoss, Trainee, require_float32, train
+from dyslctl.jobs.training import StepLoss, Trainee, require_float32, train
 from dyslctl.method_assets import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneStage(Optimization):
+class OneStage(LabelledTraining):
     """Settings of any such training.
 
     Attributes:
         stage: Always 2: what decides is trained.
-        batch_size: Samples of a step.
-        gradient_checkpointing: Compute each layer once more instead of keeping its inside for the gradient.
-        seed: Of initial weights and sample order.
     """
 
     stage: Stage = 2
-    batch_size: int = 32
-    gradient_checkpointing: bool = False
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,10 @@ class Work:
 
         Raises:
             ArtifactError: If the profile belongs to other weights.
-            ConfigError: If the settings fit neither the backbone's dtype nor the number of processes.
+            ConfigError: If the settings do not fit the backbone's dtype, its head or the number of processes.
         """
         self.profile.check_backbone(self.backbone.spec)
+        settings.require_memory(self.backbone)
         require_float32(self.backbone, settings)
         settings.require_equal_parts(settings.batch_size)
 

@@ -24,7 +24,7 @@ from dyslctl.jobs.distill_mole import MixtureTraining, distill_mole
 from dyslctl.jobs.exit_data import Rounds
 from dyslctl.jobs.progress import Progress
 from dyslctl.jobs.sharing import shared
-from dyslctl.jobs.single_stage import Work
+from dyslctl.jobs.single_stage import OneStage, Work
 from dyslctl.jobs.trained_flexidepth import RouterMethod
 from dyslctl.jobs.training import Optimization
 from dyslctl.suite import TaskSuite
@@ -173,15 +173,21 @@ class OneStageTrainer:
 
     def train(self, stage: Stage, bundle: Path, *, resume: bool) -> DistillResult:
         """See :func:`distill_flexidepth` and :func:`distill_mole`."""
-        backbone, out = self.workspace.backbone.load(), self.workspace.run.distill(self.method, stage)
-        if self.method == "flexidepth-tokens":
-            require_token_skips(backbone)  # before any episode is played
-        data = _labelled_states(self.workspace, out, self.progress)
-        work = Work(backbone, self.profile, data, out, bundle, resume, command_line(), self.progress)
-        changed, size = _changed(self.workspace), backbone.spec.hidden_size
+        spec, changed = self.workspace.backbone.load().spec, _changed(self.workspace)
         if self.method == "mole":
-            return distill_mole(work, MixtureTraining.default(size).override(changed))
-        return distill_flexidepth(work, RouterTraining.default(size).override(changed), self.method)
+            mixture = MixtureTraining.default(spec.hidden_size, spec.window).override(changed)
+            return distill_mole(self._work(mixture, bundle, resume=resume), mixture)
+        routers = RouterTraining.default(spec.hidden_size, spec.window).override(changed)
+        return distill_flexidepth(self._work(routers, bundle, resume=resume), routers, self.method)
+
+    def _work(self, settings: OneStage, bundle: Path, *, resume: bool) -> Work:
+        """What cannot be learnt is refused before any episode is played."""
+        backbone, out = self.workspace.backbone.load(), self.workspace.run.distill(self.method, settings.stage)
+        if self.method == "flexidepth-tokens":
+            require_token_skips(backbone)
+        settings.require_memory(backbone)
+        data = _labelled_states(self.workspace, out, self.progress)
+        return Work(backbone, self.profile, data, out, bundle, resume, command_line(), self.progress)
 
     def calibrate(self, bundle: Path) -> None:
         """Nothing: routers decide as they did in training until a target says otherwise."""
