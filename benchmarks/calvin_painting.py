@@ -19,7 +19,7 @@ from dyslctl_calvin.suite import CalvinD
 from rich.console import Console
 from rich.table import Table
 
-from dyslctl.errors import NotInstalled
+from dyslctl.errors import DyslctlError
 
 LOOKS = (Look(), Look("fast"), Look("fast", 112), Look("fast", 84))
 
@@ -31,7 +31,7 @@ def main() -> None:
     suite = CalvinD()
     try:
         installation = prepare(Settings.of())
-    except NotInstalled as error:
+    except DyslctlError as error:
         print(f"left out: {error.message}; {error.hint}")
         return
     environment = suite.make()
