@@ -13,7 +13,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
 
 from dyslctl.errors import ConfigError
 from dyslctl_roboflamingo.config import Head
@@ -94,8 +93,6 @@ class RecurrentHead(nn.Module):
     def after(self, feature: Tensor, history: Tensor) -> Tensor:
         """One step of samples that each have a past of their own, which stays as it is.
 
-        Carrying the state on from zero is going over all features from zero, so both ways to act are one here.
-
         Args:
             feature: ``[B, H]``; the only part with a gradient.
             history: ``[B, Q]`` as :meth:`history` lays it out.
@@ -103,24 +100,24 @@ class RecurrentHead(nn.Module):
         Returns:
             ``[B, 7]``, as of :meth:`forward`.
         """
-        lengths, history = history[:, 0].long(), history.to(feature.dtype)
-        past = history[:, 1:].view(len(feature), self.window - 1, -1)
-        place = lengths[:, None, None].expand(-1, -1, feature.shape[-1])
-        features = torch.cat([past, torch.zeros_like(feature)[:, None]], 1).scatter(1, place, feature[:, None])
-        packed = pack_padded_sequence(features, lengths.cpu() + 1, batch_first=True, enforce_sorted=False)
-        with torch.backends.cudnn.flags(enabled=not feature.requires_grad):
-            _, (hidden, _) = self.rnn(packed)
-        return self._act(hidden[-1])
+        states = history.to(feature.dtype).view(len(feature), 2, self.rnn.num_layers, self.rnn.hidden_size)
+        hidden, cell = states.permute(1, 2, 0, 3).contiguous()
+        out, _ = self._recur(feature[:, None], (hidden, cell))
+        return self._act(out[:, -1])
 
+    @torch.no_grad()
     def history(self, memory: HeadMemory) -> Tensor:
-        """``[Q]`` float32: how many features there are, then those of the last ``window - 1`` steps, oldest first."""
-        size = self.rnn.input_size
-        last = memory.features[-(self.window - 1) :] if self.window > 1 else ()
-        row = torch.zeros(1 + (self.window - 1) * size)
-        if last:
-            row[0] = len(last)
-            row[1 : 1 + len(last) * size] = torch.cat(last).float().cpu().flatten()
-        return row
+        """``[Q]`` float32: the LSTM's hidden and cell state, layer by layer, that the next step will begin with.
+
+        Once the window is full that step goes over the last ``window - 1`` features and its own: the state is the one
+        behind the former. So whoever learns from a history needs one step of the LSTM, not ``window``.
+        """
+        past, state = memory.features, memory.carried
+        if len(past) == self.window > 1:
+            _, state = self._recur(torch.stack(past[1:], 1), None)
+        if state is None:
+            return torch.zeros(2 * self.rnn.num_layers * self.rnn.hidden_size)
+        return torch.stack(state)[:, :, 0].float().cpu().flatten()
 
     def _act(self, last: Tensor) -> Tensor:
         return torch.cat([self.actions(last), self.gripper(last)], -1)
