@@ -4,7 +4,7 @@ dyslctl profile openvla-oft && dyslctl distill
 python examples/policy_loop.py
 """
 
-from dyslctl.jobs.recipe import load_policy
+from dyslctl import load_policy
 from dyslctl.plugins import load_suite
 
 

@@ -16,7 +16,7 @@ from dyslctl.dysl.guidance import GuidanceSettings
 from dyslctl.dysl.partition import LayerPartition, tail
 from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
 from dyslctl.errors import ConfigError
-from dyslctl.method_assets import NO_ASSETS, Assets
+from dyslctl.method_assets import NO_ASSETS, Assets, Setup
 from dyslctl.policy import StepReport
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def reports(
     dial: float | None = None,
     steps: int = 20,
 ) -> tuple[list[StepReport], np.ndarray]:
-    policy = methods.build(name, backbone, assets, execute_horizon=2, target_layers=5.0, dial=dial)
+    policy = methods.build(name, Setup(backbone, 2, assets=assets, target_layers=5.0, dial=dial))
     environment, spec = suite.make(), suite.episodes("test", 1)[0]
     observation, seen, actions = environment.reset(spec), [], []
     policy.reset(spec.seed)
@@ -184,7 +184,7 @@ def test_whom_random_skipping_matches() -> None:
 
 def test_an_unknown_name_gets_a_suggestion(tiny_backbone: type[TinyBackbone]) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'dysl-paper'"):
-        methods.build("dysl-papr", tiny_backbone(), execute_horizon=2)
+        methods.build("dysl-papr", Setup(tiny_backbone(), 2))
 
 
 def test_a_missing_bundle_or_target_is_named(tiny_backbone: type[TinyBackbone], assets: Assets) -> None:
@@ -200,11 +200,11 @@ def test_a_missing_bundle_or_target_is_named(tiny_backbone: type[TinyBackbone], 
     }
     for name, said in missing.items():
         with pytest.raises(ConfigError, match=said) as caught:
-            methods.build(name, tiny_backbone(), execute_horizon=2, target_layers=5.0)
+            methods.build(name, Setup(tiny_backbone(), 2, target_layers=5.0))
         assert caught.value.hint is not None and caught.value.hint.startswith("dyslctl ")
     for name in ("random-skip", "static"):
         with pytest.raises(ConfigError, match="layers to match"):
-            methods.build(name, tiny_backbone(), assets, execute_horizon=2)
+            methods.build(name, Setup(tiny_backbone(), 2, assets=assets))
 
 
 @pytest.mark.parametrize("name", ["dysl", "oracle", "random-skip-adapters", "static", "deer"])
@@ -214,9 +214,9 @@ def test_exits_refuse_another_number_of_executed_actions(
     """What they remember would lie elsewhere in time."""
     message = rf"'{methods.method(name).bundle}' were trained for 2 executed actions an inference, found 3"
     with pytest.raises(ConfigError, match=message) as caught:
-        methods.build(name, tiny_backbone(), assets, execute_horizon=3, target_layers=5.0)
+        methods.build(name, Setup(tiny_backbone(), 3, assets=assets, target_layers=5.0))
     assert caught.value.hint is not None and "dyslctl distill --method" in caught.value.hint
-    methods.build(name, tiny_backbone(), assets, execute_horizon=2, target_layers=5.0)
+    methods.build(name, Setup(tiny_backbone(), 2, assets=assets, target_layers=5.0))
 
 
 def test_methods_do_what_they_say(
@@ -287,7 +287,7 @@ def test_a_dial_goes_from_all_layers_to_few_and_never_back(
 @pytest.mark.parametrize("name", ["divprune", "fastv", "sparsevlm", "efficientvla", "vla-cache", "specprune"])
 def test_nothing_to_prune_is_said_at_once(tiny_backbone: type[TinyBackbone], assets: Assets, name: str) -> None:
     backbone = tiny_backbone()
-    methods.build(name, backbone, assets, execute_horizon=2)
+    methods.build(name, Setup(backbone, 2, assets=assets))
     backbone.spec = replace(backbone.spec, visual_tokens=False)
     with pytest.raises(ConfigError, match=f"'{name}' prunes visual tokens, and the layers of TinyBackbone see none"):
-        methods.build(name, backbone, assets, execute_horizon=2)
+        methods.build(name, Setup(backbone, 2, assets=assets))

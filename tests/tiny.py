@@ -123,8 +123,7 @@ class TinyBackbone(Backbone):
         cls.Options.model_validate(options or {})
         return cls(dtype=dtype)
 
-    @classmethod
-    def workloads(cls) -> Mapping[str, Workload]:
+    def workloads(self) -> Mapping[str, Workload]:
         return {"tiny-1b": Workload(24, 64, 2048, 50_000_000, 100.0, 300_000_000, 1.0, 10_000_000)}
 
     def workload(self) -> Workload:

@@ -148,8 +148,7 @@ class Backbone(ABC):
             ConfigError: If an option is unknown or has the wrong type.
         """
 
-    @classmethod
-    def workloads(cls) -> Mapping[str, Workload]:
+    def workloads(self) -> Mapping[str, Workload]:
         """Published sizes of this architecture, for ``bench --as NAME``. The first is the default."""
         return {}
 

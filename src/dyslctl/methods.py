@@ -27,12 +27,12 @@ from dyslctl.engine import LayerSchedule
 from dyslctl.errors import ConfigError
 from dyslctl.joint.policy import JointPolicy
 from dyslctl.joint.skipping import Controllers, PlannedExits
-from dyslctl.method_assets import NO_ASSETS, Assets, Dial, Setup, Trained
+from dyslctl.method_assets import Dial, Setup, Trained
 from dyslctl.plugins import did_you_mean
 from dyslctl.policy import Policy, SchedulePolicy, full_policy
 from dyslctl.pruning import divprune, fastv, sparsevlm
 from dyslctl.pruning.efficientvla import EfficientVLASchedule
-from dyslctl.pruning.settings import PRUNING, PruningSettings
+from dyslctl.pruning.settings import PruningSettings
 from dyslctl.pruning.specprune_policy import SpecPrunePolicy
 from dyslctl.pruning.vla_cache import VLACachePolicy
 
@@ -113,30 +113,21 @@ def with_reference(wanted: Sequence[str]) -> list[str]:
     return [*wanted, reference(wanted)] if any(map(needs_target, wanted)) else list(wanted)
 
 
-def build(
-    name: str,
-    backbone: Backbone,
-    assets: Assets = NO_ASSETS,
-    *,
-    execute_horizon: int,
-    seed: int = 0,
-    target_layers: float | None = None,
-    dial: float | None = None,
-    pruning: PruningSettings = PRUNING,
-) -> Policy:
+def build(name: str, setup: Setup) -> Policy:
     """A policy for ``name``, ready for ``reset``.
 
     Raises:
         ConfigError: If the name is unknown, the method lacks its bundle or its target, or it prunes visual tokens and
             the backbone's layers see none.
     """
-    if method(name).prunes and not backbone.spec.visual_tokens:
+    if method(name).prunes and not setup.backbone.spec.visual_tokens:
+        kind = type(setup.backbone).__name__
         raise ConfigError(
-            f"'{name}' prunes visual tokens, and the layers of {type(backbone).__name__} see none: images come in by "
-            "another way, such as cross-attention",
+            f"'{name}' prunes visual tokens, and the layers of {kind} see none: images come in by another way, such as "
+            "cross-attention",
             hint="token pruning is for backbones whose language model reads image tokens, such as openvla-oft",
         )
-    return method(name).build(Setup(backbone, execute_horizon, seed, assets, target_layers, dial, pruning))
+    return method(name).build(setup)
 
 
 def _full(setup: Setup) -> Policy:

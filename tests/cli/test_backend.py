@@ -32,7 +32,14 @@ def test_eval_runs_on_it_and_says_so(document: Document, distilled: dict[str, An
 def test_episodes_of_another_backend_are_not_gone_on_with(run: Run, document: Document, profiled: object) -> None:
     document("eval", "--method", "full")
     result = run("eval", "--method", "full", "--resume", *PACKED)
-    assert result.exit_code == 4 and "about.backend: then None, now 'packed'" in result.stderr
+    assert result.exit_code == 4 and "about.backend: then 'eager', now 'packed'" in result.stderr
+
+
+def test_nor_are_those_of_a_calibration(run: Run, document: Document, distilled: dict[str, Any]) -> None:
+    asked = ("calibrate", "--target-layers", "6", "--episodes", "4")
+    document(*asked)
+    result = run(*asked, "--resume", *PACKED)
+    assert result.exit_code == 4 and "about.backend: then 'eager', now 'packed'" in result.stderr
 
 
 def test_a_baseline_of_another_backend_is_refused(run: Run, document: Document, profiled: object) -> None:

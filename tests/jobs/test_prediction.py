@@ -56,7 +56,7 @@ def exits() -> ExitModules:
 
 def charged(tiny_backbone: type[TinyBackbone], name: str, usage: Usage, assets: Assets) -> dict[str, Any]:
     """The row of ``name`` on Orin, three times as deep; ``heads``: how often that of ``full``."""
-    size = tiny_backbone.workloads()["tiny-1b"]
+    size = tiny_backbone().workloads()["tiny-1b"]
     document = predict_usages({"full": Usage(8), name: usage}, 8, assets, find_device("orin"), size, "paper-eager")
     full, row = document["rows"]
     return {**row, "heads": row["parts_ms"]["head"] / full["parts_ms"]["head"]}

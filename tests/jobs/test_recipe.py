@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from dyslctl import plugins
 from dyslctl.artifacts.run_dir import RunDirectory, RunManifest, start_run
-from dyslctl.jobs.recipe import load_policy
+from dyslctl.errors import PluginError
+from dyslctl.jobs.recipe import BackboneRecipe, PolicyRecipe, load_policy
+from dyslctl.types import Observation
 
 
 @pytest.fixture
@@ -69,3 +74,35 @@ def test_a_run_that_was_told_nothing(loads: list[dict[str, Any]]) -> None:
     start(None)
     load_policy(method="full")
     assert (loads[0]["device"], loads[0]["dtype"], loads[0]["options"]) == (torch.device("cpu"), torch.float32, {})
+
+
+def test_a_robot_has_the_weights_elsewhere_and_no_simulator(
+    loads: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_plugin(name: str) -> Any:
+        raise PluginError(f"no suite named '{name}'")
+
+    monkeypatch.setattr(plugins, "load_suite", no_plugin)
+    start(None)
+    policy = load_policy(method="full", checkpoint="/opt/weights", execute_horizon=2)
+    assert loads[0]["checkpoint"] == "/opt/weights"
+    seen = Observation({"agent": np.zeros((8, 8, 3), np.uint8)}, "reach red", np.zeros(2, np.float32))
+    assert len(policy.select_action(seen)) == 2
+    with pytest.raises(PluginError):  # who else says how many actions are executed?
+        load_policy(method="full")
+
+
+def test_all_that_episodes_depend_on_is_told(loads: list[dict[str, Any]], tmp_path: Path) -> None:
+    """A backend, an option, a dial or a seed changes what is played: nothing of another one is gone on with."""
+    backbone = BackboneRecipe("tiny", "org/weights")
+    recipe = PolicyRecipe(backbone, tmp_path / "none.yaml", {}, 2)
+    others = [
+        replace(recipe, backbone=replace(backbone, backend="packed")),
+        replace(recipe, backbone=replace(backbone, options='{"crop": true}')),
+        replace(recipe, backbone=replace(backbone, dtype="bfloat16")),
+        replace(recipe, seed=1),
+        replace(recipe, dial=0.5),
+        replace(recipe, target_layers=5.0),
+    ]
+    told = [each.about(["full"]) for each in (recipe, *others)]
+    assert all(one != other for one, other in combinations(told, 2))

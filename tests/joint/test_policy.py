@@ -17,7 +17,7 @@ from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
 from dyslctl.engine import forward
 from dyslctl.joint.policy import JointPolicy
 from dyslctl.joint.skipping import CAUTION
-from dyslctl.method_assets import Assets
+from dyslctl.method_assets import Assets, Setup
 from dyslctl.pruning.frames import frame_of
 from dyslctl.pruning.settings import PruningSettings
 from dyslctl.pruning.specprune import SpecPruneSchedule
@@ -65,7 +65,7 @@ def observation(number: int) -> Observation:
 
 
 def ran(name: str, backbone: TinyBackbone, having: Assets, pruning: PruningSettings, steps: int = 8) -> list[Any]:
-    policy = methods.build(name, backbone, having, execute_horizon=2, pruning=pruning)
+    policy = methods.build(name, Setup(backbone, 2, assets=having, pruning=pruning))
     policy.reset()
     found = []
     for number in range(steps):
@@ -75,7 +75,7 @@ def ran(name: str, backbone: TinyBackbone, having: Assets, pruning: PruningSetti
 
 
 def joint(having: Assets, backbone: TinyBackbone, name: str, pruning: PruningSettings = PRUNED) -> JointPolicy:
-    policy = methods.build(name, backbone, having, execute_horizon=2, pruning=pruning)
+    policy = methods.build(name, Setup(backbone, 2, assets=having, pruning=pruning))
     assert isinstance(policy, JointPolicy)
     policy.reset()
     return policy

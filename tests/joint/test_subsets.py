@@ -21,7 +21,7 @@ from dyslctl.engine import forward
 from dyslctl.joint.policy import JointPolicy
 from dyslctl.joint.schedule import JointSchedule
 from dyslctl.joint.subsets import ALPHAS, MODES, Subset, draw_subsets, subset_views
-from dyslctl.method_assets import Assets
+from dyslctl.method_assets import Assets, Setup
 from dyslctl.pruning.settings import PruningSettings
 from dyslctl.pruning.specprune import Outlook
 from dyslctl.types import LayerInputs, LayerState, Observation
@@ -84,7 +84,7 @@ def test_views_are_what_the_policys_own_schedule_shows_the_exits_bit_for_bit(
     """For the same outlook: what a full pass over the sample found, in that mode, with no patch changed."""
     modules, settings = exits(), replace(PRUNED, alpha=subset.alpha)
     having = Assets(modules.partition, Exits(modules, ExitSettings(0.0)))
-    policy = methods.build("dysl+specprune", backbone, having, execute_horizon=2, pruning=settings)
+    policy = methods.build("dysl+specprune", Setup(backbone, 2, assets=having, pruning=settings))
     assert isinstance(policy, JointPolicy)
     sample, tokens = one(inputs, 2), policy.schedule.tokens
     views = subset_views(backbone, sample, MEMORY[:1], EXITS, [subset], PRUNED)

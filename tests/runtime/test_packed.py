@@ -112,6 +112,13 @@ def test_what_stands_between_the_layers_is_packed_in_its_own_dtype(
     torch.testing.assert_close(with_backend(tiny_backbone(), backend).pack(weight, bias)(x), expected)
 
 
+def test_its_sizes_are_the_backbones(tiny_backbone: type[TinyBackbone]) -> None:
+    """What a prediction is for: the published one and its own."""
+    packed, eager = with_backend(tiny_backbone(), "packed"), tiny_backbone()
+    assert packed.workloads() == eager.workloads() != {}
+    assert packed.workload() == eager.workload()
+
+
 def test_eager_is_the_backbone_itself(tiny_backbone: type[TinyBackbone]) -> None:
     backbone = tiny_backbone()
     assert with_backend(backbone, "eager") is backbone

@@ -11,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from dyslctl.types import Observation
 
 
-def test_released_size() -> None:
+def test_released_size(backbone: OpenVLAOFT) -> None:
     """One LLaMA layer: ``4 d^2 + 3 d ff + 2 d`` parameters with d = 4096, ff = 11008."""
-    workload = OpenVLAOFT.workloads()["openvla-7b"]
+    workload = backbone.workloads()["openvla-7b"]
     assert (workload.num_layers, workload.tokens, workload.hidden_size) == (32, 605, 4096)
     assert workload.layer_params == 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096
     # DINOv2 23 blocks, SigLIP 26 blocks, both views, projector, proprioception.

@@ -21,6 +21,7 @@ from dyslctl.dysl.policy import DySLPolicy
 from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
 from dyslctl.engine import FullSchedule, Jump, LayerSchedule, Step, forward
 from dyslctl.errors import ArtifactError, ConfigError
+from dyslctl.method_assets import Setup
 from dyslctl.policy import full_policy
 from dyslctl.testing import check_backbone
 from dyslctl.types import LayerState, Observation, TokenKind
@@ -140,7 +141,7 @@ def test_so_does_the_papers_policy(folder: Path, observe: Observe, steps: range)
 def test_token_pruning_is_refused(backbone: RoboFlamingo, name: str) -> None:
     refusal = re.escape(f"'{name}' prunes visual tokens, and the layers of RoboFlamingo see none")
     with pytest.raises(ConfigError, match=refusal):
-        methods.build(name, backbone, execute_horizon=1)
+        methods.build(name, Setup(backbone, 1))
 
 
 def test_so_are_tokens_that_skip_layers_one_by_one(backbone: RoboFlamingo) -> None:
@@ -194,8 +195,8 @@ def test_a_snapshot_of_something_else(backbone: RoboFlamingo) -> None:
         backbone.restore(None)
 
 
-def test_workloads() -> None:
-    small, large = RoboFlamingo.workloads().values()
+def test_workloads(backbone: RoboFlamingo) -> None:
+    small, large = backbone.workloads().values()
     assert (small.num_layers, small.hidden_size, large.num_layers, large.hidden_size) == (23, 2048, 32, 4096)
     # Cross-attention and block of the 3B model; a quarter of the layers of the 9B model have the former.
     assert small.layer_params == 36_708_354 + 12 * 2048**2 + 4 * 2048

@@ -44,7 +44,7 @@ from dyslctl.jobs.prediction import (
 )
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.token_sweep import measured_sweep, predicted_sweep
-from dyslctl.method_assets import NO_ASSETS, Assets
+from dyslctl.method_assets import NO_ASSETS, Assets, Setup
 from dyslctl.policy import Policy
 from dyslctl.pruning.settings import PRUNING, PruningSettings
 from dyslctl.reference.published import PublishedLatency, published_latency
@@ -238,15 +238,15 @@ def _policy(
     dial: float | None = None,
     pruning: PruningSettings = PRUNING,
 ) -> Policy:
-    return methods.build(
-        name,
+    setup = Setup(
         subject.backbone,
-        subject.assets,
-        execute_horizon=subject.suite.execute_horizon,
+        subject.suite.execute_horizon,
+        assets=subject.assets,
         target_layers=target_layers,
         dial=dial,
         pruning=pruning,
     )
+    return methods.build(name, setup)
 
 
 def _never_skip(subject: Subject, names: Iterable[str]) -> dict[str, Policy]:

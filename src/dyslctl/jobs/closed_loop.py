@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from dyslctl import methods
 from dyslctl.errors import ConfigError, PluginError
 from dyslctl.jobs.budget import Drop, Outcome
 from dyslctl.jobs.latency import Series, demonstration_frames, measure
@@ -68,7 +67,7 @@ class Stage:
             {method: _factory(method, recipe, around)},
             self.specs,
             self.out / folder,
-            about=_about(method, recipe) | ({} if around is None else {"around": around.identity()}),
+            about=recipe.about([method]) | ({} if around is None else {"around": around.identity()}),
             resume=self.resume,
             workers=self.workers,
             batch=self.batch,
@@ -145,17 +144,3 @@ def _factory(method: str, recipe: PolicyRecipe, around: Around | None) -> Callab
 
 def _made_around(around: Around, make: Callable[[], Policy]) -> Policy:
     return around(make())
-
-
-def _about(method: str, recipe: PolicyRecipe) -> dict[str, Any]:
-    """What the episodes of ``method`` depend on beside suite and initial states: of the bundles, its own."""
-    bundles: dict[str, Path] = {name: recipe.bundles[name] for name in methods.bundles([method])}
-    return {
-        "backbone": recipe.backbone.load().spec.fingerprint,
-        "dtype": recipe.backbone.dtype,
-        "seed": recipe.seed,
-        "dial": recipe.dial,
-        "target_layers": recipe.target_layers,
-        "pruning": asdict(recipe.pruning) if methods.method(method).prunes else None,
-        **replace(recipe, bundles=bundles).identity(),
-    }

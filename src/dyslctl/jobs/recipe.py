@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from dyslctl.jobs.trained_deer import load_deer
 from dyslctl.jobs.trained_exits import load_exits
 from dyslctl.jobs.trained_flexidepth import RouterMethod, TrainedRouters, load_routers
 from dyslctl.jobs.trained_mole import load_router
-from dyslctl.method_assets import NO_ASSETS, Assets
+from dyslctl.method_assets import NO_ASSETS, Assets, Setup
 from dyslctl.policy import Policy
 from dyslctl.pruning.settings import PRUNING, PruningSettings
 from dyslctl.runtime.memory import large_blocks_returned
@@ -118,6 +118,26 @@ class PolicyRecipe:
             identity[f"{method}_settings"] = sha256(folder / SETTINGS)
         return identity
 
+    def about(self, names: Iterable[str]) -> dict[str, Any]:
+        """All that episodes of the methods ``names`` depend on beside suite and initial states: resuming compares it.
+
+        Raises:
+            ArtifactError: If there is no bundle where one is expected.
+        """
+        chosen = list(names)
+        bundles: dict[str, Path] = {name: self.bundles[name] for name in methods.bundles(chosen)}
+        return {
+            "backbone": self.backbone.load().spec.fingerprint,
+            "options": self.backbone.options,
+            "dtype": self.backbone.dtype,
+            "backend": self.backbone.backend,
+            "seed": self.seed,
+            "dial": self.dial,
+            "target_layers": self.target_layers,
+            "pruning": asdict(self.pruning) if any(methods.method(name).prunes for name in chosen) else None,
+            **replace(self, bundles=bundles).identity(),
+        }
+
     def assets(self) -> Assets:
         """The partition and the trained modules, loaded once a process.
 
@@ -129,6 +149,22 @@ class PolicyRecipe:
         digests = tuple(self.identity().values())
         return _load_assets(self.backbone, self.skip_profile, tuple(self.bundles.items()), digests)
 
+    def setup(self) -> Setup:
+        """What a method is built from: everything loaded.
+
+        Raises:
+            ArtifactError: As :meth:`assets`.
+        """
+        return Setup(
+            self.backbone.load(),
+            self.execute_horizon,
+            self.seed,
+            self.assets(),
+            self.target_layers,
+            self.dial,
+            self.pruning,
+        )
+
 
 def load_policy(
     run: str | None = None,
@@ -137,6 +173,8 @@ def load_policy(
     device: str | None = None,
     dtype: str | None = None,
     options: Mapping[str, Any] | None = None,
+    checkpoint: str | None = None,
+    execute_horizon: int | None = None,
     target_layers: float | None = None,
     dial: float | None = None,
     pruning: PruningSettings = PRUNING,
@@ -144,8 +182,8 @@ def load_policy(
 ) -> Policy:
     """What a robot holds: the policy that a run has trained, on the backbone it was trained for, loaded alike.
 
-    It executes as many actions an inference as its exits were trained for; a method without exits, as many as the run
-    was told with ``--execute-horizon``, else as many as the run's suite does.
+    The robot needs the run's folder, the checkpoint and the backbone's plugin; of the suite's plugin only what nobody
+    else says: how many actions to execute.
 
     Args:
         run: Name or folder of the run; ``None``: the current one.
@@ -153,6 +191,10 @@ def load_policy(
         device: As torch names it; ``None``: the one that the run was profiled on.
         dtype: As torch names it; ``None``: the one that the run was profiled in.
         options: The backbone plugin's own settings, those of ``--set model.options.KEY=VALUE``, over the run's.
+        checkpoint: Where the weights are on this machine; ``None``: where they were when the run was profiled. Others
+            than those are refused, by their fingerprint.
+        execute_horizon: Actions executed before the next inference; ``None``: as many as the exits were trained for, or
+            as the run was told (``--execute-horizon``), or as its suite executes.
         target_layers: Mean executed layers, for the methods that match another one's.
         dial: Where the method's dial stands (``methods.METHODS[method].dial``); ``None``: as it was calibrated.
         pruning: What methods that prune tokens are told.
@@ -160,55 +202,45 @@ def load_policy(
             from using more threads than this process has CPUs.
 
     Raises:
-        ConfigError: If there is no such run, method or backend.
+        ConfigError: If there is no such run, method or backend, or the exits were trained for another
+            ``execute_horizon``.
         ArtifactError: If an artifact is missing, damaged, or belongs to others.
+        PluginError: If a plugin is needed that does not load.
     """
     directory = open_run(run)
-    manifest, told = directory.manifest(), directory.told("model")
+    manifest, loaded = directory.manifest(), directory.told("model")
     backbone = BackboneRecipe.of(
         manifest.backbone,
-        manifest.checkpoint,
-        {**told.get("options", {}), **(options or {})},
+        checkpoint or manifest.checkpoint,
+        {**loaded.get("options", {}), **(options or {})},
         revision=manifest.revision,
-        device=device or told.get("device", "cpu"),
-        dtype=dtype or told.get("dtype", "float32"),
+        device=device or loaded.get("device", "cpu"),
+        dtype=dtype or loaded.get("dtype", "float32"),
         backend=backend,
     )
     recipe = PolicyRecipe(
         backbone,
         directory.skip_profile,
         {name: directory.bundle(name) for name in methods.bundles([method])},
-        directory.execute_horizon() or plugins.load_suite(manifest.suite).execute_horizon,
+        execute_horizon or 1,
         target_layers=target_layers,
         dial=dial,
         pruning=pruning,
     )
-    trained_for = recipe.assets().execute_horizon
-    return make_policy(method, replace(recipe, execute_horizon=trained_for or recipe.execute_horizon))
+    told = execute_horizon or recipe.assets().execute_horizon or directory.execute_horizon()
+    return make_policy(
+        method, replace(recipe, execute_horizon=told or plugins.load_suite(manifest.suite).execute_horizon)
+    )
 
 
-def make_policy(method: str, recipe: PolicyRecipe, backbone: Backbone | None = None) -> Policy:
+def make_policy(method: str, recipe: PolicyRecipe) -> Policy:
     """The policy of ``method``.
-
-    Args:
-        method: Its name.
-        recipe: Where everything is.
-        backbone: Build it on this one (a probe around the loaded one, say) instead of the loaded one itself.
 
     Raises:
         ConfigError: If there is no such method, or it lacks what it needs.
         ArtifactError: If an artifact is missing, damaged, or belongs to others.
     """
-    return methods.build(
-        method,
-        backbone or recipe.backbone.load(),
-        recipe.assets(),
-        execute_horizon=recipe.execute_horizon,
-        seed=recipe.seed,
-        target_layers=recipe.target_layers,
-        dial=recipe.dial,
-        pruning=recipe.pruning,
-    )
+    return methods.build(method, recipe.setup())
 
 
 @cache

@@ -99,6 +99,10 @@ class PackedBackbone(Backbone):
         """Of the hidden state."""
         return self._backbone.dtype
 
+    def workloads(self) -> Mapping[str, Workload]:
+        """The wrapped backbone's."""
+        return self._backbone.workloads()
+
     def workload(self) -> Workload:
         """The wrapped backbone's."""
         return self._backbone.workload()

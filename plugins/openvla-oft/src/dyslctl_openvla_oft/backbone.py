@@ -48,8 +48,7 @@ class OpenVLAOFT(PrismaticBackbone):
         """Attention in both directions."""
         probe_model(self.model)
 
-    @classmethod
-    def workloads(cls) -> Mapping[str, Workload]:
+    def workloads(self) -> Mapping[str, Workload]:
         """The released size."""
         return {"openvla-7b": workload.published()}
 

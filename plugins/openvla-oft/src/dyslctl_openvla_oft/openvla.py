@@ -44,8 +44,7 @@ class OpenVLA(PrismaticBackbone):
         """Causal attention, with and without cache."""
         probe_generation(self.model)
 
-    @classmethod
-    def workloads(cls) -> Mapping[str, Workload]:
+    def workloads(self) -> Mapping[str, Workload]:
         """The released size."""
         return {"openvla-ar-7b": workload.published_generation()}
 

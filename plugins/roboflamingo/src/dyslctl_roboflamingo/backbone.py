@@ -131,8 +131,7 @@ class RoboFlamingo(Backbone):
         fingerprint = hash_files(folder, [SETTINGS, TOKENIZER, *settings.files.by_precedence])
         return cls(model, tokenizer, fingerprint)
 
-    @classmethod
-    def workloads(cls) -> Mapping[str, Workload]:
+    def workloads(self) -> Mapping[str, Workload]:
         """The released sizes."""
         return {f"roboflamingo-{size}": workload.published(size) for size in ("3b", "9b")}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from dyslctl.jobs.rollout import evaluate, videos
 from dyslctl.jobs.summary import EvaluationResult
 from dyslctl.policy import Policy
 from dyslctl.report import plots
-from dyslctl.runtime.packed import EAGER
 
 
 def run_eval(workspace: Workspace, *, resume: bool, progress: Progress) -> dict[str, Any]:
@@ -58,7 +56,7 @@ def play_methods(
         _factories(recipe, settings.methods),
         suite.episodes(settings.split, settings.episodes),
         out,
-        about=_about(workspace, recipe, settings.methods),
+        about=recipe.about(settings.methods),
         resume=resume,
         workers=settings.workers,
         batch=settings.batch,
@@ -104,7 +102,7 @@ def measure_target(workspace: Workspace, out: Path, *, resume: bool, progress: P
         _factories(recipe, [name]),
         workspace.suite.episodes("tune", settings.target_episodes),
         out,
-        about=_about(workspace, recipe, [name]),
+        about=recipe.about([name]),
         resume=resume,
         workers=settings.workers,
         batch=settings.batch,
@@ -123,19 +121,6 @@ def _factories(recipe: PolicyRecipe, names: Sequence[str]) -> dict[str, Callable
     for make in factories.values():
         make()
     return factories
-
-
-def _about(workspace: Workspace, recipe: PolicyRecipe, names: Sequence[str]) -> dict[str, Any]:
-    """What the episodes depend on beside suite and methods; resuming compares it."""
-    return {
-        "backbone": workspace.backbone.load().spec.fingerprint,
-        "dtype": workspace.backbone.dtype,
-        "backend": None if workspace.backbone.backend == EAGER else workspace.backbone.backend,
-        "seed": recipe.seed,
-        "target_layers": recipe.target_layers,
-        "pruning": asdict(recipe.pruning) if any(methods.method(name).prunes for name in names) else None,
-        **recipe.identity(),
-    }
 
 
 def _draw(result: EvaluationResult, workspace: Workspace) -> dict[str, str]:
