@@ -269,8 +269,8 @@ class Setup:
             raise ConfigError(
                 f"the exits of '{bundle}' were trained for {trained} executed actions an inference, found "
                 f"{self.execute_horizon} to execute",
-                hint=f"run them on a suite that executes {trained} actions an inference (--suite), or dyslctl distill "
-                f"--method {bundle} --suite SUITE trains exits for this one",
+                hint=f"--set execute_horizon={trained}, or dyslctl distill --method {bundle} --set "
+                f"execute_horizon={self.execute_horizon} trains exits for these",
             )
 
 

@@ -49,7 +49,7 @@ def test_roboflamingo_calvin_is_tables_8_and_9(scene: str, suite: str, stage: St
     config = recipe(name)
     changed = config.distill.model_dump(exclude=NOT_OPTIMISATION, exclude_none=True)
     settings = DistillSettings.default(stage, hidden_size=2048).override({**changed, "steps": steps})
-    assert (config.suite, config.distill.method, config.data.execute_horizon) == (suite, "dysl-paper", 1)
+    assert (config.suite, config.distill.method, config.execute_horizon) == (suite, "dysl-paper", 1)
     assert (settings.batch_size, settings.window, settings.decay, settings.warmup) == (24, 12, "constant", 0)
     assert (settings.adapter_lr, settings.controller_lr, settings.penalty_weight) == (1e-4, 1e-4, 5e-4)
     assert f"--stage {stage} --steps {steps}\n" in (RECIPES / name).read_text()

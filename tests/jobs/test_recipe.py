@@ -43,7 +43,8 @@ def start(profile_config: str | None) -> RunDirectory:
 
 TOLD = """
 model: {name: tiny, checkpoint: org/weights, revision: abc123, dtype: bfloat16, options: {crop: true, views: 2}}
-data: {path: null, execute_horizon: 3}
+data: {path: null}
+execute_horizon: 3
 """
 
 

@@ -112,7 +112,7 @@ def test_from_recorded_windows_to_a_policy(
     ("command", "arguments", "message"),
     [
         ("distill", ("--max-success-drop", "1pp"), "--max-success-drop is found in closed loop"),
-        ("distill", ("--execute-horizon", "2"), "data.execute_horizon is 2, but the backbone predicts 1 actions"),
+        ("distill", ("--execute-horizon", "2"), "execute_horizon is 2, but the backbone predicts 1 actions"),
         ("calibrate", ("--data", "task_D_D", "--method", "dysl-paper"), "has no tolerance to set on recorded episodes"),
     ],
 )

@@ -86,8 +86,7 @@ class RunDirectory:
         Raises:
             ArtifactError: If the file is damaged.
         """
-        profiled = read_yaml(self.profile_config) if self.profile_config.exists() else {}
-        return dict(profiled.get(section, {}))
+        return dict(self._profiled().get(section, {}))
 
     def execute_horizon(self) -> int | None:
         """Actions executed before the next inference, as ``profile --execute-horizon`` said; ``None`` if it did not.
@@ -95,8 +94,11 @@ class RunDirectory:
         Raises:
             ArtifactError: If the file is damaged.
         """
-        horizon: int | None = self.told("data").get("execute_horizon")
+        horizon: int | None = self._profiled().get("execute_horizon")
         return horizon
+
+    def _profiled(self) -> dict[str, Any]:
+        return read_yaml(self.profile_config) if self.profile_config.exists() else {}
 
     def bundle(self, method: str = "dysl", stage: int = 2) -> Path:
         """Folder of the bundle of ``method`` that stage ``stage`` writes; stage 2 is the one to deploy."""

@@ -65,7 +65,7 @@ def calibrate(
     from dyslctl.cli.steps.offline import run_calibrate_offline
     from dyslctl.cli.workspace import enter, layers_of
 
-    _check_companions(data, data_map, execute_horizon)
+    _check_companion(data, data_map)
     given = flags(
         suite=suite,
         budget__method=method,
@@ -77,7 +77,7 @@ def calibrate(
         budget__workers=workers,
         data__path=data,
         data__map=data_map,
-        data__execute_horizon=execute_horizon,
+        execute_horizon=execute_horizon,
     )
     workspace = enter(run, layers_of(config, set_, given))
     with progress(quiet=quiet) as listener:
@@ -88,11 +88,10 @@ def calibrate(
     show(document, as_json=as_json)
 
 
-def _check_companions(data: str | None, data_map: str | None, execute_horizon: int | None) -> None:
+def _check_companion(data: str | None, data_map: str | None) -> None:
     """Without ``--data`` nothing would heed what says how to read it."""
-    for flag, value in (("--data-map", data_map), ("--execute-horizon", execute_horizon)):
-        if data is None and value is not None:
-            raise ConfigError(
-                f"{flag} describes recorded episodes, but without --data the dial is set in closed loop",
-                hint=f"--data PATH {flag} {value}",
-            )
+    if data is None and data_map is not None:
+        raise ConfigError(
+            "--data-map describes recorded episodes, but without --data the dial is set in closed loop",
+            hint=f"--data PATH --data-map {data_map}",
+        )

@@ -40,12 +40,10 @@ class DataConfig(Part):
     Attributes:
         path: Folder, ``.hdf5`` file, Hub id ``org/name[@revision]``, or a suite for its expert's; null: the simulator.
         map: Column mapping, a preset or a YAML file; null: the format's own (``data/mapping.py``).
-        execute_horizon: Actions that the robot executes before the next inference; a recording does not say.
     """
 
     path: str | None = None
     map: str | None = None
-    execute_horizon: Positive | None = None
 
 
 class GuidanceConfig(Part):
@@ -286,7 +284,8 @@ class PruningConfig(Part):
 class Config(Part):
     """Everything a command can be told. Unknown keys are errors.
 
-    ``execute_horizon``: actions executed before the next inference, where that is not to be the suite's number.
+    ``execute_horizon``: actions executed before the next inference, in place of the suite's number; a recording has
+    none. A run keeps what it began with.
     """
 
     model: ModelConfig = ModelConfig()

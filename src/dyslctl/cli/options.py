@@ -188,7 +188,7 @@ ExecuteHorizon = Annotated[
     int | None,
     typer.Option(
         "--execute-horizon",
-        help="With --data: actions the robot executes before the next inference.",
+        help="Actions the robot executes before the next inference; default: as many as the suite or --data says.",
         show_default=False,
         rich_help_panel=WHAT,
     ),
@@ -198,8 +198,8 @@ ExecuteHorizon = Annotated[
 def data_flags(command: str, data: str | None, data_map: str | None, execute_horizon: int | None) -> Layer:
     """The settings that ``--data`` and its companions are: ``expert`` and ``policy`` lead back to the simulator."""
     if data in VISITORS:
-        return flags(**{f"{command}__data": data, "data": {"path": None}})
-    return flags(data__path=data, data__map=data_map, data__execute_horizon=execute_horizon)
+        return flags(**{f"{command}__data": data, "data": {"path": None}}, execute_horizon=execute_horizon)
+    return flags(data__path=data, data__map=data_map, execute_horizon=execute_horizon)
 
 
 def split_names(values: list[str] | None) -> list[str] | None:

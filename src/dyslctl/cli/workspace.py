@@ -162,14 +162,15 @@ def command_line() -> str:
 
 
 def _layers_below(run: RunDirectory) -> list[Layer]:
-    """The run's backbone, suite and recorded data, as ``profile`` was told; later commands must load them alike."""
+    """The run's backbone, suite, data and horizon, as ``profile`` was told; later commands must load them alike."""
     manifest = run.manifest()
     identity = {
         "model": {"name": manifest.backbone, "checkpoint": manifest.checkpoint, "revision": manifest.revision},
         "suite": manifest.suite,
     }
     kept = {section: run.told(section) for section in ("model", "data")}
-    return [("the run's manifest", identity), (str(run.profile_config), kept)]
+    told = {**kept, "execute_horizon": run.execute_horizon()}
+    return [("the run's manifest", identity), (str(run.profile_config), told)]
 
 
 def _resolved(config: Config) -> Config:

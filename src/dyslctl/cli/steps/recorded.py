@@ -25,10 +25,10 @@ def recorded_source(workspace: Workspace) -> DemonstrationSource | None:
     if settings.path is None:
         return None
     source = open_source(settings.path, settings.map)
-    horizon = settings.execute_horizon or source.execute_horizon
+    horizon = workspace.config.execute_horizon or source.execute_horizon
     if horizon is not None and horizon > spec.chunk_length:
         raise ConfigError(
-            f"data.execute_horizon is {horizon}, but the backbone predicts {spec.chunk_length} actions",
+            f"execute_horizon is {horizon}, but the backbone predicts {spec.chunk_length} actions",
             hint=_horizon_hint(spec),
         )
     if source.action_dim != spec.action_dim:
@@ -42,8 +42,8 @@ def recorded_source(workspace: Workspace) -> DemonstrationSource | None:
 
 def _horizon_hint(spec: BackboneSpec) -> str:
     return (
-        f"--execute-horizon N (or --set data.execute_horizon=N), N up to {spec.chunk_length}; released models execute "
-        "all that they predict"
+        f"--execute-horizon N (or --set execute_horizon=N), N up to {spec.chunk_length}; released models execute all "
+        "that they predict"
     )
 
 
@@ -63,7 +63,7 @@ def recorded_suite(workspace: Workspace, trained_for: int | None = None) -> Reco
     if source is None:
         return None
     spec = workspace.backbone.load().spec
-    horizon = workspace.config.data.execute_horizon or trained_for or source.execute_horizon
+    horizon = workspace.config.execute_horizon or trained_for or source.execute_horizon
     if horizon is None and spec.chunk_length == 1:
         horizon = 1  # there is no other
     if horizon is None:
@@ -73,7 +73,10 @@ def recorded_suite(workspace: Workspace, trained_for: int | None = None) -> Reco
             hint=_horizon_hint(spec),
         )
     if trained_for not in (None, horizon):
-        raise ConfigError(f"data.execute_horizon is {horizon}, but the exits were trained for {trained_for}")
+        raise ConfigError(
+            f"execute_horizon is {horizon}, but the exits were trained for {trained_for}",
+            hint=f"--execute-horizon {trained_for}, or distill anew",
+        )
     return RecordedSuite(source, horizon, workspace.config.seed)
 
 
@@ -85,15 +88,14 @@ def trained_suite(workspace: Workspace, trained_for: int | None) -> RecordedSuit
         ConfigError: Likewise.
         EnvironmentMismatch: Likewise.
     """
-    return recorded_suite(_executing(workspace, trained_for or workspace.config.data.execute_horizon))
+    return recorded_suite(_executing(workspace, trained_for or workspace.config.execute_horizon))
 
 
 def as_recorded(workspace: Workspace, source: DemonstrationSource | None) -> Workspace:
     """``workspace``, executing as many actions as ``source`` says, if nobody else said it."""
     horizon = None if source is None else source.execute_horizon
-    return _executing(workspace, workspace.config.data.execute_horizon or horizon)
+    return _executing(workspace, workspace.config.execute_horizon or horizon)
 
 
 def _executing(workspace: Workspace, horizon: int | None) -> Workspace:
-    data = workspace.config.data.model_copy(update={"execute_horizon": horizon})
-    return replace(workspace, config=workspace.config.model_copy(update={"data": data}))
+    return replace(workspace, config=workspace.config.model_copy(update={"execute_horizon": horizon}))
