@@ -104,7 +104,7 @@ def test_it_goes_the_whole_way(dyslctl: Dyslctl) -> None:
     assert (profile["backbone"], profile["num_layers"], len(profile["similarity"])) == ("nano-gpt", LAYERS, LAYERS)
     assert {0, LAYERS - 1} <= set(profile["static_layers"])
 
-    small = ("--set", "distill.episodes=2", "--set", "budget.episodes=2")
+    small = ("--set", "distill.episodes=2", "--set", "calibrate.episodes=2")
     for stage in ("1", "2"):
         trained = dyslctl("distill", "--stage", stage, "--steps", "3", *small)
         assert (str(trained["stage"]), trained["steps"]) == (stage, 3)

@@ -32,7 +32,7 @@ RUN = Path("runs/tiny")
 OUT = RUN / "analysis/ablation"
 SMALL = (
     *("--set", "distill.episodes=2", "--set", "distill.batch_size=4", "--set", "distill.steps=3"),
-    *("--set", "calibrate.episodes=2", "--episodes", "3", "--tune-episodes", "2"),
+    *("--set", "guidance.episodes=2", "--episodes", "3", "--tune-episodes", "2"),
 )
 SWEEP = ("analyze", "ablation", *SMALL)
 TABLES = """
@@ -72,7 +72,7 @@ def mine(run: Run) -> str:
 
 
 VALUES = st.sampled_from(
-    ["profile.ratio=0.3", "profile.guidance.k=2", "calibrate.p1=0.2", "distill.exits=[3, 5]", "pruning.keep=0.5"]
+    ["profile.ratio=0.3", "profile.guidance.k=2", "guidance.p1=0.2", "distill.exits=[3, 5]", "pruning.keep=0.5"]
 )
 CELLS = st.lists(
     st.tuples(st.sampled_from(["dysl", "dysl-paper", "dysl-paper-no-pre", "full"]), st.lists(VALUES, unique=True)),

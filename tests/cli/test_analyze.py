@@ -21,7 +21,7 @@ OUT = Path("runs/tiny/analysis/pareto/tiny_reach")
 SEEDS = Path("runs/tiny/seeds")
 SMALL = (
     *("--set", "distill.episodes=2", "--set", "distill.batch_size=4", "--set", "distill.steps=3"),
-    *("--set", "calibrate.episodes=2", "--episodes", "3", "--tune-episodes", "2"),
+    *("--set", "guidance.episodes=2", "--episodes", "3", "--tune-episodes", "2"),
 )
 PARETO = ("analyze", "pareto", *SMALL, "--method", "dysl,random-skip-adapters", "--budgets", "4,6")
 

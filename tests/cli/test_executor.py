@@ -41,7 +41,7 @@ tables:
 """
 SWEEP = (
     *("analyze", "ablation", "--table", "two.yaml", "--set", "distill.episodes=2", "--set", "distill.batch_size=4"),
-    *("--set", "distill.steps=2", "--set", "calibrate.episodes=2", "--episodes", "3"),
+    *("--set", "distill.steps=2", "--set", "guidance.episodes=2", "--episodes", "3"),
 )
 EVAL = ("eval", "--method", "full", "--episodes", "4")
 

@@ -27,7 +27,7 @@ from dyslctl.types import LayerInputs, LayerState, Observation
 PARTITION = LayerPartition(6, (0, 3, 5))
 EXITS = (1, 4)
 QUICK = (
-    "profile.samples=8", "distill.episodes=1", "distill.batch_size=4", "distill.steps=3", "calibrate.episodes=2",
+    "profile.samples=8", "distill.episodes=1", "distill.batch_size=4", "distill.steps=3", "guidance.episodes=2",
     "eval.episodes=1", "bench.warmup=0", "bench.iterations=2", "bench.min_seconds=0", "bench.episodes=1",
 )  # fmt: skip
 

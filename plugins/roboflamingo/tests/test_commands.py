@@ -15,7 +15,7 @@ from dyslctl.cli import app
 QUICK = {
     "profile": ("samples=8",),
     "distill": ("episodes=2", "steps=2", "batch_size=4"),
-    "calibrate": ("episodes=1",),
+    "guidance": ("episodes=1",),
     "eval": ("episodes=1",),
     "bench": ("warmup=0", "iterations=2", "min_seconds=0", "episodes=1"),
 }

@@ -14,7 +14,7 @@ from dyslctl.errors import ConfigError
 from dyslctl.plugins import did_you_mean
 
 BUILT_IN = Path(__file__).with_name("ablations.yaml")
-SECTIONS = ("profile.", "distill.", "calibrate.", "pruning.", "execute_horizon=")
+SECTIONS = ("profile.", "distill.", "guidance.", "pruning.", "execute_horizon=")
 """What a cell may set: what is learnt and how it is run, not on what."""
 
 

@@ -127,7 +127,7 @@ class DistillConfig(Part):
     cache_gb: NotNegativeFloat | None = None
 
 
-class CalibrateConfig(Part):
+class GuidanceFitConfig(Part):
     """The end of stage 2: the thresholds of ``dysl-paper``'s guidance, offline, from episodes of the full model.
 
     ``episodes``: by default so many that they have 50 subtasks.
@@ -141,7 +141,7 @@ class CalibrateConfig(Part):
     skip_rate: float | None = Field(default=None, ge=0, le=1)
 
 
-class BudgetConfig(Part):
+class CalibrateConfig(Part):
     """``dyslctl calibrate``, and the end of ``distill`` if a target is given: a method's dial, from closed loop.
 
     ``max_damage`` counts on recorded episodes, where no target is given: see ``jobs/calibrate_offline.py``.
@@ -295,9 +295,9 @@ class Config(Part):
     data: DataConfig = DataConfig()
     profile: ProfileConfig = ProfileConfig()
     distill: DistillConfig = DistillConfig()
-    calibrate: CalibrateConfig = CalibrateConfig()
+    guidance: GuidanceFitConfig = GuidanceFitConfig()
     eval: EvalConfig = EvalConfig()
-    budget: BudgetConfig = BudgetConfig()
+    calibrate: CalibrateConfig = CalibrateConfig()
     bench: BenchConfig = BenchConfig()
     pruning: PruningConfig = PruningConfig()
     pareto: ParetoConfig = ParetoConfig()

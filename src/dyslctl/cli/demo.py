@@ -16,7 +16,7 @@ SIZES: Layer = (
         "model": {"name": "openvla-oft"},
         "profile": {"samples": 256},
         "distill": {"episodes": 60, "steps": 250},
-        "budget": {"episodes": 60},
+        "calibrate": {"episodes": 60},
         "eval": {"episodes": 20, "target_episodes": 8},
         "bench": {"iterations": 40},
     },

@@ -100,12 +100,12 @@ def distill(
         seed=seed,
         distill__steps=steps,
         distill__workers=workers,
-        budget__workers=workers,
+        calibrate__workers=workers,
         distill__method=method,
         distill__penalty_weight=lambda_,
-        budget__target_layers=target_layers,
-        budget__target_ms=target_ms,
-        budget__max_success_drop=max_success_drop,
+        calibrate__target_layers=target_layers,
+        calibrate__target_ms=target_ms,
+        calibrate__max_success_drop=max_success_drop,
     )
     recorded = data_flags("distill", data, data_map, execute_horizon)
     workspace = enter(run, [*layers_of(config, set_, given), recorded])

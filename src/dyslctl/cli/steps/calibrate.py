@@ -9,7 +9,7 @@ from typing import Any
 
 from dyslctl import methods
 from dyslctl.artifacts.skip_profile import SkipProfile
-from dyslctl.cli.config import BudgetConfig
+from dyslctl.cli.config import CalibrateConfig
 from dyslctl.cli.workspace import Workspace, with_subtasks
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.budget import Found, MaxSuccessDrop, Target, TargetLayers, TargetMs, find_dial
@@ -30,7 +30,7 @@ SIDE_BY_SIDE = 32
 """Episodes in one batch where the user does not say."""
 
 
-def target_of(settings: BudgetConfig) -> Target | None:
+def target_of(settings: CalibrateConfig) -> Target | None:
     """The target that the settings name, if any.
 
     Raises:
@@ -48,10 +48,10 @@ def run_calibrate(workspace: Workspace, *, resume: bool, progress: Progress) -> 
     Raises:
         ConfigError: If the settings do not name exactly one target.
     """
-    target = target_of(workspace.config.budget)
+    target = target_of(workspace.config.calibrate)
     if target is None:
         raise ConfigError("expected a target, found none", hint=f"one of {FLAGS}")
-    return calibrate_to(workspace, workspace.config.budget.method, target, resume=resume, progress=progress)
+    return calibrate_to(workspace, workspace.config.calibrate.method, target, resume=resume, progress=progress)
 
 
 def calibrate_to(
@@ -80,15 +80,15 @@ def set_to_target(
         raise ConfigError(
             f"'{method}' has no dial of its own to calibrate", hint=f"--method {' or '.join(calibratable())}"
         )
-    recipe = replace(workspace.policies([]), bundles={method: bundle})
+    recipe, asked = replace(workspace.policies([]), bundles={method: bundle}), workspace.config.calibrate
     recipe.assets()
     stage = Stage(
         workspace.suite,
-        workspace.suite.episodes("tune", workspace.config.budget.episodes or with_subtasks(workspace.suite, EPISODES)),
+        workspace.suite.episodes("tune", asked.episodes or with_subtasks(workspace.suite, EPISODES)),
         _folder(workspace),
         resume,
-        workspace.config.budget.workers,
-        workspace.config.budget.batch or SIDE_BY_SIDE,
+        asked.workers,
+        asked.batch or SIDE_BY_SIDE,
         progress,
     )
     found = find_dial(ClosedLoop(method, recipe, stage), (dial.low, dial.high), target)

@@ -120,7 +120,7 @@ def run_distill_to_budget(
     Without a target ``dysl`` is set to lose at most :data:`DEFAULT_DROP` points, and ``dysl-paper`` stays as it is.
     On recorded episodes nothing is lost or won: see :mod:`dyslctl.jobs.calibrate_offline`.
     """
-    method, budget = workspace.config.distill.method, workspace.config.budget
+    method, budget = workspace.config.distill.method, workspace.config.calibrate
     if budget.target_layers is not None:
         _check_within(budget.target_layers, workspace.backbone.load().spec.num_layers)
     if workspace.config.data.path is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dyslctl.artifacts.skip_profile import SkipProfile
-from dyslctl.cli.config import BudgetConfig
+from dyslctl.cli.config import CalibrateConfig
 from dyslctl.cli.steps.calibrate import EPISODES, keep_calibration
 from dyslctl.cli.steps.recorded import recorded_suite
 from dyslctl.cli.workspace import Workspace
@@ -18,7 +18,7 @@ from dyslctl.jobs.trained_exits import load_exits
 from dyslctl.methods import DAMAGE
 
 
-def offline_target(budget: BudgetConfig, method: str) -> OfflineTarget | None:
+def offline_target(budget: CalibrateConfig, method: str) -> OfflineTarget | None:
     """The target that can be met on a recording: layers or damage, for ``dysl``; the other methods have none.
 
     Raises:
@@ -28,7 +28,7 @@ def offline_target(budget: BudgetConfig, method: str) -> OfflineTarget | None:
         if value is not None:
             raise ConfigError(
                 f"{flag} is found in closed loop, and recorded episodes are no simulator",
-                hint="--target-layers N, --set budget.max_damage=D, or --data policy to learn in the suite",
+                hint="--target-layers N, --set calibrate.max_damage=D, or --data policy to learn in the suite",
             )
     if method == "dysl":
         return OfflineTarget(budget.target_layers, budget.max_damage)
@@ -47,7 +47,7 @@ def run_calibrate_offline(workspace: Workspace, progress: Progress) -> dict[str,
         ArtifactError: If the bundle or a recorded row cannot be used.
         ConfigError: If the method is not ``dysl``, or the target cannot be met on a recording.
     """
-    budget = workspace.config.budget
+    budget = workspace.config.calibrate
     target = offline_target(budget, budget.method)
     if target is None:
         raise ConfigError(f"'{budget.method}' has no tolerance to set on recorded episodes", hint="--method dysl")
@@ -74,7 +74,7 @@ def set_offline(workspace: Workspace, target: OfflineTarget, bundle: Path, progr
         profile,
         bundle,
         target,
-        episodes=suite.available("tune", workspace.config.budget.episodes or EPISODES),
+        episodes=suite.available("tune", workspace.config.calibrate.episodes or EPISODES),
         progress=progress,
     )
     return {

@@ -110,7 +110,7 @@ def _training(workspace: Workspace) -> dict[str, Any]:
         "data": config.data.model_dump(mode="json"),
         "seed": config.seed,
         "distill": config.distill.model_dump(mode="json"),
-        "calibrate": config.calibrate.model_dump(mode="json"),
+        "guidance": config.guidance.model_dump(mode="json"),
     }
 
 

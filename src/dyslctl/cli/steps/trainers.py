@@ -147,7 +147,7 @@ class PaperTrainer:
 
     def calibrate(self, bundle: Path) -> None:
         """The guidance's thresholds; see :func:`dyslctl.jobs.calibrate.calibrate`."""
-        settings, recorded = self.workspace.config.calibrate, recorded_suite(self.workspace)
+        settings, recorded = self.workspace.config.guidance, recorded_suite(self.workspace)
         asked = settings.episodes or with_subtasks(recorded or self.workspace.suite, GUIDANCE_EPISODES)
         calibrate(
             self.workspace.backbone.load(),

@@ -37,7 +37,7 @@ from dyslctl.jobs.progress import Progress
 
 Settings = tuple[str, ...]
 """As ``--set`` takes them, ``("profile.ratio=0.3",)``; none: the run as it is."""
-FITTED = ("profile.guidance.", "calibrate.")
+FITTED = ("profile.guidance.", "guidance.")
 """Settings of what is fitted after the training."""
 PLAYED = ("pruning.",)
 """Settings of what is neither trained nor fitted."""
@@ -154,7 +154,7 @@ def _fit(workspace: Workspace, source: Path, bundle: str, progress: Progress) ->
     now = {
         "weights": weights_digest(source),
         "guidance": guidance.model_dump(mode="json"),
-        "calibrate": workspace.config.calibrate.model_dump(mode="json"),
+        "fit": workspace.config.guidance.model_dump(mode="json"),
     }
     mark = workspace.run.path / f"fitted_{bundle}.json"
     if mark.exists() and (target / SETTINGS).exists() and read_json(mark) == now:
