@@ -169,9 +169,7 @@ def _replayed(backbone: Backbone, recorded: DemonstrationSource, **how: Any) -> 
 
 
 def _budget(spec: BackboneSpec, ratio: float | None, n_static: int | None) -> StaticBudget:
-    budget = StaticBudget.of(
-        spec.num_layers, count=_static_count(spec, ratio, n_static), last_live=spec.last_live_layer
-    )
+    budget = StaticBudget(spec.num_layers, _static_count(spec, ratio, n_static), spec.last_live_layer)
     if budget.count >= spec.num_layers:
         raise ConfigError(
             f"all {spec.num_layers} layers would be static: there is nothing to skip",
