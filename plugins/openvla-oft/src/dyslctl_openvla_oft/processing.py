@@ -101,11 +101,6 @@ def crop_center(values: Tensor, area: float = CROP_AREA) -> Tensor:
     return ((zoomed.clamp(0, 1) * 255.5).floor().clamp(max=255) / 255).to(values.dtype)
 
 
-def rotate_180(image: np.ndarray) -> np.ndarray:
-    """``[height, width, 3]`` as LIBERO's simulator paints it, on its head, turned upright; both its views need it."""
-    return np.ascontiguousarray(image[::-1, ::-1])
-
-
 def jpeg_round_trip(image: np.ndarray) -> np.ndarray:
     """``[height, width, 3]`` uint8, compressed and back as the images of the training set were: quality 95, 4:2:0."""
     buffer = io.BytesIO()
