@@ -90,7 +90,6 @@ class ForwardTrace:
         layers_run: Executed layers, in order.
         jumps: ``(from, to)`` of each jump.
         tokens: Number of tokens that went through each executed layer; as long as ``layers_run``.
-        exited_at: The layer before which the pass left, or ``None``.
         resume_layer: The layer of the first jump or exit, ``None`` if every layer ran.
         resume_state: The state before that layer. ``forward(..., resume_state, FullSchedule(), first=resume_layer)``
             completes it to the full pass, bit for bit.
@@ -99,7 +98,6 @@ class ForwardTrace:
     layers_run: list[int] = field(default_factory=list)
     jumps: list[tuple[int, int]] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
-    exited_at: int | None = None
     resume_layer: int | None = None
     resume_state: LayerState | None = field(default=None, repr=False)
 
@@ -275,7 +273,7 @@ class _Walk:
         if self.trace.resume_layer is None:
             self.trace.resume_layer, self.trace.resume_state = layer, self.state.fork()
         if isinstance(step, Exit):
-            self.trace.exited_at, self._next = layer, self._num_layers
+            self._next = self._num_layers
         else:
             self._jump(layer, step)
         return None

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,19 +72,6 @@ def test_token_classes_make_up_the_whole(backbone: TinyBackbone, observations: l
     known = sum(result.by_class[name] * count for name, count in counts.items())
     rest = (result.similarity * len(kinds) - known) / others
     assert ((rest > -1.001) & (rest < 1.001)).all()
-
-
-def test_bos_may_be_left_out(backbone: TinyBackbone, observations: list[Observation]) -> None:
-    def similarity(exclude_bos: bool) -> np.ndarray:
-        accumulator = SimilarityAccumulator(exclude_bos=exclude_bos)
-        accumulator.add(backbone, backbone.encode(observations[:1]), [0])
-        return accumulator.result().similarity
-
-    tokens = backbone.encode(observations[:1]).kinds.shape[1]
-    states, _ = residual_states(backbone, backbone.encode(observations[:1]))
-    bos = torch.stack([cosine_similarity(a[0, 0], b[0, 0], dim=0) for a, b in pairwise(states)])
-    expected = (similarity(False) * tokens - bos.numpy()) / (tokens - 1)
-    assert similarity(True) == pytest.approx(expected, abs=1e-5)
 
 
 def test_known_geometry(backbone: TinyBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
