@@ -85,6 +85,13 @@ def test_the_full_schedule_is_the_model_bit_for_bit(backbone: TinyBackbone, inpu
     assert (trace.jumps, trace.resume_layer, trace.resume_state) == ([], None, None)
 
 
+def test_tokens_are_told_with_padding_and_without(backbone: TinyBackbone, inputs: LayerInputs) -> None:
+    state = LayerState.of(inputs)
+    assert state.padding > 0
+    trace = forward(backbone, state, At(1, Jump(7)))
+    assert trace.tokens_without(state.padding) == [inputs.hidden.shape[1] - state.padding] * 2
+
+
 def test_a_pass_leaves_its_inputs_alone(backbone: TinyBackbone, inputs: LayerInputs) -> None:
     before = inputs.hidden.clone()
     forward(backbone, LayerState.of(inputs), At(2, Jump(5, lambda hidden: hidden * 2)))

@@ -101,6 +101,10 @@ class ForwardTrace:
     resume_layer: int | None = None
     resume_state: LayerState | None = field(default=None, repr=False)
 
+    def tokens_without(self, padding: int) -> list[int]:
+        """``tokens``, less the ``padding`` that was among them (``LayerState.padding`` before the first layer)."""
+        return [seen - padding for seen in self.tokens]
+
 
 class Layers(Protocol):
     """What the loop needs of a backbone; training wraps one to run its layers in another way."""
