@@ -25,7 +25,7 @@ from dyslctl.dysl.distillation import (
     stage1_loss,
     stage2_loss,
 )
-from dyslctl.dysl.skip_modules import SkipModules
+from dyslctl.dysl.skip_modules import PUBLISHED_WIDTH, SkipModules
 from dyslctl.dysl.states import residual_states
 from dyslctl.errors import ConfigError
 from dyslctl.jobs import distributed
@@ -42,8 +42,6 @@ SCALE_BATCHES = 2
 """Batches on which the adapters' output scales are measured."""
 EXITS = 1
 """Sets the draw of a step's exits apart from the draw of its samples."""
-PUBLISHED_WIDTH = 1024
-"""Backbones this wide or wider get the paper's hyper-parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,10 +16,10 @@ from dyslctl.backbone import Backbone
 from dyslctl.baselines.flexidepth import squared_layers
 from dyslctl.baselines.flexidepth_tokens import TokenMix, require_token_skips
 from dyslctl.dysl.distillation import MixSchedule, Stage2Settings, calibrate_scales, stage2_loss
-from dyslctl.dysl.skip_modules import SkipModules
+from dyslctl.dysl.skip_modules import PUBLISHED_WIDTH, SkipModules
 from dyslctl.dysl.states import residual_states
 from dyslctl.jobs.dataset import Dataset, Part
-from dyslctl.jobs.distill import PUBLISHED_WIDTH, SCALE_BATCHES, DistillResult, batches
+from dyslctl.jobs.distill import SCALE_BATCHES, DistillResult, batches
 from dyslctl.jobs.single_stage import OneStage, Work, train_once
 from dyslctl.jobs.trained_flexidepth import RouterMethod, default_sizes, new_routers, save_routers
 from dyslctl.jobs.training import StepLoss, Trainee

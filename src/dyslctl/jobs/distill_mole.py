@@ -10,8 +10,9 @@ from torch import Tensor
 
 from dyslctl.backbone import Backbone
 from dyslctl.baselines.mole import LayerRouter, MixtureSizes, MoleSettings, layers_kept, mole_loss
+from dyslctl.dysl.skip_modules import PUBLISHED_WIDTH
 from dyslctl.jobs.dataset import Dataset, Part
-from dyslctl.jobs.distill import PUBLISHED_WIDTH, DistillResult, batches
+from dyslctl.jobs.distill import DistillResult, batches
 from dyslctl.jobs.single_stage import OneStage, Work, train_once
 from dyslctl.jobs.trained_mole import new_router, save_router
 from dyslctl.jobs.training import StepLoss, Trainee
