@@ -111,5 +111,6 @@ def test_damaged_weights_and_empty_data_are_errors(backbone: TinyBackbone, obser
     with torch.no_grad():
         backbone.out.weight.fill_(0)
         backbone.patches.weight[0, 0] = float("nan")
-    with pytest.raises(ConfigError, match="not finite"):
+    with pytest.raises(ConfigError, match="not finite") as caught:
         measure(backbone, observations[:1], 1)
+    assert caught.value.hint is not None and "--set model.dtype=float32" in caught.value.hint

@@ -97,7 +97,10 @@ class SimilarityAccumulator:
         for row, episode in enumerate(episodes):
             stream = torch.stack([h[row, valid[row]] for h in states], dim=1).float()
             if not bool(torch.isfinite(stream).all()):
-                raise ConfigError(f"the residual stream of episode {episode} is not finite: the weights are damaged")
+                raise ConfigError(
+                    f"the residual stream of episode {episode} is not finite: the weights are damaged, or overflow",
+                    hint="copy the checkpoint again; of float16: --set model.dtype=float32",
+                )
             self._add_sample(self._episodes[episode], stream, inputs.kinds[row, valid[row]])
 
     def _add_sample(self, sums: _Sums, stream: Tensor, kinds: Tensor) -> None:

@@ -73,7 +73,10 @@ def recorded_suite(workspace: Workspace, trained_for: int | None = None) -> Reco
             hint=_horizon_hint(spec),
         )
     if trained_for not in (None, horizon):
-        raise ConfigError(f"data.execute_horizon is {horizon}, but the exits were trained for {trained_for}")
+        raise ConfigError(
+            f"data.execute_horizon is {horizon}, but the exits were trained for {trained_for}",
+            hint=f"--execute-horizon {trained_for}",
+        )
     return RecordedSuite(source, horizon, workspace.config.seed)
 
 
