@@ -82,7 +82,14 @@ def test_the_full_schedule_is_the_model_bit_for_bit(backbone: TinyBackbone, inpu
     assert torch.equal(state.hidden, by_hand(backbone, inputs, range(8)))
     assert trace.layers_run == list(range(8))
     assert trace.tokens == [inputs.hidden.shape[1]] * 8
-    assert (trace.jumps, trace.exited_at, trace.resume_layer, trace.resume_state) == ([], None, None, None)
+    assert (trace.jumps, trace.resume_layer, trace.resume_state) == ([], None, None)
+
+
+def test_tokens_are_told_with_padding_and_without(backbone: TinyBackbone, inputs: LayerInputs) -> None:
+    state = LayerState.of(inputs)
+    assert state.padding > 0
+    trace = forward(backbone, state, At(1, Jump(7)))
+    assert trace.tokens_without(state.padding) == [inputs.hidden.shape[1] - state.padding] * 2
 
 
 def test_a_pass_leaves_its_inputs_alone(backbone: TinyBackbone, inputs: LayerInputs) -> None:
@@ -109,7 +116,7 @@ def test_a_plain_jump_to_the_head_is_an_early_exit(backbone: TinyBackbone, input
     trace = forward(backbone, left, At(5, EXIT))
     assert torch.equal(jumped.hidden, left.hidden)
     assert torch.equal(left.hidden, by_hand(backbone, inputs, range(5)))
-    assert (trace.exited_at, trace.layers_run) == (5, [0, 1, 2, 3, 4])
+    assert (trace.resume_layer, trace.layers_run, trace.jumps) == (5, [0, 1, 2, 3, 4], [])
 
 
 @pytest.mark.parametrize("step", [Jump(4, lambda hidden: hidden + 1), EXIT])
@@ -247,7 +254,7 @@ def test_together_every_sample_goes_its_own_way(
         torch.testing.assert_close(other.hidden, state.hidden)
         assert torch.equal(other.positions, state.positions) and torch.equal(other.kinds, state.kinds)
         assert (trace.layers_run, trace.jumps, trace.tokens) == (expected.layers_run, expected.jumps, expected.tokens)
-        assert (trace.exited_at, trace.resume_layer) == (expected.exited_at, expected.resume_layer)
+        assert trace.resume_layer == expected.resume_layer
         if trace.resume_state is not None and expected.resume_state is not None:
             torch.testing.assert_close(trace.resume_state.hidden, expected.resume_state.hidden)
 

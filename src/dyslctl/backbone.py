@@ -346,6 +346,22 @@ def embedded_checkpoint(folder: Path, package: str) -> Path:
     return folder
 
 
+def checked_image(name: str, image: np.ndarray) -> np.ndarray:
+    """``image`` itself, the view ``name`` of an observation.
+
+    Raises:
+        ConfigError: If it is not ``[height, width, 3]`` uint8, or empty.
+    """
+    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+        raise ConfigError(f"image '{name}': expected shape [height, width, 3], found {list(image.shape)}")
+    if image.dtype != np.uint8:
+        broken = image.dtype.kind == "f" and not np.isfinite(image).all()
+        raise ConfigError(
+            f"image '{name}': expected uint8, found {image.dtype}{' with NaN or infinite values' if broken else ''}"
+        )
+    return image
+
+
 def one_token(backbone: Backbone) -> LayerState:
     """A word that means nothing, before layer 0: enough to try what ``backbone`` offers before work begins."""
     shape, device = (1, 1), backbone.device

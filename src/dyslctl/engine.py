@@ -22,10 +22,10 @@ class Run:
     """Execute the layer.
 
     Attributes:
-        by: What runs it in the place of ``run_layer``: layer, state to the output ``[B, T, H]``. Such a layer shares no
-            batch with other samples.
-        shares: But that it does: ``by`` gives the bits of ``run_layer`` and something beside, which the schedule can
-            find out by itself. In a batch ``run_layer`` runs it.
+        by: What runs it in place of ``run_layer``: from layer and state to the output ``[B, T, H]``.
+        shares: ``by`` gives exactly the bits of ``run_layer`` and only collects something beside, so samples side by
+            side may share a batch: :func:`forward_together` calls ``run_layer`` and never ``by``. Otherwise ``by`` runs
+            the layer for its sample alone. Read only where there is a ``by``.
         tokens: How many of the state's tokens ``by`` takes through the layer, padding included; ``None``: all.
     """
 
@@ -90,7 +90,6 @@ class ForwardTrace:
         layers_run: Executed layers, in order.
         jumps: ``(from, to)`` of each jump.
         tokens: Number of tokens that went through each executed layer; as long as ``layers_run``.
-        exited_at: The layer before which the pass left, or ``None``.
         resume_layer: The layer of the first jump or exit, ``None`` if every layer ran.
         resume_state: The state before that layer. ``forward(..., resume_state, FullSchedule(), first=resume_layer)``
             completes it to the full pass, bit for bit.
@@ -99,9 +98,12 @@ class ForwardTrace:
     layers_run: list[int] = field(default_factory=list)
     jumps: list[tuple[int, int]] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
-    exited_at: int | None = None
     resume_layer: int | None = None
     resume_state: LayerState | None = field(default=None, repr=False)
+
+    def tokens_without(self, padding: int) -> list[int]:
+        """``tokens``, less the ``padding`` that was among them (``LayerState.padding`` before the first layer)."""
+        return [seen - padding for seen in self.tokens]
 
 
 class Layers(Protocol):
@@ -133,8 +135,9 @@ def forward(backbone: Layers, state: LayerState, schedule: LayerSchedule, first:
     """
     walk = _Walk(state, schedule, first, backbone.spec.num_layers)
     for layer in range(first, backbone.spec.num_layers):
-        if walk.runs(layer):
-            walk.ran(layer, (walk.how.by or backbone.run_layer)(layer, state))
+        run = walk.step(layer)
+        if run is not None:
+            walk.ran(layer, run, (run.by or backbone.run_layer)(layer, state))
     return walk.trace
 
 
@@ -161,21 +164,35 @@ def forward_together(
     """
     num_layers = backbone.spec.num_layers
     walks = [_Walk(*sample, num_layers) for sample in zip(states, schedules, firsts, strict=True)]
-    contexts: dict[tuple[int, tuple[_Walk, ...]], Any] = {}
+    contexts: _Contexts = {}
     for layer in range(min(firsts, default=num_layers), num_layers):
-        running = [walk for walk in walks if walk.runs(layer) and not walk.ran_by_itself(layer)]
-        for indices in _side_by_side([walk.state for walk in running]):
-            group = tuple(running[index] for index in indices)
-            batch = _joined([walk.state for walk in group])
-            # The same samples with as many tokens as before have the same positions, hence the same tables.
-            key = batch.hidden.shape[1], group
-            batch.context = contexts.get(key, batch.context)
-            hidden = backbone.run_layer(layer, batch)
-            contexts[key] = batch.context
-            _hand_back(batch, group)
-            for walk, row in zip(group, hidden.chunk(len(group)), strict=True):
-                walk.ran(layer, row)
+        running = list[tuple[_Walk, Run]]()
+        for walk in walks:
+            run = walk.step(layer)
+            if run is None:
+                continue
+            if run.by is None or run.shares:
+                running.append((walk, run))
+            else:
+                walk.ran(layer, run, run.by(layer, walk.state))
+        _run_batches(backbone, layer, running, contexts)
     return [walk.trace for walk in walks]
+
+
+def _run_batches(backbone: Backbone, layer: int, running: Sequence[tuple[_Walk, Run]], contexts: _Contexts) -> None:
+    """Run ``layer`` for all of ``running``, one batch for those that may share it; updates ``contexts``."""
+    for indices in _side_by_side([walk.state for walk, _ in running]):
+        group = tuple(running[index][0] for index in indices)
+        batch = _joined([walk.state for walk in group])
+        # The same samples with as many tokens as before have the same positions, hence the same tables.
+        key = batch.hidden.shape[1], group
+        batch.context = contexts.get(key, batch.context)
+        hidden = backbone.run_layer(layer, batch)
+        contexts[key] = batch.context
+        _hand_back(batch, group)
+        for index, row in zip(indices, hidden.chunk(len(group)), strict=True):
+            walk, run = running[index]
+            walk.ran(layer, run, row)
 
 
 def stackable(states: Sequence[LayerState]) -> list[list[int]]:
@@ -245,36 +262,30 @@ class _Walk:
     def __init__(self, state: LayerState, schedule: LayerSchedule, first: int, num_layers: int) -> None:
         self.state, self.trace = state, ForwardTrace()
         self._schedule, self._next, self._num_layers = schedule, first, num_layers
-        self.how = RUN
         schedule.start(state)
 
-    def runs(self, layer: int) -> bool:
-        """Whether ``layer`` is to be executed. If the schedule jumps or leaves instead, that happens here."""
+    def step(self, layer: int) -> Run | None:
+        """Do what the schedule says before ``layer``: jump or leave at once; a ``Run`` is handed back, to be done.
+
+        ``None``: ``layer`` does not run, be it for this step or since an earlier one leads past it.
+        """
         if layer < self._next:
-            return False
+            return None
         step = self._schedule.before(layer, self.state)
         if isinstance(step, Run):
-            self.how = step
-            return True
+            return step
         if self.trace.resume_layer is None:
             self.trace.resume_layer, self.trace.resume_state = layer, self.state.fork()
         if isinstance(step, Exit):
-            self.trace.exited_at, self._next = layer, self._num_layers
+            self._next = self._num_layers
         else:
             self._jump(layer, step)
-        return False
+        return None
 
-    def ran_by_itself(self, layer: int) -> bool:
-        """Whether the schedule has another way to run ``layer``; then that has been done."""
-        if self.how.by is None or self.how.shares:
-            return False
-        self.ran(layer, self.how.by(layer, self.state))
-        return True
-
-    def ran(self, layer: int, hidden: Tensor) -> None:
-        """``layer`` was executed and gave ``hidden`` ``[B, T, H]``."""
+    def ran(self, layer: int, run: Run, hidden: Tensor) -> None:
+        """``layer`` was executed as ``run`` says and gave ``hidden`` ``[B, T, H]``."""
         self.trace.layers_run.append(layer)
-        self.trace.tokens.append(hidden.shape[1] if self.how.tokens is None else self.how.tokens)
+        self.trace.tokens.append(hidden.shape[1] if run.tokens is None else run.tokens)
         self.state.hidden = hidden
         self._schedule.after(layer, self.state)
 
@@ -287,3 +298,7 @@ class _Walk:
         if jump.through is not None:
             self.state.apply(jump.through)
         self._next = jump.to
+
+
+_Contexts = dict[tuple[int, tuple[_Walk, ...]], Any]
+"""By token count and samples: ``LayerState.context`` of the batch they were."""

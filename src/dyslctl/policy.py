@@ -224,7 +224,7 @@ class SchedulePolicy(Policy):
         prediction: Prediction = yield Predict(self.backbone, state, self.schedule)
         self.last = StepReport(
             layers=tuple(prediction.trace.layers_run),
-            tokens=tuple(seen - padding for seen in prediction.trace.tokens),
+            tokens=tuple(prediction.trace.tokens_without(padding)),
             jumps=tuple(prediction.trace.jumps),
             predicted=prediction.chunk,
         )

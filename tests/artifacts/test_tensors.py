@@ -4,16 +4,29 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors import safe_open
 
-from dyslctl.artifacts.tensors import save_tensors
+from dyslctl.artifacts.tensors import is_finite, save_tensors
 
 
 def test_tensors_and_metadata_come_back(tmp_path: Path) -> None:
     save_tensors({"w": torch.arange(3.0)}, tmp_path / "w.safetensors", {"of": "a test"})
     with safe_open(tmp_path / "w.safetensors", framework="pt") as file:
         assert file.get_tensor("w").tolist() == [0, 1, 2] and file.metadata() == {"of": "a test"}
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_one_value_that_is_not_finite(value: float) -> None:
+    tensor = torch.zeros(2, 3)
+    assert is_finite(tensor)
+    tensor[1, 2] = value
+    assert not is_finite(tensor)
+
+
+def test_nothing_is_finite() -> None:
+    assert is_finite(torch.empty(0)) and is_finite(torch.empty(3, device="meta"))
 
 
 def test_a_full_disk(tmp_path: Path) -> None:

@@ -54,8 +54,10 @@ def test_the_probability_meets_the_target(static: set[int], where: float, reach:
 def test_targets_out_of_reach() -> None:
     assert skip_probability(PARTITION, 9.5) == 0.0
     assert skip_probability(PARTITION, 3.0) == pytest.approx(1.0)
-    with pytest.raises(ConfigError, match="at least 3 layers, the static layers"):
+    with pytest.raises(ConfigError, match="at least 3 layers, the static layers") as caught:
         skip_probability(PARTITION, 2.9)
+    assert caught.value.hint is not None and "--budgets and analyze ablation --layers: 3 or more" in caught.value.hint
+    assert "calibrate --target-layers sets to 3 or more" in caught.value.hint
 
 
 def plans(

@@ -37,8 +37,9 @@ def test_more_layers_never_give_an_earlier_exit(target: float, more: float) -> N
 
 @pytest.mark.parametrize("target", [1.5, 0.0])
 def test_fewer_layers_than_the_first_exit_runs_are_refused(target: float) -> None:
-    with pytest.raises(ConfigError, match=f"the first exit runs 2 layers, but {target:g} were asked for"):
+    with pytest.raises(ConfigError, match=f"the first exit runs 2 layers, but {target:g} were asked for") as caught:
         nearest_exit(LADDER, target)
+    assert caught.value.hint is not None and "--budgets and analyze ablation --layers: 2 or more" in caught.value.hint
 
 
 @torch.inference_mode()

@@ -187,6 +187,7 @@ def test_calibrate_sets_another_tolerance_offline(
     assert calibration["rule"] == "offline: 8 layers" and "success" not in calibration["numbers"]
     failed = run("calibrate", "--data", "recorded", "--execute-horizon", "3")
     assert failed.exit_code == 2 and "the exits were trained for 2" in failed.stderr
+    assert "hint: --execute-horizon 2" in failed.stderr
     failed = run("calibrate", "--data", "recorded", "--method", "dysl-paper")
     assert failed.exit_code == 2 and "has no tolerance to set on recorded episodes" in failed.stderr
 

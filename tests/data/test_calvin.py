@@ -128,5 +128,6 @@ def test_another_index_is_an_error(writers: ModuleType, tmp_path: Path, index: n
 
 def test_views_must_be_named(writers: ModuleType, tmp_path: Path) -> None:
     root = writers.write_calvin(tmp_path, [writers.episode(1, 3)])
-    with pytest.raises(ConfigError, match="expected views, found none"):
+    with pytest.raises(ConfigError, match="expected views, found none") as caught:
         CalvinSource(root / "training", DataMap(action="rel_actions"))
+    assert caught.value.hint is not None and "--data-map calvin" in caught.value.hint

@@ -120,8 +120,9 @@ def test_an_instruction_must_be_words(writers: ModuleType, tmp_path: Path) -> No
 
 
 def test_views_must_be_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected views, found none"):
+    with pytest.raises(ConfigError, match="expected views, found none") as caught:
         Hdf5Source(tmp_path, DataMap(action="actions"))
+    assert caught.value.hint is not None and "--data-map libero-hdf5" in caught.value.hint
 
 
 def test_without_h5py_the_extra_is_named(writers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

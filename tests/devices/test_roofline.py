@@ -108,8 +108,9 @@ def test_end_to_end_is_the_sum_of_its_parts() -> None:
 
 
 def test_an_unknown_stack_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"no stack named 'grpah'. Did you mean 'graph'"):
+    with pytest.raises(ConfigError, match=r"no stack named 'grpah'. Did you mean 'graph'") as caught:
         predict(find_device("orin"), LLAMA_7B, Usage(32), stack="grpah")
+    assert caught.value.hint == "--set bench.stack=NAME"
 
 
 def test_no_calibration_needs_more_than_the_peak() -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +32,7 @@ def test_segments_lie_between_static_layers_and_before_the_head() -> None:
     assert [partition.next_static(i) for i in (2, 3, 5, 8, 9)] == [4, 4, 7, 10, 10]
 
 
-def test_a_leading_segment_is_allowed_when_layer_0_is_not_forced() -> None:
+def test_a_leading_segment_is_allowed_when_layer_0_is_dynamic() -> None:
     assert LayerPartition(4, (2,)).segments == (Segment(0, 2), Segment(3, 4))
     assert LayerPartition(3, ()).segments == (Segment(0, 3),)
 
@@ -68,7 +67,7 @@ def test_a_ratio_outside_the_open_interval_is_refused(ratio: float) -> None:
 
 
 def test_forced_layers_count_and_dead_layers_are_never_chosen() -> None:
-    budget = StaticBudget.of(8, count=3, last_live=6)
+    budget = StaticBudget(8, count=3, last_live=6)
     assert budget.forced == (0, 6)
     importance = [0.1, 0.2, 0.3, 0.9, 0.1, 0.1, 0.1, 5.0]
     assert by_similarity(importance, budget).static_layers == (0, 3, 6)
@@ -77,20 +76,18 @@ def test_forced_layers_count_and_dead_layers_are_never_chosen() -> None:
 @pytest.mark.parametrize(("count", "hint"), [(1, "larger"), (9, "smaller")])
 def test_a_budget_that_cannot_hold_is_refused(count: int, hint: str) -> None:
     with pytest.raises(ConfigError, match="static layers of 8") as caught:
-        StaticBudget.of(8, count=count)
+        StaticBudget(8, count, last_live=7)
     assert caught.value.hint is not None and hint in caught.value.hint
 
 
 def test_importance_decides_the_rest() -> None:
     importance = [0.0, 0.1, 0.7, 0.2, 0.6, 0.1, 0.1, 0.0]
-    assert by_similarity(importance, StaticBudget.of(8, count=4)).static_layers == (0, 2, 4, 7)
-    free = StaticBudget.of(8, count=2, force_first=False, force_last_live=False)
-    assert by_similarity(importance, free).static_layers == (2, 4)
+    assert by_similarity(importance, StaticBudget(8, count=4, last_live=7)).static_layers == (0, 2, 4, 7)
 
 
 def test_ties_fall_to_the_tie_breaker_and_then_to_the_lower_layer() -> None:
     importance = [0.0, 0.50, 0.49, 0.48, 0.0]
-    budget = StaticBudget.of(5, count=3)
+    budget = StaticBudget(5, count=3, last_live=4)
     error = [0.0, 0.015, 0.0, 0.0, 0.0]
     update = [0.0, 0.1, 0.3, 0.9, 0.0]
     assert by_similarity(importance, budget).static_layers == (0, 1, 4)
@@ -99,65 +96,33 @@ def test_ties_fall_to_the_tie_breaker_and_then_to_the_lower_layer() -> None:
     assert chosen.static_layers == (0, 2, 4), "layer 3 is further away than one standard error"
 
 
-def test_constraints_hold() -> None:
-    importance = np.linspace(1, 0, 12)
-    spaced = by_similarity(importance, StaticBudget.of(12, count=4, min_gap=3))
-    assert min(b - a for a, b in itertools.pairwise(spaced.static_layers)) >= 3
-    short = by_similarity(importance, StaticBudget.of(12, count=4, max_segment_len=3))
-    assert max(len(segment) for segment in short.segments) <= 3
-
-
-def test_constraints_that_cannot_be_met_are_an_error() -> None:
-    with pytest.raises(ConfigError, match="max_segment_len=1"):
-        by_similarity(np.ones(12), StaticBudget.of(12, count=3, max_segment_len=1))
-    with pytest.raises(ConfigError, match="satisfy"):
-        by_path_cost(np.eye(13), StaticBudget.of(12, count=3, max_segment_len=1))
-
-
 def test_the_harmonic_law_of_four_layers() -> None:
     assert harmonic_law(4) == pytest.approx([12 / 25, 6 / 25, 4 / 25, 3 / 25])
 
 
-def brute_force(cosines: np.ndarray, budget: StaticBudget) -> float | None:
-    """The least cost over every admissible static set, ``None`` if there is none."""
-    costs = []
-    for static in itertools.combinations(range(budget.last_live + 1), budget.count):
-        segments = LayerPartition(budget.num_layers, static).segments
-        long = budget.max_segment_len is not None and any(len(s) > budget.max_segment_len for s in segments)
-        if set(budget.forced) <= set(static) and not long:
-            costs.append(sum(jump_cost(cosines, s.start, s.stop) for s in segments))
-    return min(costs, default=None)
+def brute_force(cosines: np.ndarray, budget: StaticBudget) -> float:
+    """The least cost over every admissible static set."""
+    sets = itertools.combinations(range(budget.last_live + 1), budget.count)
+    partitions = [LayerPartition(budget.num_layers, chosen) for chosen in sets if set(budget.forced) <= set(chosen)]
+    return min(sum(jump_cost(cosines, s.start, s.stop) for s in partition.segments) for partition in partitions)
 
 
-@given(
-    seed=st.integers(0, 10_000),
-    num_layers=st.integers(3, 8),
-    forced=st.booleans(),
-    max_len=st.sampled_from([None, 4]),
-    data=st.data(),
-)
-def test_path_cost_is_the_optimum(
-    seed: int, num_layers: int, forced: bool, max_len: int | None, data: st.DataObject
-) -> None:
-    count = data.draw(st.integers(2, num_layers))
+@given(seed=st.integers(0, 10_000), num_layers=st.integers(1, 8), data=st.data())
+def test_path_cost_is_the_optimum(seed: int, num_layers: int, data: st.DataObject) -> None:
+    last_live = data.draw(st.integers(0, num_layers - 1))
+    count = data.draw(st.integers(min(2, last_live + 1), last_live + 1))
     cosines = np.random.default_rng(seed).uniform(-1, 1, (num_layers + 1, num_layers + 1))
-    options: dict[str, Any] = {"force_first": forced, "force_last_live": forced, "max_segment_len": max_len}
-    budget = StaticBudget.of(num_layers, count=count, **options)
-    optimum = brute_force(cosines, budget)
-    if optimum is None:
-        with pytest.raises(ConfigError):
-            by_path_cost(cosines, budget)
-        return
+    budget = StaticBudget(num_layers, count, last_live)
     partition = by_path_cost(cosines, budget)
     cost = sum(jump_cost(cosines, s.start, s.stop) for s in partition.segments)
-    assert len(partition.static_layers) == count
-    assert cost == pytest.approx(optimum)
+    assert len(partition.static_layers) == count and set(budget.forced) <= set(partition.static_layers)
+    assert cost == pytest.approx(brute_force(cosines, budget))
 
 
 def test_uniform_spreads_evenly_over_the_live_layers() -> None:
-    assert uniform(StaticBudget.of(13, count=4)).static_layers == (0, 4, 8, 12)
-    assert uniform(StaticBudget.of(13, count=3, last_live=10)).static_layers == (0, 5, 10)
-    assert uniform(StaticBudget.of(4, count=1, force_last_live=False)).static_layers == (0,)
+    assert uniform(StaticBudget(13, count=4, last_live=12)).static_layers == (0, 4, 8, 12)
+    assert uniform(StaticBudget(13, count=3, last_live=10)).static_layers == (0, 5, 10)
+    assert uniform(StaticBudget(4, count=1, last_live=0)).static_layers == (0,)
 
 
 def test_choose_static_dispatches_and_names_the_criteria() -> None:
@@ -165,7 +130,7 @@ def test_choose_static_dispatches_and_names_the_criteria() -> None:
     cosines[2, 3] = 0.5
     zeros = np.zeros(5)
     result = SimilarityResult(cosines, {}, zeros, zeros, zeros, samples=1, episodes=1)
-    budget = StaticBudget.of(5, count=3)
+    budget = StaticBudget(5, count=3, last_live=4)
     assert choose_static("similarity", budget, result).static_layers == (0, 2, 4)
     assert choose_static("uniform", budget, result).static_layers == (0, 2, 4)
     assert choose_static("path-cost", budget, result).num_layers == 5

@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from dyslctl.dysl.partition import LayerPartition
-from dyslctl.dysl.skip_modules import PRESETS, Adapter, Pool, SkipModules, SkippingController, SkipSizes, TokenPool
+from dyslctl.dysl.skip_modules import (
+    PRESETS,
+    Adapter,
+    Pool,
+    SkipModules,
+    SkippingController,
+    SkipSizes,
+    TokenPool,
+    dysl_sizes,
+)
 from dyslctl.errors import ConfigError
 from dyslctl.runtime.linear import best
 from dyslctl.types import LayerInputs, LayerState, TokenKind
@@ -35,6 +44,14 @@ def test_presets_fit_the_papers_static_ratio() -> None:
 def test_mini_sizes_follow_the_hidden_size() -> None:
     assert SkipSizes.mini(128) == SkipSizes(128, 32, 32)
     assert SkipSizes.mini(16) == SkipSizes(16, 4, 16)
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "sizes"),
+    [(2048, PRESETS["dysl_rf3b"].sizes), (4096, PRESETS["dysl_oft7b"].sizes), (512, SkipSizes.mini(512))],
+)
+def test_a_published_width_gets_the_published_sizes(hidden_size: int, sizes: SkipSizes) -> None:
+    assert dysl_sizes(hidden_size) == sizes
 
 
 def test_sizes_must_be_positive() -> None:

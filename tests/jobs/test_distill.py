@@ -241,8 +241,9 @@ def test_resume_refuses_other_settings(work, tmp_path) -> None:
 
 def test_settings_are_overridden_by_name() -> None:
     assert DistillSettings.default(2, 4096).override({"steps": 7}).steps == 7
-    with pytest.raises(ConfigError, match=r"no setting 'stepz' for this method\. Did you mean 'steps'"):
+    with pytest.raises(ConfigError, match=r"no setting 'stepz' for this method\. Did you mean 'steps'") as caught:
         DistillSettings.default(1, 64).override({"stepz": 7})
+    assert caught.value.hint is not None and "penalty_weight" in caught.value.hint
 
 
 def test_a_head_with_a_memory_learns_on_its_window() -> None:

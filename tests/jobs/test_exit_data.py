@@ -113,8 +113,9 @@ def test_suites_with_different_horizons_are_refused(backbone: TinyBackbone, tiny
     other = tiny_suite()
     other.execute_horizon = 3
     assert Rounds(backbone, [other], 1).execute_horizon == 3
-    with pytest.raises(ConfigError, match="equally many actions"):
+    with pytest.raises(ConfigError, match="equally many actions") as caught:
         Rounds(backbone, [tiny_suite(), other], 1).explored  # noqa: B018 - the look collects
+    assert caught.value.hint is not None and "--set execute_horizon=N" in caught.value.hint
 
 
 def test_a_later_round_remembers_what_the_exits_predicted(rounds: Rounds, exits: ExitModules) -> None:

@@ -10,7 +10,7 @@ from dyslctl.artifacts.bundle import TrainingInfo, save_settings
 from dyslctl.artifacts.bundle_settings import Exits
 from dyslctl.artifacts.files import write_json, write_jsonl
 from dyslctl.artifacts.fingerprint import made_with
-from dyslctl.artifacts.run_dir import RESULTS, RunManifest, start_run
+from dyslctl.artifacts.run_dir import RESULTS, RunDirectory, RunManifest, place_run, save_start
 from dyslctl.artifacts.skip_profile import BackboneRef, ModuleSizes, Similarity, SkipProfile
 from dyslctl.dysl.exits import ExitSizes
 from dyslctl.errors import ArtifactError, PluginError
@@ -27,8 +27,14 @@ def _episode(index: int, method: str, *, success: bool, status: str = "done") ->
     return record.as_dict()
 
 
+def _start_run(root: Path) -> RunDirectory:
+    run = place_run("tiny", root)
+    save_start(run, RunManifest.now("tiny", "here", "reach"), root)
+    return run
+
+
 def test_a_run_directory(tmp_path: Path) -> None:
-    start_run(RunManifest.now("tiny", "here", "reach"), root=tmp_path)
+    _start_run(tmp_path)
     found = inspect(tmp_path / "tiny")
     assert found.kind == "run directory"
     assert found.facts == {"backbone": "tiny", "checkpoint": "here", "suite": "reach"}
@@ -68,7 +74,7 @@ def test_a_bundle_with_exits(tmp_path: Path, method: str) -> None:
 
 
 def test_a_run_lists_its_bundles_and_refuses_a_strangers(tmp_path: Path) -> None:
-    run = start_run(RunManifest.now("tiny", "here", "reach"), root=tmp_path)
+    run = _start_run(tmp_path)
     _profile("f00d").save(run.skip_profile)
     for method in ("static", "dysl"):
         _save_exits(run.bundle(method), method)

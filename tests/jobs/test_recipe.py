@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dyslctl import plugins
-from dyslctl.artifacts.run_dir import RunDirectory, RunManifest, start_run
+from dyslctl.artifacts.run_dir import RunDirectory, RunManifest, place_run, save_start
 from dyslctl.errors import PluginError
 from dyslctl.jobs.recipe import BackboneRecipe, PolicyRecipe, load_policy
 from dyslctl.types import Observation
@@ -34,7 +34,8 @@ def loads(tiny_backbone, tiny_suite, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def start(profile_config: str | None) -> RunDirectory:
-    run = start_run(RunManifest.now("tiny", "org/weights", "tiny_reach", "abc123"))
+    run = place_run("tiny")
+    save_start(run, RunManifest.now("tiny", "org/weights", "tiny_reach", "abc123"))
     if profile_config is not None:
         run.profile_config.parent.mkdir()
         run.profile_config.write_text(profile_config)

@@ -150,8 +150,11 @@ def test_what_cannot_be_packed_is_refused(tiny_backbone: type[TinyBackbone], mon
     refused(Bare(), r"Bare offers no packed layers: expected Backbone\.packed_layers")
     monkeypatch.setattr(tiny_backbone, "device", torch.device("meta"))
     refused(tiny_backbone(), "expected a backbone on the CPU to pack, found one on meta")
-    with pytest.raises(ConfigError, match="no backend named 'graphs': expected one of eager, packed, packed-int8"):
+    with pytest.raises(
+        ConfigError, match="no backend named 'graphs': expected one of eager, packed, packed-int8"
+    ) as caught:
         with_backend(tiny_backbone(), "graphs")
+    assert caught.value.hint is not None and "backend='eager'" in caught.value.hint
 
 
 def test_the_configuration_names_the_same_backends() -> None:

@@ -15,7 +15,6 @@ from dyslctl_openvla_oft.processing import (
     pixels,
     proprio_of,
     resized,
-    rotate_180,
     views_of,
 )
 from PIL import Image
@@ -86,13 +85,6 @@ def test_images_are_resized_only_if_they_must() -> None:
     views = views_of(Observation({"agent": exact, "wrist": larger}, "go"), num_images=2, size=28)
     assert np.array_equal(views[0], exact)
     assert np.array_equal(views[1], np.asarray(Image.fromarray(larger).resize((28, 28), Image.Resampling.LANCZOS)))
-
-
-def test_rotation_turns_both_axes() -> None:
-    source = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
-    assert rotate_180(source).tolist() == [list(reversed(row)) for row in reversed(source.tolist())]
-    assert np.array_equal(rotate_180(source), np.rot90(source, 2))
-    assert rotate_180(source).flags.c_contiguous
 
 
 def smooth(size: int) -> np.ndarray:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from dyslctl.artifacts.document import Document, Part
 from dyslctl.artifacts.files import atomic_folder, atomic_write, reading, sha256
 from dyslctl.artifacts.self_test import SelfTest
 from dyslctl.artifacts.skip_profile import Layer, MadeWith, ModuleSizes, Positive, SkipProfile
-from dyslctl.artifacts.tensors import save_tensors
+from dyslctl.artifacts.tensors import is_finite, save_tensors
 from dyslctl.dysl.skip_modules import Pool
 from dyslctl.errors import ArtifactError
 
@@ -254,13 +253,8 @@ def _read_weights(path: Path) -> tuple[BundleHeader, dict[str, Tensor]]:
         raise ArtifactError(
             f"{path} is truncated or damaged: {error}", hint="copy it again, or dyslctl distill makes it again"
         ) from error
-    _refuse(path, [f"not finite: {name}" for name in sorted(tensors) if not _finite(tensors[name])])
+    _refuse(path, [f"not finite: {name}" for name in sorted(tensors) if not is_finite(tensors[name])])
     return BundleHeader.parse(_header_json(metadata, path), str(path)), tensors
-
-
-def _finite(tensor: Tensor) -> bool:
-    # Minimum and maximum propagate NaN, and unlike ``isfinite`` need no second tensor.
-    return tensor.numel() == 0 or all(bool(bound.isfinite()) for bound in torch.aminmax(tensor))
 
 
 def _header_json(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:

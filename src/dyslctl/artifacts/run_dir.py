@@ -139,18 +139,6 @@ class RunDirectory:
         return RunManifest.parse(read_json(self.manifest_path, hint=START_HINT), str(self.manifest_path))
 
 
-def start_run(manifest: RunManifest, name: str | None = None, root: Path = RUNS) -> RunDirectory:
-    """Create or re-enter a run, named after its backbone unless ``name`` is given, and make it the current one.
-
-    Raises:
-        ConfigError: If ``name`` is not a usable folder name.
-        EnvironmentMismatch: If the folder cannot be written.
-    """
-    run = place_run(name or manifest.backbone, root)
-    save_start(run, manifest, root)
-    return run
-
-
 def place_run(name: str, root: Path = RUNS) -> RunDirectory:
     """Where the run called ``name`` is, or would be; nothing is written.
 

@@ -128,7 +128,7 @@ class ConsistencyPolicy(ExitPolicy):
             self.backbone.restore(head)
             found: Prediction = yield Predict(self.backbone, state, schedule, first)
             layers += found.trace.layers_run
-            tokens += [seen - padding for seen in found.trace.tokens]
+            tokens += found.trace.tokens_without(padding)
             resume, predicted = found.trace.resume_state, [*predicted[-1:], found.predicted]
             if resume is None or self._agree(found.trace.jumps[0][0], predicted):
                 break

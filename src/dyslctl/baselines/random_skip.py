@@ -60,11 +60,21 @@ def exit_probability(exits: Sequence[int], num_layers: int, target_layers: float
     return _solve(lambda p: expected_exit(exits, num_layers, p), target_layers, "those before the first exit")
 
 
+def more_layers_hint(least: float) -> str:
+    """How a method that is told its mean number of layers is told ``least``."""
+    return (
+        f"analyze pareto --budgets and analyze ablation --layers: {least:g} or more; eval and bench match another "
+        f"method, which dyslctl calibrate --target-layers sets to {least:g} or more"
+    )
+
+
 def _solve(mean: Callable[[float], float], target: float, always: str) -> float:
     """Bisection: ``mean`` falls from ``p = 0`` to ``p = 1``. Re-predictions can ask for more than there is at 0."""
-    if target < mean(1.0):
+    least = mean(1.0)
+    if target < least:
         raise ConfigError(
-            f"random skipping runs at least {mean(1.0):g} layers, {always}, but {target:.2f} mean layers were asked for"
+            f"random skipping runs at least {least:g} layers, {always}, but {target:.2f} mean layers were asked for",
+            hint=more_layers_hint(least),
         )
     if target >= mean(0.0):
         return 0.0

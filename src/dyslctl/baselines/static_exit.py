@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from dyslctl.baselines.random_skip import more_layers_hint
 from dyslctl.dysl.exit_schedule import ExitLadder, ExitSchedule
 from dyslctl.errors import ConfigError
 from dyslctl.types import LayerState
@@ -19,7 +20,10 @@ def nearest_exit(ladder: ExitLadder, target_layers: float) -> int:
         ConfigError: If the exits are all deeper than that by half a layer or more.
     """
     if target_layers <= ladder.exits[0] - 0.5:
-        raise ConfigError(f"the first exit runs {ladder.exits[0]} layers, but {target_layers:g} were asked for")
+        first = ladder.exits[0]
+        raise ConfigError(
+            f"the first exit runs {first} layers, but {target_layers:g} were asked for", hint=more_layers_hint(first)
+        )
     return min([*ladder.exits, ladder.num_layers], key=lambda layer: abs(layer - target_layers))
 
 

@@ -61,7 +61,10 @@ class CalvinSource(DemonstrationSource):
         """
         self.name, self.execute_horizon = name or str(folder), columns.execute_horizon
         if columns.views is None:
-            raise ConfigError("--data-map: expected views, found none; CALVIN's files do not say which images to read")
+            raise ConfigError(
+                "--data-map: expected views, found none; CALVIN's files do not say which images to read",
+                hint="--data-map calvin reads both of its cameras; docs/data.md shows how a file names views",
+            )
         self._folder, self._columns, self._cameras = folder, columns, columns.views
         self._images = [view.column for view in columns.views.values()]
         self._numbers = list(dict.fromkeys([columns.action, *columns.proprio]))

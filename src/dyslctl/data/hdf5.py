@@ -47,7 +47,10 @@ class Hdf5Source(DemonstrationSource):
         """
         self.name, self.execute_horizon = name or str(root), columns.execute_horizon
         if columns.views is None:
-            raise ConfigError(f"--data-map: expected views, found none; {SUFFIX} files do not say which images to read")
+            raise ConfigError(
+                f"--data-map: expected views, found none; {SUFFIX} files do not say which images to read",
+                hint="--data-map libero-hdf5 reads LIBERO's own files; docs/data.md shows how a file names views",
+            )
         self._columns, self._cameras = columns, columns.views
         self._images = [view.column for view in columns.views.values()]
         self._numbers = list(dict.fromkeys([columns.action, *columns.proprio]))

@@ -174,7 +174,10 @@ def find_stack(device: DevicePreset, name: str) -> Stack | None:
     """
     known = sorted({stack for preset in load_presets().devices.values() for stack in preset.stacks})
     if name not in known:
-        raise ConfigError(f"no stack named '{name}'.{did_you_mean(name, known)}\n  known: {', '.join(known)}")
+        raise ConfigError(
+            f"no stack named '{name}'.{did_you_mean(name, known)}\n  known: {', '.join(known)}",
+            hint="--set bench.stack=NAME",
+        )
     return device.stacks.get(name)
 
 

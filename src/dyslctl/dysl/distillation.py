@@ -227,6 +227,11 @@ class Stage2Loss:
     penalty: Tensor
     gates: Mapping[int, Tensor]
 
+    def parts(self) -> dict[str, float]:
+        """What a loss curve shows beside the total; ``gate`` is the mean of all gates."""
+        gate = torch.stack(list(self.gates.values())).mean()
+        return {"task": self.task.item(), "penalty": self.penalty.item(), "gate": gate.item()}
+
 
 def stage2_loss(
     backbone: Backbone,

@@ -64,8 +64,8 @@ class ExitPolicy(Policy):
         state: LayerState = yield Encode(self.backbone, observation)
         self.schedule.memory, padding = self.recall(state), state.padding
         prediction: Prediction = yield Predict(self.backbone, state, self.schedule)
-        tokens = [seen - padding for seen in prediction.trace.tokens]
-        return self.conclude(prediction, prediction.trace.layers_run, tokens)
+        trace = prediction.trace
+        return self.conclude(prediction, trace.layers_run, trace.tokens_without(padding))
 
     def recall(self, state: LayerState) -> Tensor:
         """``[1, P]``, the last chunk in the dtype and on the device of ``state``; zeros where an episode begins."""

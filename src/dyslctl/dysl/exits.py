@@ -20,12 +20,10 @@ from dyslctl.backbone import BackboneSpec, PackLinear
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.plan_memory import memory_size
 from dyslctl.dysl.query_layout import POOLED
-from dyslctl.dysl.skip_modules import fold
+from dyslctl.dysl.skip_modules import PUBLISHED_WIDTH, fold
 from dyslctl.errors import ConfigError
 from dyslctl.runtime.linear import plain
 
-PUBLISHED_WIDTH = 1024
-"""Backbones this wide or wider get adapters of the paper's rank."""
 MOTION_FLOOR = 0.05
 """Added to the motion that damage is relative to: a robot that stands still has little to lose, not infinitely much."""
 RECALL_STD = 0.2

@@ -120,68 +120,37 @@ def default_static_count(num_layers: int) -> int:
 
 @dataclass(frozen=True)
 class StaticBudget:
-    """How many static layers to choose, and under which constraints.
+    """How many static layers to choose, and among which.
+
+    The first and the last live layer are static whatever the criterion says: without them a skip could replace
+    everything before the first static layer, or hand the head an adapter's output.
 
     Attributes:
         num_layers: ``L``.
         count: Static layers in total, the forced ones included.
-        forced: Ids that are static whatever the criterion says, ascending.
         last_live: The last layer the head depends on; later ones are never chosen.
-        min_gap: Smallest distance between a chosen layer and any other static one.
-        max_segment_len: Longest allowed run of dynamic layers, ``None`` for any.
+
+    Raises:
+        ConfigError: If the count cannot hold the forced layers or exceeds the live layers.
     """
 
     num_layers: int
     count: int
-    forced: tuple[int, ...]
     last_live: int
-    min_gap: int = 1
-    max_segment_len: int | None = None
 
-    @classmethod
-    def of(
-        cls,
-        num_layers: int,
-        *,
-        ratio: float = 0.2,
-        count: int | None = None,
-        force_first: bool = True,
-        force_last_live: bool = True,
-        last_live: int | None = None,
-        min_gap: int = 1,
-        max_segment_len: int | None = None,
-    ) -> StaticBudget:
-        """``count``, if given, overrides ``ratio``.
-
-        The first and the last live layer are forced by default: without them a skip could replace everything before
-        the first static layer, or hand the head an adapter's output.
-
-        Raises:
-            ConfigError: If the count cannot hold the forced layers or exceeds the live layers.
-        """
-        live = num_layers - 1 if last_live is None else last_live
-        total = static_count(num_layers, ratio) if count is None else count
-        forced = tuple(sorted(({0} if force_first else set()) | ({live} if force_last_live else set())))
-        if not max(1, len(forced)) <= total <= live + 1:
+    def __post_init__(self) -> None:
+        live = self.last_live + 1
+        if not len(self.forced) <= self.count <= live:
             raise ConfigError(
-                f"{total} static layers of {num_layers}: expected {max(1, len(forced))} (forced: {list(forced)}) "
-                f"to {live + 1} (live)",
-                hint=f"choose a {'larger' if total <= live else 'smaller'} --ratio or profile.static_layers",
+                f"{self.count} static layers of {self.num_layers}: expected {len(self.forced)} "
+                f"(forced: {list(self.forced)}) to {live} (live)",
+                hint=f"choose a {'larger' if self.count < live else 'smaller'} --ratio or profile.static_layers",
             )
-        return cls(num_layers, total, forced, live, min_gap, max_segment_len)
 
-    def allows(self, layer: int, chosen: Sequence[int]) -> bool:
-        """Whether ``layer`` may join ``chosen`` without making the constraints unreachable."""
-        if layer > self.last_live or any(abs(layer - other) < self.min_gap for other in chosen):
-            return False
-        return self._breaks_needed([*chosen, layer]) <= self.count - len(chosen) - 1
-
-    def _breaks_needed(self, chosen: Sequence[int]) -> int:
-        """How many more static layers ``max_segment_len`` asks for."""
-        if self.max_segment_len is None:
-            return 0
-        segments = LayerPartition(self.num_layers, tuple(sorted(chosen))).segments
-        return sum(len(segment) // (self.max_segment_len + 1) for segment in segments)
+    @property
+    def forced(self) -> tuple[int, ...]:
+        """The ids that are static in any case, ascending."""
+        return (0, self.last_live) if self.last_live else (0,)
 
 
 def choose_static(
@@ -191,12 +160,12 @@ def choose_static(
 
     Args:
         criterion: The rule.
-        budget: How many, under which constraints.
+        budget: How many, among which.
         result: How alike each layer leaves its input.
         sensitivity: ``[L]``, how far the action moves without each layer, for the criterion of that name.
 
     Raises:
-        ConfigError: If the criterion is unknown or the budget's constraints cannot be met.
+        ConfigError: If the criterion is unknown.
     """
     if criterion == "sensitivity" and sensitivity is not None:
         return by_similarity(sensitivity, budget, tie_breakers=[result.relative_update])
@@ -221,22 +190,14 @@ def by_similarity(
 
     Args:
         importance: ``[L]``, ``I_i = 1 - E cos(h_i, h_{i+1})``.
-        budget: How many, under which constraints.
+        budget: How many, among which.
         standard_error: ``[L]``; layers closer to the best candidate than its standard error tie with it.
         tie_breakers: ``[L]`` each, larger wins, first to last (skip sensitivity, relative update); then the lower id.
-
-    Raises:
-        ConfigError: If the constraints leave too few layers to choose from.
     """
     error = np.zeros(budget.num_layers) if standard_error is None else np.asarray(standard_error)
     chosen = list(budget.forced)
     while len(chosen) < budget.count:
-        candidates = [i for i in range(budget.num_layers) if i not in chosen and budget.allows(i, chosen)]
-        if not candidates:
-            raise ConfigError(
-                f"only {len(chosen)} of {budget.count} static layers can be placed with min_gap={budget.min_gap}, "
-                f"max_segment_len={budget.max_segment_len}"
-            )
+        candidates = [i for i in range(budget.last_live + 1) if i not in chosen]
         best = max(candidates, key=lambda i: importance[i])
         ties = [i for i in candidates if importance[best] - importance[i] < error[best] or i == best]
         chosen.append(max(ties, key=lambda i: (*(breaker[i] for breaker in tie_breakers), -i)))
@@ -261,10 +222,7 @@ def by_path_cost(cosines: np.ndarray, budget: StaticBudget) -> LayerPartition:
 
     Args:
         cosines: ``[L+1, L+1]``, ``E cos(h_a, h_b)``.
-        budget: How many. ``min_gap`` and ``max_segment_len`` hold too.
-
-    Raises:
-        ConfigError: If no set satisfies the constraints.
+        budget: How many, among which.
     """
     end = budget.num_layers
     best: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {(0, -1): (0.0, ())}
@@ -274,31 +232,20 @@ def by_path_cost(cosines: np.ndarray, budget: StaticBudget) -> LayerPartition:
             options = [
                 (cost + jump_cost(cosines, previous + 1, stop), chosen)
                 for (n, previous), (cost, chosen) in best.items()
-                if n == placed - 1 and previous < stop and _may_follow(previous, stop, budget)
+                if n == placed - 1 and previous < stop and not _leaves_out(budget.forced, previous, stop)
             ]
             if options:
                 cost, chosen = min(options)
                 best[placed, stop] = (cost, chosen if stop == end else (*chosen, stop))
-    if (budget.count + 1, end) not in best:
-        raise ConfigError(f"no {budget.count} static layers satisfy {budget}")
     return LayerPartition(end, best[budget.count + 1, end][1])
 
 
-def _may_follow(previous: int, stop: int, budget: StaticBudget) -> bool:
-    """Whether ``stop`` may be the static layer (or ``L``) right after ``previous`` (or -1)."""
-    jumped = range(previous + 1, stop)
-    if any(layer in budget.forced for layer in jumped):
-        return False
-    if budget.max_segment_len is not None and len(jumped) > budget.max_segment_len:
-        return False
-    both_forced = previous in budget.forced and stop in budget.forced
-    real = previous >= 0 and stop < budget.num_layers
-    return not real or both_forced or stop - previous >= budget.min_gap
+def _leaves_out(forced: Sequence[int], previous: int, stop: int) -> bool:
+    """Whether a forced layer lies between ``previous`` (or -1) and ``stop``, so that ``stop`` cannot come next."""
+    return any(previous < layer < stop for layer in forced)
 
 
 def uniform(budget: StaticBudget) -> LayerPartition:
     """Evenly spaced from layer 0 to the last live one: a control that looks at no activation."""
-    if budget.count == 1:
-        return LayerPartition(budget.num_layers, budget.forced or (0,))
     places = np.floor(np.linspace(0, budget.last_live, budget.count) + 0.5).astype(int)
     return LayerPartition(budget.num_layers, tuple(int(place) for place in places))

@@ -58,18 +58,19 @@ class DySLPolicy(Policy):
         chunk = predicted.head(self._execute_horizon)
         drop = self._post_skip and self.guidance.preview(chunk.normalized).first_drop
 
-        layers, tokens = trace.layers_run, trace.tokens
+        layers, tokens = trace.layers_run, trace.tokens_without(padding)
         resume = trace.resume_state if drop else None
         if resume is not None:
             self.backbone.restore(memory)
             again: Prediction = yield Predict(self.backbone, resume, FullSchedule(), trace.resume_layer or 0)
-            predicted, layers, tokens = again.chunk, layers + again.trace.layers_run, tokens + again.trace.tokens
+            predicted, layers = again.chunk, layers + again.trace.layers_run
+            tokens += again.trace.tokens_without(padding)
             chunk = predicted.head(self._execute_horizon)
 
         verdict = self.guidance.commit(chunk.normalized)
         self.last = StepReport(
             layers=tuple(layers),
-            tokens=tuple(seen - padding for seen in tokens),
+            tokens=tuple(tokens),
             jumps=tuple(trace.jumps),
             consulted=tuple(self.schedule.consulted),
             verified=resume is not None,

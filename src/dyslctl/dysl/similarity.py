@@ -78,9 +78,7 @@ class _Sums:
 class SimilarityAccumulator:
     """Feed it observations batch by batch, then ask for the result."""
 
-    def __init__(self, *, exclude_bos: bool = False) -> None:
-        """``exclude_bos`` leaves out the BOS token, often an attention sink with a massive activation."""
-        self._exclude_bos = exclude_bos
+    def __init__(self) -> None:
         self._episodes: dict[int, _Sums] = defaultdict(_Sums)
 
     def add(self, backbone: Backbone, inputs: LayerInputs, episodes: Sequence[int]) -> None:
@@ -96,12 +94,13 @@ class SimilarityAccumulator:
         """
         states, _ = residual_states(backbone, inputs)
         valid = torch.ones_like(inputs.kinds, dtype=torch.bool) if inputs.mask is None else inputs.mask
-        if self._exclude_bos:
-            valid = valid & (inputs.kinds != TokenKind.BOS)
         for row, episode in enumerate(episodes):
             stream = torch.stack([h[row, valid[row]] for h in states], dim=1).float()
             if not bool(torch.isfinite(stream).all()):
-                raise ConfigError(f"the residual stream of episode {episode} is not finite: the weights are damaged")
+                raise ConfigError(
+                    f"the residual stream of episode {episode} is not finite: the weights are damaged, or overflow",
+                    hint="copy the checkpoint again; of float16: --set model.dtype=float32",
+                )
             self._add_sample(self._episodes[episode], stream, inputs.kinds[row, valid[row]])
 
     def _add_sample(self, sums: _Sums, stream: Tensor, kinds: Tensor) -> None:

@@ -25,6 +25,8 @@ from dyslctl.types import LayerState, TokenKind
 Pool = Literal["query_tokens", "mean", "last", "max"]
 QUERY_KINDS = (TokenKind.PROPRIO, TokenKind.TEXT, TokenKind.ACTION)
 """What asks for an action: few tokens, task-bearing, and untouched by visual token pruning. Consecutive numbers."""
+PUBLISHED_WIDTH = 1024
+"""Backbones this wide or wider get the paper's hyper-parameters, and adapters of its rank."""
 KEEP_BIAS = -2.0
 """First bias of a controller's output, a skip probability of 0.12: training starts from the full model."""
 
@@ -77,6 +79,12 @@ PRESETS: Mapping[str, SkipPreset] = {
     "flexi_oft7b": SkipPreset(SkipSizes(4096, 1472, 28), 32),
 }
 """14M and 226M for DySL-VLA, 19M and 390M for FlexiDepth, as the paper's tables print them."""
+_DYSL = {preset.sizes.hidden_size: preset.sizes for preset in (PRESETS["dysl_rf3b"], PRESETS["dysl_oft7b"])}
+
+
+def dysl_sizes(hidden_size: int) -> SkipSizes:
+    """DySL-VLA's published sizes where ``hidden_size`` is a published backbone's, else the mini ones."""
+    return _DYSL.get(hidden_size) or SkipSizes.mini(hidden_size)
 
 
 class Adapter(nn.Module):

@@ -25,11 +25,11 @@ from dyslctl.dysl.distillation import (
     stage1_loss,
     stage2_loss,
 )
-from dyslctl.dysl.skip_modules import SkipModules
+from dyslctl.dysl.skip_modules import PUBLISHED_WIDTH, SkipModules
 from dyslctl.dysl.states import residual_states
 from dyslctl.errors import ConfigError
 from dyslctl.jobs import distributed
-from dyslctl.jobs.dataset import Dataset, Part
+from dyslctl.jobs.dataset import Batch, Dataset, Part
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.trained import load_modules, new_modules, save_modules
 from dyslctl.jobs.training import Optimization, StepLoss, Trainee, require_float32, train
@@ -42,8 +42,6 @@ SCALE_BATCHES = 2
 """Batches on which the adapters' output scales are measured."""
 EXITS = 1
 """Sets the draw of a step's exits apart from the draw of its samples."""
-PUBLISHED_WIDTH = 1024
-"""Backbones this wide or wider get the paper's hyper-parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,19 +303,31 @@ def _identity(settings: DistillSettings, profile: SkipProfile, data: Dataset, in
     return identity
 
 
+def drawn(data: Dataset, settings: LabelledTraining, step: int, part: Part, backbone: Backbone) -> Batch:
+    """What ``part`` of ``step`` learns from, where ``backbone`` is."""
+    return data.batch(settings.seed, step, settings.batch_size, part, settings.window).to(backbone.device)
+
+
+def scale_adapters(backbone: Backbone, modules: SkipModules, data: Dataset, settings: LabelledTraining) -> None:
+    """Set the adapters' output scales by the first :data:`SCALE_BATCHES` steps.
+
+    All parts in every process: the scales must not depend on how many there are.
+    """
+    batches = (
+        drawn(data, settings, step, part, backbone) for step in range(SCALE_BATCHES) for part in settings.parts()
+    )
+    calibrate_scales(modules, ((residual_states(backbone, batch.inputs)[0], None) for batch in batches))
+
+
 def stage1_step(backbone: Backbone, modules: SkipModules, data: Dataset, settings: DistillSettings) -> StepLoss:
     """Eq. 4: every adapter reproduces the input of its next static layer. One frozen pass gives all targets."""
 
-    def states(step: int, part: Part) -> list[Tensor]:
-        batch = data.batch(settings.seed, step, settings.batch_size, part, settings.window).to(backbone.device)
-        return residual_states(backbone, batch.inputs)[0]
-
     def loss(step: int, part: Part) -> tuple[Tensor, Mapping[str, float]]:
-        by_layer = stage1_loss(modules, states(step, part), None, norm=settings.norm)
+        states, _ = residual_states(backbone, drawn(data, settings, step, part, backbone).inputs)
+        by_layer = stage1_loss(modules, states, None, norm=settings.norm)
         return torch.stack(list(by_layer.values())).sum(), {}
 
-    # All parts in every process: the scales must not depend on how many there are.
-    calibrate_scales(modules, ((states(s, part), None) for s in range(SCALE_BATCHES) for part in settings.parts()))
+    scale_adapters(backbone, modules, data, settings)
     return loss
 
 
@@ -332,11 +342,9 @@ def stage2_step(backbone: Backbone, modules: SkipModules, data: Dataset, setting
     )
 
     def loss(step: int, part: Part) -> tuple[Tensor, Mapping[str, float]]:
-        batch = data.batch(settings.seed, step, settings.batch_size, part, settings.window).to(backbone.device)
+        batch = drawn(data, settings, step, part, backbone)
         exits = sample_exits(modules.partition, np.random.default_rng((settings.seed, step, EXITS)), settings.law)
         found = stage2_loss(backbone, modules, batch.inputs, batch.target, exits, terms)
-        gates = torch.stack(list(found.gates.values())).mean()
-        parts = {"task": found.task, "penalty": found.penalty, "gate": gates}
-        return found.total, {name: value.item() for name, value in parts.items()}
+        return found.total, found.parts()
 
     return loss

@@ -28,13 +28,9 @@ from dyslctl.baselines.random_skip import RandomExits
 from dyslctl.baselines.static_exit import EpisodeExit
 from dyslctl.dysl.exit_schedule import ExitLadder, ExitSchedule
 from dyslctl.dysl.exit_training import exit_actions, exit_losses, measure_scales
-from dyslctl.dysl.exits import (
-    PUBLISHED_WIDTH,
-    ExitModules,
-    ExitSizes,
-    default_exits,
-)
+from dyslctl.dysl.exits import ExitModules, ExitSizes, default_exits
 from dyslctl.dysl.partition import tail
+from dyslctl.dysl.skip_modules import PUBLISHED_WIDTH
 from dyslctl.errors import ConfigError
 from dyslctl.jobs import distributed
 from dyslctl.jobs.dataset import Dataset, Part

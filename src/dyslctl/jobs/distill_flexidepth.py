@@ -9,17 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from dyslctl.backbone import Backbone
 from dyslctl.baselines.flexidepth import squared_layers
 from dyslctl.baselines.flexidepth_tokens import TokenMix, require_token_skips
-from dyslctl.dysl.distillation import MixSchedule, Stage2Settings, calibrate_scales, stage2_loss
-from dyslctl.dysl.skip_modules import SkipModules
-from dyslctl.dysl.states import residual_states
+from dyslctl.dysl.distillation import MixSchedule, Stage2Settings, stage2_loss
+from dyslctl.dysl.skip_modules import PUBLISHED_WIDTH, SkipModules
 from dyslctl.jobs.dataset import Dataset, Part
-from dyslctl.jobs.distill import PUBLISHED_WIDTH, SCALE_BATCHES, DistillResult, batches
+from dyslctl.jobs.distill import DistillResult, batches, drawn, scale_adapters
 from dyslctl.jobs.single_stage import OneStage, Work, train_once
 from dyslctl.jobs.trained_flexidepth import RouterMethod, default_sizes, new_routers, save_routers
 from dyslctl.jobs.training import StepLoss, Trainee
@@ -98,17 +96,10 @@ def router_step(
     )
     layers = modules.partition.dynamic_layers
 
-    def states(step: int, part: Part) -> list[Tensor]:
-        batch = data.batch(settings.seed, step, settings.batch_size, part, settings.window).to(backbone.device)
-        return residual_states(backbone, batch.inputs)[0]
-
     def loss(step: int, part: Part) -> tuple[Tensor, Mapping[str, float]]:
-        batch = data.batch(settings.seed, step, settings.batch_size, part, settings.window).to(backbone.device)
+        batch = drawn(data, settings, step, part, backbone)
         found = stage2_loss(backbone, modules, batch.inputs, batch.target, layers, terms, squared_layers, mix)
-        gates = torch.stack(list(found.gates.values())).mean()
-        parts = {"task": found.task, "penalty": found.penalty, "gate": gates}
-        return found.total, {name: value.item() for name, value in parts.items()}
+        return found.total, found.parts()
 
-    # All parts in every process: the scales must not depend on how many there are.
-    calibrate_scales(modules, ((states(s, part), None) for s in range(SCALE_BATCHES) for part in settings.parts()))
+    scale_adapters(backbone, modules, data, settings)
     return loss

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from dyslctl.backbone import Backbone
 from dyslctl.baselines.mole import LayerRouter, MixtureSizes, MoleSettings, layers_kept, mole_loss
+from dyslctl.dysl.skip_modules import PUBLISHED_WIDTH
 from dyslctl.jobs.dataset import Dataset, Part
-from dyslctl.jobs.distill import PUBLISHED_WIDTH, DistillResult, batches
+from dyslctl.jobs.distill import DistillResult, batches, drawn
 from dyslctl.jobs.single_stage import OneStage, Work, train_once
 from dyslctl.jobs.trained_mole import new_router, save_router
 from dyslctl.jobs.training import StepLoss, Trainee
@@ -71,7 +72,7 @@ def mixture_step(backbone: Backbone, router: LayerRouter, data: Dataset, setting
     )
 
     def loss(step: int, part: Part) -> tuple[Tensor, Mapping[str, float]]:
-        batch = data.batch(settings.seed, step, settings.batch_size, part, settings.window).to(backbone.device)
+        batch = drawn(data, settings, step, part, backbone)
         found = mole_loss(backbone, router, batch.inputs, batch.target, how)
         parts = {"task": found.task, "balance": found.balance, "distance": found.distance}
         return found.total, {name: value.item() for name, value in parts.items()}

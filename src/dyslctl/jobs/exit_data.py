@@ -132,7 +132,10 @@ class Rounds:
         """
         horizons = {suite.execute_horizon for suite in self.suites}
         if len(horizons) != 1:
-            raise ConfigError(f"suites to learn from together must execute equally many actions, found {horizons}")
+            raise ConfigError(
+                f"suites to learn from together must execute equally many actions, found {horizons}",
+                hint="--set execute_horizon=N has each of them execute N",
+            )
         return horizons.pop()
 
     def _collect(self, number: int, policy: Policy, source: Source) -> Dataset:

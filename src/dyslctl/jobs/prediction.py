@@ -23,7 +23,7 @@ from dyslctl.baselines.mole import LayerRouter, MixtureSizes
 from dyslctl.devices.presets import DevicePreset
 from dyslctl.devices.roofline import ModuleParams, Prediction, Usage, predict
 from dyslctl.dysl.exits import ExitAdapter, ExitPlanner, ExitSizes, default_rank
-from dyslctl.dysl.skip_modules import PRESETS, Adapter, SkippingController, SkipSizes
+from dyslctl.dysl.skip_modules import Adapter, SkippingController, SkipSizes, dysl_sizes
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.latency import controller_overhead, skip_efficiency
 from dyslctl.method_assets import Assets
@@ -33,8 +33,6 @@ NEVER_SKIP = "decisions that never skip"
 """Timed beside the methods; not one of them."""
 OWN = "own"
 """Workload name: the loaded model's own size."""
-SIZES = {preset.sizes.hidden_size: preset.sizes for preset in (PRESETS["dysl_rf3b"], PRESETS["dysl_oft7b"])}
-"""The paper's skip modules, by the hidden size of their backbone."""
 BY_EXITS = ("dysl", "static")
 """Bundles of methods that decide once an inference."""
 Row = dict[str, Any]
@@ -59,9 +57,7 @@ def choose_workload(backbone: Backbone, name: str | None) -> tuple[str, Workload
 def module_params(workload: Workload, own: SkipSizes | None) -> ModuleParams:
     """Parameters of an adapter and a controller at the workload's size: the bundle's, or the paper's for that size."""
     hidden_size = workload.hidden_size
-    sizes = SIZES.get(hidden_size, SkipSizes.mini(hidden_size))
-    if own is not None and own.hidden_size == hidden_size:
-        sizes = own
+    sizes = own if own is not None and own.hidden_size == hidden_size else dysl_sizes(hidden_size)
     with torch.device("meta"):
         adapter = Adapter(hidden_size, sizes.adapter_rank)
         controller = SkippingController(hidden_size, sizes.controller_width)

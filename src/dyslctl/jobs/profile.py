@@ -18,7 +18,7 @@ from dyslctl.data.source import DemonstrationSource
 from dyslctl.dysl.partition import Criterion, StaticBudget, choose_static, default_static_count, static_count
 from dyslctl.dysl.sensitivity import skip_sensitivity
 from dyslctl.dysl.similarity import SimilarityAccumulator, SimilarityResult
-from dyslctl.dysl.skip_modules import PRESETS, SkipSizes
+from dyslctl.dysl.skip_modules import dysl_sizes
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.data import Source, collect, collect_recorded
 from dyslctl.jobs.dataset import Dataset
@@ -152,9 +152,8 @@ def _sensitivity(backbone: Backbone, data: Dataset, batch_size: int) -> np.ndarr
 
 
 def module_sizes(spec: BackboneSpec) -> ModuleSizes:
-    """The published sizes where the hidden size is a published backbone's, else the mini ones."""
-    published = {preset.sizes.hidden_size: preset.sizes for name, preset in PRESETS.items() if name.startswith("dysl")}
-    sizes = published.get(spec.hidden_size) or SkipSizes.mini(spec.hidden_size)
+    """The default sizes at the backbone's hidden size, in the profile's form."""
+    sizes = dysl_sizes(spec.hidden_size)
     return ModuleSizes(adapter_width=sizes.adapter_rank, controller_width=sizes.controller_width, pool=sizes.pool)
 
 
@@ -169,9 +168,7 @@ def _replayed(backbone: Backbone, recorded: DemonstrationSource, **how: Any) -> 
 
 
 def _budget(spec: BackboneSpec, ratio: float | None, n_static: int | None) -> StaticBudget:
-    budget = StaticBudget.of(
-        spec.num_layers, count=_static_count(spec, ratio, n_static), last_live=spec.last_live_layer
-    )
+    budget = StaticBudget(spec.num_layers, _static_count(spec, ratio, n_static), spec.last_live_layer)
     if budget.count >= spec.num_layers:
         raise ConfigError(
             f"all {spec.num_layers} layers would be static: there is nothing to skip",

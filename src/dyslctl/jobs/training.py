@@ -85,7 +85,10 @@ class Optimization:
         unknown = [key for key in values if key not in known]
         if unknown:
             nearest = did_you_mean(unknown[0], known)
-            raise ConfigError(f"distill has no setting '{unknown[0]}' for this method.{nearest}")
+            raise ConfigError(
+                f"distill has no setting '{unknown[0]}' for this method.{nearest}",
+                hint=f"it has {', '.join(known)}",
+            )
         return dataclasses.replace(self, **values)
 
     def identity(self) -> dict[str, Any]:

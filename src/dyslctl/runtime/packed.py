@@ -33,7 +33,10 @@ def with_backend(backbone: Backbone, backend: str, *, keep: bool = False) -> Bac
     if backend == EAGER:
         return backbone
     if backend not in BACKENDS:
-        raise ConfigError(f"no backend named '{backend}': expected one of {', '.join(BACKENDS)}")
+        raise ConfigError(
+            f"no backend named '{backend}': expected one of {', '.join(BACKENDS)}",
+            hint=f"backend='{EAGER}' runs the layers as the plugin has them",
+        )
     return PackedBackbone(backbone, linear.int8 if backend == INT8 else linear.best(backbone.dtype), keep=keep)
 
 

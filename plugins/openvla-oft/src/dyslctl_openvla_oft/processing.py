@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from dyslctl.backbone import checked_image
 from dyslctl.errors import ConfigError
 from dyslctl.types import Observation
 from dyslctl_openvla_oft.config import OFTConfig
@@ -101,11 +102,6 @@ def crop_center(values: Tensor, area: float = CROP_AREA) -> Tensor:
     return ((zoomed.clamp(0, 1) * 255.5).floor().clamp(max=255) / 255).to(values.dtype)
 
 
-def rotate_180(image: np.ndarray) -> np.ndarray:
-    """``[height, width, 3]`` as LIBERO's simulator paints it, on its head, turned upright; both its views need it."""
-    return np.ascontiguousarray(image[::-1, ::-1])
-
-
 def jpeg_round_trip(image: np.ndarray) -> np.ndarray:
     """``[height, width, 3]`` uint8, compressed and back as the images of the training set were: quality 95, 4:2:0."""
     buffer = io.BytesIO()
@@ -131,7 +127,7 @@ def views_of(observation: Observation, num_images: int, size: int, jpeg: bool = 
             f"{', '.join(images) or 'none'}",
             hint=VIEWS_HINT,
         )
-    return np.stack([_fitted(_checked_image(name, image), size, jpeg) for name, image in images.items()])
+    return np.stack([_fitted(checked_image(name, image), size, jpeg) for name, image in images.items()])
 
 
 def proprio_of(observation: Observation, proprio_dim: int) -> np.ndarray:
@@ -150,17 +146,6 @@ def proprio_of(observation: Observation, proprio_dim: int) -> np.ndarray:
     if not np.isfinite(proprio).all():
         raise ConfigError(f"proprio: not finite at index {np.flatnonzero(~np.isfinite(proprio)).tolist()}")
     return proprio
-
-
-def _checked_image(name: str, image: np.ndarray) -> np.ndarray:
-    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
-        raise ConfigError(f"image '{name}': expected shape [height, width, 3], found {list(image.shape)}")
-    if image.dtype != np.uint8:
-        broken = image.dtype.kind == "f" and not np.isfinite(image).all()
-        raise ConfigError(
-            f"image '{name}': expected uint8, found {image.dtype}{' with NaN or infinite values' if broken else ''}"
-        )
-    return image
 
 
 def _fitted(image: np.ndarray, size: int, jpeg: bool) -> np.ndarray:

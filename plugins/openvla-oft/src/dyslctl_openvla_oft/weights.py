@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dyslctl.artifacts.tensors import is_finite
 from dyslctl_openvla_oft.config import AttentionImplementation, OFTConfig
 from dyslctl_openvla_oft.inventory import (
     Inventory,
@@ -53,7 +54,7 @@ def _moved(folder: Path, inventory: Inventory, device: torch.device, dtype: torc
         for key, tensor in _read(path, names):
             moved = tensor.to(device, dtype, copy=True)  # not a window into the mapped file
             state[names[key]] = moved
-            if not _finite(moved):
+            if not is_finite(moved):
                 problems.append(f"not finite: {key} in {path.name}: NaN or infinite values in {dtype}")
     raise_problems(folder, problems)
     return state
@@ -67,8 +68,3 @@ def _read(path: Path, names: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
     with opened_shard(path) as shard:
         for key in names:
             yield key, shard.get_tensor(key)
-
-
-def _finite(tensor: Tensor) -> bool:
-    # Minimum and maximum propagate NaN, and unlike ``isfinite`` need no memory of the tensor's size.
-    return tensor.is_meta or all(bool(bound.isfinite()) for bound in torch.aminmax(tensor))

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dyslctl.artifacts.tensors import is_finite
 from dyslctl.errors import ArtifactError
 from dyslctl_roboflamingo import layout
 from dyslctl_roboflamingo.config import SETTINGS, Settings
@@ -63,7 +64,7 @@ def load_model(
     for name, source in found.items():
         moved = source.tensor.to(device, dtype, copy=True)
         state[names[name]] = moved
-        if not _finite(moved):
+        if not is_finite(moved):
             problems.append(f"not finite: {source.key} in {source.path.name}: NaN or infinite values in {dtype}")
     _raise(folder, problems)
     model.load_state_dict(state, assign=True)
@@ -182,11 +183,6 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     return one.data_ptr() == other.data_ptr() or torch.equal(one, other)
-
-
-def _finite(tensor: Tensor) -> bool:
-    # Minimum and maximum propagate NaN, and unlike ``isfinite`` need no memory of the tensor's size.
-    return tensor.is_meta or all(bool(bound.isfinite()) for bound in torch.aminmax(tensor))
 
 
 def _raise(folder: Path, problems: list[str]) -> None:

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dyslctl.backbone import checked_image
 from dyslctl.errors import ConfigError
 from dyslctl.types import Observation
 
@@ -29,26 +30,13 @@ def pixels_of(observation: Observation, size: int) -> Tensor:
             f"{', '.join(images) or 'none'}",
             hint="recorded episodes: --data-map FILE.yaml names the views that the model reads (docs/data.md)",
         )
-    fitted = np.stack([fit(checked(name, image), size) for name, image in images.items()])
+    fitted = np.stack([fit(checked_image(name, image), size) for name, image in images.items()])
     return normalized(torch.from_numpy(fitted).permute(0, 3, 1, 2).float() / 255)
 
 
 def normalized(values: Tensor) -> Tensor:
     """``[..., 3, s, s]`` in [0, 1] with CLIP's statistics."""
     return (values - values.new_tensor(MEAN)[:, None, None]) / values.new_tensor(STD)[:, None, None]
-
-
-def checked(name: str, image: np.ndarray) -> np.ndarray:
-    """``image`` itself.
-
-    Raises:
-        ConfigError: If it is not ``[height, width, 3]`` uint8.
-    """
-    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
-        raise ConfigError(f"image '{name}': expected shape [height, width, 3], found {list(image.shape)}")
-    if image.dtype != np.uint8:
-        raise ConfigError(f"image '{name}': expected uint8, found {image.dtype}")
-    return image
 
 
 def fit(image: np.ndarray, size: int) -> np.ndarray:

@@ -70,7 +70,8 @@ def _most_willing(method: str) -> Dial:
     if method not in ANSWERS or dial is None:
         raise ConfigError(
             f"continuity needs a method that can be told to skip wherever it may: expected {', '.join(ANSWERS)}, "
-            f"found '{method}'"
+            f"found '{method}'",
+            hint=f"--method {next(iter(ANSWERS))}",
         )
     return dial
 

@@ -31,7 +31,9 @@ def run_latency(workspace: Workspace, *, resume: bool, progress: Progress) -> di
     """
     for name in workspace.config.analyze.methods or ():
         if methods.method(name).privileged:
-            raise ConfigError(f"'{name}' knows what no robot knows: its time means nothing")
+            raise ConfigError(
+                f"'{name}' knows what no robot knows: its time means nothing", hint=f"leave '{name}' out of --method"
+            )
     result, recipe = timed_episodes(workspace, STUDY, resume=resume, progress=progress)
     frames = demonstration_frames(workspace.suite, EPISODES)
     policies = {name: recipe.factory(name)() for name in result.methods}

@@ -15,8 +15,6 @@ METRES, RADIANS = 0.02, 0.05
 """What an action of 1 asks for."""
 ROLL, PITCH, YAW = 3.09, -0.029, 1.5
 """Angles of a hand that points down as it does when chains begin."""
-LEAST_YAW, MOST_YAW = YAW - 1.9, YAW + 1.9
-"""What the last joint reaches in most places."""
 
 
 def _never() -> bool:
