@@ -294,10 +294,36 @@ def test_tables_are_made_once_for_a_group_that_stays_together(
     assert made == [3, 2]
 
 
-def test_padding_and_conditioning_are_not_stacked(backbone: TinyBackbone, inputs: LayerInputs) -> None:
+def test_padding_and_conditioning_of_another_shape_are_not_stacked(backbone: TinyBackbone, inputs: LayerInputs) -> None:
     plain, padded, conditioned = one_state(backbone, 0), LayerState.of(inputs), one_state(backbone, 1)
-    conditioned.conditioning = torch.zeros(1)
+    conditioned.conditioning = torch.zeros(1, 1)
     assert stackable([plain, padded, conditioned, one_state(backbone, 2)]) == [[0, 3], [1], [2]]
+
+
+def test_a_layer_sees_the_conditioning_of_each_sample_of_its_batch(tiny_backbone: type[TinyBackbone]) -> None:
+    """One has more of it, and runs alone."""
+    batches: list[list[float]] = []
+
+    class Shifted(tiny_backbone):  # type: ignore[valid-type, misc]
+        def run_layer(self, layer: int, state: LayerState) -> torch.Tensor:
+            shift = state.conditioning["shift"].mean(1)
+            batches.append(shift.tolist())
+            output: torch.Tensor = super().run_layer(layer, state) + shift[:, None, None]
+            return output
+
+    def states() -> list[LayerState]:
+        found = [one_state(backbone, number) for number in range(3)]
+        for number, (state, count) in enumerate(zip(found, (1, 2, 1), strict=True)):
+            state.conditioning = {"shift": torch.full((1, count), float(number))}
+        return found
+
+    backbone = Shifted()
+    together, alone = states(), states()
+    forward_together(backbone, together, [FullSchedule() for _ in together], [0, 0, 0])
+    assert batches[:2] == [[0, 2], [1]]
+    for one, other in zip(together, alone, strict=True):
+        forward(backbone, other, FullSchedule())
+        torch.testing.assert_close(one.hidden, other.hidden)
 
 
 class Remembering:

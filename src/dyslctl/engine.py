@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dyslctl.backbone import Backbone, BackboneSpec
-from dyslctl.types import LayerState, Past, Ran, Through
+from dyslctl.types import LayerState, Past, Ran, Through, map_tree
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def _run_batches(backbone: Backbone, layer: int, running: Sequence[tuple[_Walk, 
 def stackable(states: Sequence[LayerState]) -> list[list[int]]:
     """Indices of those ``states`` that a head may read as one batch.
 
-    Token counts and what a head needs of the past are equal; a state with padding or conditioning stays alone.
+    Token counts, shapes of the conditioning and what a head needs of the past are equal; one with padding stays alone.
     """
     found: dict[Hashable, list[int]] = {}
     for indices in _side_by_side(states):
@@ -217,11 +217,18 @@ def stack(states: Sequence[LayerState]) -> LayerState:
 
 def _side_by_side(states: Sequence[LayerState]) -> list[list[int]]:
     """Indices of those ``states`` that one layer may take as one batch, whatever they went through before."""
-    groups: dict[tuple[int, int], list[int]] = {}
+    groups: dict[Hashable, list[int]] = {}
     for index, state in enumerate(states):
-        plain = state.mask is None and state.conditioning is None
-        groups.setdefault((state.hidden.shape[1], -1 if plain else index), []).append(index)
+        alone = None if state.mask is None else index
+        groups.setdefault((state.hidden.shape[1], _shapes(state.conditioning), alone), []).append(index)
     return list(groups.values())
+
+
+def _shapes(conditioning: Any) -> Hashable:
+    """Of a sample's conditioning, tensor by tensor: equal ones can lie in one batch."""
+    found: list[torch.Size] = []
+    map_tree([conditioning], lambda tensors: found.append(tensors[0].shape[1:]))
+    return tuple(found)
 
 
 def _joined(states: Sequence[LayerState]) -> LayerState:
@@ -232,6 +239,7 @@ def _joined(states: Sequence[LayerState]) -> LayerState:
         hidden=torch.cat([state.hidden for state in states]),
         positions=torch.cat([state.positions for state in states]),
         kinds=torch.cat([state.kinds for state in states]),
+        conditioning=map_tree([state.conditioning for state in states], torch.cat),
     )
 
 
