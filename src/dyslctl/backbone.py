@@ -50,6 +50,8 @@ class BackboneSpec:
         generates: The head takes tokens of its own through the layers, so that ``predict`` reads ``LayerState.past``.
         visual_tokens: The layers see images as tokens. If not (RoboFlamingo: by cross-attention), none can be pruned.
         window: Inferences in a row that the head was trained on; 1: it has no memory.
+        views: What each camera view shows, in the order in which ``Observation.images`` holds them; empty: not said.
+        proprio_dim: Numbers of ``Observation.proprio`` that are read; 0: none.
     """
 
     num_layers: int
@@ -63,6 +65,8 @@ class BackboneSpec:
     generates: bool = False
     visual_tokens: bool = True
     window: int = 1
+    views: tuple[str, ...] = ()
+    proprio_dim: int = 0
 
 
 @dataclass(frozen=True)

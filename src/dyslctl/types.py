@@ -23,7 +23,8 @@ class Observation:
     """What the robot knows before one action.
 
     Attributes:
-        images: View name -> ``[height, width, 3]`` uint8, upright. The order is the model's view order.
+        images: View name -> ``[height, width, 3]`` uint8, upright, in the model's order (``BackboneSpec.views``); what
+            they are called is for people.
         instruction: The task in words.
         proprio: ``[P]`` float32 in the suite's units, or ``None`` if the robot reports none.
     """

@@ -61,7 +61,8 @@ def test_the_cache_is_what_was_recorded(tools: SimpleNamespace, demonstrations: 
             np.testing.assert_array_equal(cache.chunks(np.array([step]), 8)[0], shown.chunk(offset, 8))
             assert cache.held_out[step] == (number == 2)
             step += 1
-        np.testing.assert_array_equal(cache.images[step - 1], views_of(shown.observations[-1], 2, SIDE))
+        last = shown.observations[-1]
+        np.testing.assert_array_equal(cache.images[step - 1], views_of(last, tuple(last.images), SIDE))
     assert (cache.episodes, len(cache.images), len(cache.frames)) == (2, step, step)
 
 

@@ -143,7 +143,7 @@ class Look:
         """The views of ``observation``, ``[size, size, 3]`` uint8 each."""
         if self.model == "roboflamingo":
             return [fit(view, self.size) for view in observation.images.values()]
-        return views_of(observation, len(observation.images), self.size)
+        return views_of(observation, tuple(observation.images), self.size)
 
 
 def build(sources: Sequence[str], folder: Path, look: Look, workers: int = 1) -> None:

@@ -255,7 +255,7 @@ def test_the_first_view_is_read(backbone: OpenVLA) -> None:
     """Of as many as the suite shows."""
     one, two = (backbone.encode([observe(views=views)]) for views in (1, 2))
     assert torch.equal(one.hidden, two.hidden)
-    with pytest.raises(ConfigError, match="reads 1 camera views, the observation has 0"):
+    with pytest.raises(ConfigError, match=r"reads 1 camera views \(third person\), the observation has 0"):
         backbone.encode([observe(views=0)])
 
 

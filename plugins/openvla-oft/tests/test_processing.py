@@ -24,6 +24,8 @@ from dyslctl.types import Observation
 
 PUBLISHED = PreprocessorConfig()
 
+VIEWS = ("third person", "wrist")
+
 
 def image(height: int = 28, width: int = 28, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -82,7 +84,7 @@ def test_crop_is_an_option() -> None:
 
 def test_images_are_resized_only_if_they_must() -> None:
     exact, larger = image(28, 28), image(56, 40, seed=1)
-    views = views_of(Observation({"agent": exact, "wrist": larger}, "go"), num_images=2, size=28)
+    views = views_of(Observation({"agent": exact, "wrist": larger}, "go"), views=VIEWS, size=28)
     assert np.array_equal(views[0], exact)
     assert np.array_equal(views[1], np.asarray(Image.fromarray(larger).resize((28, 28), Image.Resampling.LANCZOS)))
 
@@ -127,7 +129,7 @@ def test_jpeg_is_of_quality_95() -> None:
 def test_an_image_is_compressed_then_resized_unless_it_has_the_models_size() -> None:
     exact, larger = image(28, 28), smooth(64)
     observation = Observation({"agent": exact, "wrist": larger}, "go")
-    views = views_of(observation, num_images=2, size=28, jpeg=True)
+    views = views_of(observation, views=VIEWS, size=28, jpeg=True)
     assert np.array_equal(views[0], exact)
     assert np.array_equal(views[1], resized(jpeg_round_trip(larger), 28))
     assert not np.array_equal(views[1], resized(larger, 28))
@@ -136,8 +138,8 @@ def test_an_image_is_compressed_then_resized_unless_it_has_the_models_size() -> 
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        ({}, "reads 2 camera views, the observation has 0: none"),
-        ({"agent": image()}, "reads 2 camera views, the observation has 1: agent"),
+        ({}, r"reads 2 camera views \(third person, wrist\), the observation has 0: none"),
+        ({"agent": image()}, r"reads 2 camera views \(third person, wrist\), the observation has 1: agent"),
         ({"agent": image(), "wrist": image(), "top": image()}, "has 3: agent, wrist, top"),
         ({"agent": image(), "wrist": image()[..., :1]}, r"image 'wrist': expected shape .*, found \[28, 28, 1\]"),
         ({"agent": image()[0], "wrist": image()}, r"image 'agent': expected shape .*, found \[28, 3\]"),
@@ -150,13 +152,13 @@ def test_an_image_is_compressed_then_resized_unless_it_has_the_models_size() -> 
 )
 def test_bad_images(images: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        views_of(Observation(images, "go"), num_images=2, size=28)
+        views_of(Observation(images, "go"), views=VIEWS, size=28)
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_wrong_number_of_views_says_where_views_are_named(count: int) -> None:
     with pytest.raises(ConfigError) as caught:
-        views_of(Observation({f"v{n}": image() for n in range(count)}, "go"), num_images=2, size=28)
+        views_of(Observation({f"v{n}": image() for n in range(count)}, "go"), views=VIEWS, size=28)
     assert "--data-map" in str(caught.value.hint) and "model.options.num_images" in str(caught.value.hint)
 
 

@@ -217,6 +217,8 @@ def _sizes(backbone: Backbone) -> Facts:
         "hidden_size": spec.hidden_size,
         "chunk_length": spec.chunk_length,
         "action_dim": spec.action_dim,
+        "views": list(spec.views),
+        "proprio_dim": spec.proprio_dim,
         "tokens": workload.tokens,
         "layer_parameters": workload.layer_params,
         "encode_parameters": workload.encode_params,

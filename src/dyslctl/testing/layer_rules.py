@@ -24,6 +24,8 @@ def spec(case: Case) -> Findings:
         yield f"spec.last_live_layer is {spec.last_live_layer}, outside 0..{spec.num_layers - 1}"
     if spec.gripper_dim is not None and not 0 <= spec.gripper_dim < spec.action_dim:
         yield f"spec.gripper_dim is {spec.gripper_dim}, outside 0..{spec.action_dim - 1}"
+    if (shown := len(case.observations[0].images)) < len(spec.views):
+        yield f"spec.views names {len(spec.views)} views, an observation that is encoded has {shown}"
     if not spec.fingerprint:
         yield "spec.fingerprint is empty"
     if (workload.num_layers, workload.hidden_size) != (spec.num_layers, spec.hidden_size):

@@ -61,7 +61,7 @@ class OpenVLAOFT(PrismaticBackbone):
     def encode(self, observations: Sequence[Observation]) -> LayerInputs:
         """Images, prompt and proprioception to the sequence that enters layer 0."""
         size, jpeg = self.checkpoint.preprocessor.size, self.config.jpeg
-        images = np.stack([views_of(observation, self.config.num_images, size, jpeg) for observation in observations])
+        images = np.stack([views_of(observation, self.config.views, size, jpeg) for observation in observations])
         ids, lengths = self.checkpoint.tokenizer.encode_batch([observation.instruction for observation in observations])
         return self.model.embed(
             pixels(images, self.checkpoint.preprocessor, self.config.center_crop, self.device).to(self.dtype),

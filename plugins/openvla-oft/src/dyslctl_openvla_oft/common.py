@@ -53,6 +53,8 @@ class PrismaticBackbone(Backbone):
             fingerprint=fingerprint(checkpoint.folder),
             commit=commit,
             generates=config.head == "tokens",
+            views=config.views,
+            proprio_dim=config.proprio_dim if config.use_proprio else 0,
         )
 
     @abstractmethod

@@ -76,6 +76,13 @@ class VisionConfig(BaseModel):
     siglip: SiglipConfig = SiglipConfig()
 
 
+VIEWS: Mapping[int, tuple[str, ...]] = {
+    1: ("third person",),
+    2: ("third person", "wrist"),
+    3: ("third person", "left wrist", "right wrist"),
+}
+
+
 class ActionConfig(BaseModel):
     """What the released code takes from its command line: chunk, proprioception, views. Defaults: LIBERO.
 
@@ -111,6 +118,11 @@ class ActionConfig(BaseModel):
         if self.head == "tokens" and (self.chunk_length, self.use_proprio, self.num_images) != (1, False, 1):
             raise ValueError("a model that generates tokens predicts 1 action from 1 view without proprioception")
         return self
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """What the camera views show, in the order of the released code."""
+        return VIEWS.get(self.num_images, tuple(f"view {number + 1}" for number in range(self.num_images)))
 
     @property
     def num_action_tokens(self) -> int:

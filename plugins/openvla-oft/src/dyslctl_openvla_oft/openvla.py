@@ -56,8 +56,8 @@ class OpenVLA(PrismaticBackbone):
     @torch.no_grad()
     def encode(self, observations: Sequence[Observation]) -> LayerInputs:
         """The first camera view and the prompt to the sequence that enters layer 0."""
-        size, views = self.checkpoint.preprocessor.size, self.config.num_images
-        images = np.stack([views_of(_first(o, views), views, size, self.config.jpeg) for o in observations])
+        size, views = self.checkpoint.preprocessor.size, self.config.views
+        images = np.stack([views_of(_first(o, len(views)), views, size, self.config.jpeg) for o in observations])
         ids, lengths = self.checkpoint.tokenizer.encode_batch([observation.instruction for observation in observations])
         seen = pixels(images, self.checkpoint.preprocessor, self.config.center_crop, self.device)
         return self.model.embed(seen.to(self.dtype), ids.to(self.device), lengths)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,11 +20,13 @@ from dyslctl_openvla_oft.config import OFTConfig
 
 CROP_AREA = 0.9
 VIEWS_HINT = (
-    "recorded episodes: --data-map FILE.yaml names those views that the model reads, in its order (docs/data.md); "
-    "--set model.options.num_images=N if the checkpoint reads another number than its files say"
+    "Observation.images holds them in the model's order, under any names; of recorded episodes --data-map FILE.yaml "
+    "names them (docs/data.md); --set model.options.num_images=N if the checkpoint reads another number than its files "
+    "say"
 )
 PROPRIO_HINT = (
-    "recorded episodes: proprio in --data-map FILE.yaml names the columns (docs/data.md); "
+    "Observation.proprio holds them; of recorded episodes proprio in --data-map FILE.yaml names the columns "
+    "(docs/data.md); "
     "--set model.options.use_proprio=false if the checkpoint reads none"
 )
 
@@ -114,16 +117,18 @@ def resized(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
 
 
-def views_of(observation: Observation, num_images: int, size: int, jpeg: bool = False) -> np.ndarray:
-    """The camera views as ``[V, s, s, 3]`` uint8; those of another size are (compressed, if ``jpeg``, and) resized.
+def views_of(observation: Observation, views: Sequence[str], size: int, jpeg: bool = False) -> np.ndarray:
+    """The camera views, as many as ``views`` names, as ``[V, s, s, 3]`` uint8.
+
+    Those of another size are (compressed, if ``jpeg``, and) resized.
 
     Raises:
         ConfigError: If the number of views, an image's shape, its dtype or a value is wrong.
     """
     images = observation.images
-    if len(images) != num_images:
+    if len(images) != len(views):
         raise ConfigError(
-            f"the model reads {num_images} camera views, the observation has {len(images)}: "
+            f"the model reads {len(views)} camera views ({', '.join(views)}), the observation has {len(images)}: "
             f"{', '.join(images) or 'none'}",
             hint=VIEWS_HINT,
         )

@@ -21,7 +21,7 @@ from dyslctl_roboflamingo import workload
 from dyslctl_roboflamingo.checkpoint import is_flamingo, load_model
 from dyslctl_roboflamingo.config import SETTINGS, Settings
 from dyslctl_roboflamingo.head import GRIPPER, POSE, HeadMemory
-from dyslctl_roboflamingo.images import pixels_of
+from dyslctl_roboflamingo.images import VIEWS, pixels_of
 from dyslctl_roboflamingo.model import RoboFlamingoModel
 from dyslctl_roboflamingo.mpt import attention_bias
 from dyslctl_roboflamingo.tokenizer import FILE as TOKENIZER
@@ -59,6 +59,7 @@ class RoboFlamingo(Backbone):
             fingerprint=fingerprint,
             visual_tokens=False,
             window=model.head.window,
+            views=VIEWS,
         )
         self._memory = HeadMemory()
 

@@ -11,7 +11,7 @@ from dyslctl.backbone import checked_image
 from dyslctl.errors import ConfigError
 from dyslctl.types import Observation
 
-VIEWS = 2
+VIEWS = ("scene", "gripper")
 """The scene camera and the one at the gripper, in this order."""
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -24,11 +24,12 @@ def pixels_of(observation: Observation, size: int) -> Tensor:
         ConfigError: If the number of views, an image's shape or its dtype is wrong.
     """
     images = observation.images
-    if len(images) != VIEWS:
+    if len(images) != len(VIEWS):
         raise ConfigError(
-            f"the model reads {VIEWS} camera views, scene then gripper; the observation has {len(images)}: "
+            f"the model reads {len(VIEWS)} camera views ({', '.join(VIEWS)}), the observation has {len(images)}: "
             f"{', '.join(images) or 'none'}",
-            hint="recorded episodes: --data-map FILE.yaml names the views that the model reads (docs/data.md)",
+            hint="Observation.images holds these in this order, under any names; of recorded episodes --data-map "
+            "FILE.yaml names them (docs/data.md)",
         )
     fitted = np.stack([fit(checked_image(name, image), size) for name, image in images.items()])
     return normalized(torch.from_numpy(fitted).permute(0, 3, 1, 2).float() / 255)

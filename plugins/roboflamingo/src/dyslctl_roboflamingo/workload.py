@@ -33,7 +33,7 @@ def workload_of(model: RoboFlamingoModel, tokens: int) -> Workload:
         tokens=tokens,
         hidden_size=settings.language_model.width,
         layer_params=_params(model.layers) // len(model.layers),
-        encode_gflop=VIEWS * per_view / 1e9,
+        encode_gflop=len(VIEWS) * per_view / 1e9,
         encode_params=_params(model.vision) + _params(model.perceiver),
         # In a full window the LSTM goes over all of it.
         head_gflop=2 * (settings.head.window * _matrices(model.head.rnn) + _matrices(model.head.actions)
