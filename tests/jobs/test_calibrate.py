@@ -2,10 +2,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from dyslctl.artifacts.bundle import SETTINGS, WEIGHTS, save_settings
 from dyslctl.artifacts.skip_profile import Guidance
 from dyslctl.dysl.partition import LayerPartition
+from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
 from dyslctl.errors import ArtifactError, ConfigError
 from dyslctl.jobs.calibrate import CalibrationSettings, calibrate, fit, record, skip_probabilities
 from dyslctl.jobs.data import collect
@@ -135,3 +137,14 @@ def test_a_skip_rate_gives_every_controller_its_own_tau(bundle, rate: float) -> 
     for layer, probabilities in answers.items():
         skipped = (probabilities > trained.guidance.threshold(layer) + 1e-7).mean()
         assert skipped <= rate and skipped == pytest.approx(rate, abs=2 / len(seen))
+
+
+def test_answers_near_one_stay_apart_in_bfloat16(tiny_backbone, tiny_suite) -> None:
+    """There the sigmoid of 7 is 1, which no threshold leaves a skip above."""
+    backbone, suite = tiny_backbone(dtype=torch.bfloat16), tiny_suite()
+    modules = SkipModules(PARTITION, SkipSizes.mini(16)).to(torch.bfloat16)
+    for layer in PARTITION.dynamic_layers:
+        torch.nn.init.constant_(modules.controller(layer).out.bias, 7.0)
+    seen = suite.demonstrate(suite.episodes("train", 1)[0]).observations
+    for answers in skip_probabilities(backbone, modules, seen).values():
+        assert answers.dtype == np.float64 and (answers < 1).all() and (answers > 0.998).all()

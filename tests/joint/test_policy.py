@@ -214,6 +214,24 @@ def test_allow_points_take_what_is_not_important_for_no_fall(
     assert (inner.guidance.allow_points.protected_fraction > 0) == moved
 
 
+def test_a_fall_moves_the_allow_points_at_once(tiny_backbone: type[TinyBackbone]) -> None:
+    """``or`` is nowhere less cautious than the guidance alone, be the arm as fast as it likes."""
+    moved: dict[str, tuple[int, float]] = {}
+    for agreement in ("or", "independent"):
+        chosen: Any = agreement
+        settings = replace(PRUNED, agreement=chosen, fine_translation=1e-9, fine_rotation=1e-9)
+        guidance = assets(guidance=replace(JUMPY, eta_2=1e9))
+        policy = joint(guidance, tiny_backbone(), "dysl-paper-no-post+specprune", settings)
+        inner: Any = policy._skipping.policy
+        for number in range(8):
+            policy.select_action(observation(number))
+            protected = inner.guidance.allow_points.protected_fraction
+            if protected:
+                moved[agreement] = number, protected
+                break
+    assert moved["or"] == moved["independent"]
+
+
 def test_the_same_past_gives_the_same_prediction(tiny_backbone: type[TinyBackbone]) -> None:
     """Its history is a value; the exits remember the last chunk, which is the same here."""
     policy = joint(assets(), tiny_backbone(), "dysl+specprune")

@@ -91,3 +91,10 @@ def test_with_everything_it_is_the_full_model_bit_for_bit(inputs: tuple[TinyBack
 def test_a_layer_must_be_left(inputs: tuple[TinyBackbone, LayerState]) -> None:
     with pytest.raises(ConfigError, match="leaves none of 8 layers"):
         EfficientVLASchedule(inputs[0].attention_rows, PruningSettings(dropped_layers=32), SIMILARITY)
+
+
+def test_so_must_one_that_sees_fewer_tokens(inputs: tuple[TinyBackbone, LayerState]) -> None:
+    rows = inputs[0].attention_rows
+    with pytest.raises(ConfigError, match="efficientvla prunes after 8 layers: expected fewer than the 8"):
+        EfficientVLASchedule(rows, PruningSettings(after_layers=8), SIMILARITY)
+    EfficientVLASchedule(rows, PruningSettings(after_layers=8, keep=1.0), SIMILARITY)

@@ -82,9 +82,9 @@ def test_three_stages_by_hand() -> None:
     hidden[1:65, 0], hidden[65] = torch.arange(64) / 10, torch.tensor([9.0, 0])
     layers, seen = Still(), state(kinds, hidden)
     trace = forward(layers, seen, SparseVLMSchedule(layers.rows, PruningSettings(keep=1 / 8), 32))
-    assert layers.asked == [(1, [65]), (5, [65]), (14, [65])]
+    assert layers.asked == [(2, [65]), (6, [65]), (15, [65])]
     # 32 go, 9 are merged into one; of 33 then 17 go, 5 into one; of 17 then 9 go, 2 into one
-    assert trace.tokens == [68] * 2 + [4 + 33] * 4 + [4 + 17] * 9 + [4 + 9] * 17
+    assert trace.tokens == [68] * 3 + [4 + 33] * 4 + [4 + 17] * 9 + [4 + 9] * 16
     kept = seen.positions[0]
     assert kept[kept >= 65].tolist() == [65, 66, 67] and kept[-11:-3].tolist() == list(range(57, 65))
 

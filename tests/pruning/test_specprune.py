@@ -106,10 +106,25 @@ def test_the_first_inference_prunes_nothing_and_finds_what_the_deep_layers_atten
 
 def test_a_stand_in_counts_until_a_global_layer_is_heard() -> None:
     """Position 3 is important in the stand-in, 5 in layer 14; a pass that leaves between them knows the first."""
-    depths = replace(Depths.of(32), global_=(3, 14, 31), stand_ins=(3,))
     table: Table = {3: {3: 1.0, 20: 1.0}, 14: {5: 1.0, 20: 1.0}, 31: {5: 1.0, 20: 1.0}}
+    assert found_by_passes(table, (3, 14, 31), 3, (8, 31)) == {8: [[3], [20]], 31: [[5], [20]]}
+
+
+def test_a_stand_in_behind_a_global_layer_counts_beside_it_and_then_no_more() -> None:
+    """Position 3 leads by the stand-in, 17, alone; by layers 14 and 31, of which one names it, 5 does."""
+    table: Table = {
+        14: {3: 1.0, 5: 0.9, 20: 1.0}, 17: {3: 1.0, 20: 1.0}, 31: {5: 1.0, 20: 1.0},
+    }  # fmt: skip
+    assert found_by_passes(table, (14, 17, 31), 17, (20, 31)) == {20: [[3], [20]], 31: [[5], [20]]}
+
+
+def found_by_passes(
+    table: Table, heard: tuple[int, ...], stand_in: int, lasts: tuple[int, ...]
+) -> dict[int, list[list[int]]]:
+    """The most important token of each view, by the last layer of a pass."""
+    depths = replace(Depths.of(32), global_=heard, stand_ins=(stand_in,))
     found = {}
-    for last in (8, 31):
+    for last in lasts:
 
         class Leaving(SpecPruneSchedule):
             def before(self, layer: int, state: LayerState, last: int = last) -> Step:
@@ -120,7 +135,7 @@ def test_a_stand_in_counts_until_a_global_layer_is_heard() -> None:
         forward(layers, state(), schedule)
         assert schedule.found is not None
         found[last] = [positions.tolist() for positions in schedule.found.important]
-    assert found == {8: [[3], [20]], 31: [[5], [20]]}
+    return found
 
 
 def test_entropy_is_measured_at_once_and_reused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from dyslctl_openvla_oft.writer import write_checkpoint
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
+from dyslctl.baselines.mole import StraightThrough
 from dyslctl.cli import app
 from dyslctl.dysl.distillation import MixSchedule, Stage2Settings, stage2_loss
 from dyslctl.dysl.partition import LayerPartition
@@ -101,6 +103,24 @@ def test_generated_tokens_are_mixed_as_the_prompt_was(
     assert torch.equal(tokens(backbone, inputs, MixSchedule(modules, EXITS)), skipped)
     set_gates(modules, -1e4)
     assert torch.equal(tokens(backbone, inputs, MixSchedule(modules, EXITS)), full)
+
+
+@torch.no_grad()
+def test_generated_tokens_go_through_the_layers_that_mole_picked(backbone: OpenVLA, inputs: LayerInputs) -> None:
+    """The way around a layer is that of the token, not that of the prompt."""
+
+    class Router:
+        def of(self, state: LayerState) -> Tensor:
+            return torch.tensor([9.0, 0, 0, 9, 9, 9]).expand(len(state.hidden), -1)
+
+    class Around(LayerSchedule):
+        def before(self, layer: int, state: LayerState) -> Step:
+            return Jump(layer + 1) if layer in (1, 2) else RUN
+
+    trained: Any = Router()
+    found = tokens(backbone, inputs, StraightThrough(trained, 4))
+    assert torch.equal(found, tokens(backbone, inputs, Around()))
+    assert not torch.equal(found, tokens(backbone, inputs, LayerSchedule()))
 
 
 @pytest.mark.parametrize("recompute", [False, True])

@@ -15,6 +15,7 @@ from dyslctl_roboflamingo.random_checkpoint import write_random_checkpoint
 
 from dyslctl import methods
 from dyslctl.baselines.flexidepth_tokens import require_token_skips
+from dyslctl.baselines.mole import require_pictures
 from dyslctl.dysl.guidance import GuidanceSettings
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.policy import DySLPolicy
@@ -147,6 +148,11 @@ def test_token_pruning_is_refused(backbone: RoboFlamingo, name: str) -> None:
 def test_so_are_tokens_that_skip_layers_one_by_one(backbone: RoboFlamingo) -> None:
     with pytest.raises(ConfigError, match="RoboFlamingo makes no keys and values without running the layer"):
         require_token_skips(backbone)
+
+
+def test_so_is_a_router_that_would_see_no_picture(backbone: RoboFlamingo) -> None:
+    with pytest.raises(ConfigError, match="for RoboFlamingo that is words alone"):
+        require_pictures(backbone)
 
 
 def test_decoding_by_hand(backbone: RoboFlamingo) -> None:

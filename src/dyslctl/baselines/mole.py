@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +100,20 @@ class LayerRouter(nn.Module):
         """The logits for what ``state`` holds before layer 0."""
         logits: Tensor = self(state.hidden, *token_classes(state))
         return logits
+
+
+def require_pictures(backbone: Backbone) -> None:
+    """The router reads what enters layer 0, and that must hold the pictures.
+
+    Raises:
+        ConfigError: If the layers of ``backbone`` see them by another way: all pictures would have the same layers.
+    """
+    if not backbone.spec.visual_tokens:
+        raise ConfigError(
+            f"mole picks layers by what enters the first one, and for {type(backbone).__name__} that is words alone: "
+            "the same layers whatever the cameras see",
+            hint="--method dysl, dysl-paper, flexidepth or deer",
+        )
 
 
 def token_classes(state: LayerState) -> tuple[Tensor, Tensor]:
@@ -201,13 +216,20 @@ class StraightThrough(LayerSchedule):
 
     def before(self, layer: int, state: LayerState) -> Step:
         """Keep the way around the layer."""
-        self._around = state.hidden
+        state.apply(self._leave)
         return RUN
 
     def after(self, layer: int, state: LayerState) -> None:
         """One of the two ways, with the gradient of both."""
-        gate, around = self._gates[:, layer].to(state.hidden.dtype)[:, None, None], self._around
-        state.apply(lambda hidden: gate * hidden + (1 - gate) * around)
+        state.apply(partial(self._meet, self._gates[:, layer].to(state.hidden.dtype)[:, None, None]))
+
+    def _leave(self, hidden: Tensor) -> Tensor:
+        """Of the prefill, and again of every token that the head generates."""
+        self._around = hidden
+        return hidden
+
+    def _meet(self, gate: Tensor, hidden: Tensor) -> Tensor:
+        return gate * hidden + (1 - gate) * self._around
 
 
 @dataclass(frozen=True)

@@ -117,9 +117,10 @@ def fit(
 def skip_probabilities(
     backbone: Backbone, modules: SkipModules, observations: Sequence[Observation], batch_size: int = 64
 ) -> dict[int, np.ndarray]:
-    """Dynamic layer -> its controller's probability of skipping on each observation, ``[observations]`` float32.
+    """Dynamic layer -> its controller's probability of skipping on each observation, ``[observations]`` float64.
 
-    Asked on the full model's states, as if nothing had been skipped before.
+    In double precision, as it is compared with ``tau``: in bfloat16 all above 0.998 are 1. Asked on the full model's
+    states, as if nothing had been skipped before.
     """
     found: dict[int, list[np.ndarray]] = {layer: [] for layer in modules.partition.dynamic_layers}
     for first in range(0, len(observations), batch_size):
@@ -128,7 +129,7 @@ def skip_probabilities(
         pool = TokenPool.of(modules.sizes.pool, LayerState.of(inputs))
         for layer, answers in found.items():
             logits = modules.controller(layer)(pool(states[layer]))
-            answers.append(torch.sigmoid(logits).float().cpu().numpy())
+            answers.append(logits.double().sigmoid().cpu().numpy())
     return {layer: np.concatenate(answers) for layer, answers in found.items()}
 
 

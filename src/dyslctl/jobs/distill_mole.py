@@ -9,7 +9,14 @@ from functools import partial
 from torch import Tensor
 
 from dyslctl.backbone import Backbone
-from dyslctl.baselines.mole import LayerRouter, MixtureSizes, MoleSettings, layers_kept, mole_loss
+from dyslctl.baselines.mole import (
+    LayerRouter,
+    MixtureSizes,
+    MoleSettings,
+    layers_kept,
+    mole_loss,
+    require_pictures,
+)
 from dyslctl.dysl.skip_modules import PUBLISHED_WIDTH
 from dyslctl.jobs.dataset import Dataset, Part
 from dyslctl.jobs.distill import DistillResult, batches, drawn
@@ -48,10 +55,11 @@ def distill_mole(work: Work, settings: MixtureTraining) -> DistillResult:
 
     Raises:
         ArtifactError: If the profile belongs to other weights, or the checkpoint is damaged.
-        ConfigError: If training diverges, or the checkpoint has other settings.
+        ConfigError: If training diverges, the checkpoint has other settings, or the router would see no picture.
         EnvironmentMismatch: If a file cannot be written.
     """
     work.check(settings)
+    require_pictures(work.backbone)
     spec = work.backbone.spec
     sizes = MixtureSizes.default(spec.hidden_size, spec.num_layers)
     router = new_router(sizes, settings.seed).to(work.backbone.device).train()

@@ -8,8 +8,9 @@ pruned. Either way it is bit for bit the pass that would have begun so.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from dyslctl.backbone import Backbone
@@ -18,6 +19,7 @@ from dyslctl.joint.importance import judge
 from dyslctl.joint.schedule import JointSchedule
 from dyslctl.joint.skipping import Skipping
 from dyslctl.policy import Plan, Policy, Predict, Request
+from dyslctl.pruning.action_mode import Mode
 from dyslctl.pruning.frames import Frame, frame_of
 from dyslctl.pruning.settings import PruningSettings
 from dyslctl.pruning.specprune import Depths, Outlook, SpecPruneSchedule
@@ -71,7 +73,7 @@ class JointPolicy(Policy):
         past, frame = self.history, frame_of(observation.images)
         mode, stale = self._lookout.mode(past.tokens), past.age > self._settings.max_age
         importance = judge(self._settings.agreement, mode, any(past.alarms))
-        self._skipping.heed(importance.cautious)
+        self._skipping.heed(partial(self._cautious, mode, past.alarms))
         self.schedule.skipping = not stale
         now = self._lookout.outlook(past.tokens, frame, "fine" if stale else importance.mode)
         self.schedule.tokens.outlook = now
@@ -82,6 +84,9 @@ class JointPolicy(Policy):
         tokens = self._lookout.after(past.tokens, mode, frame, chunk, found)
         self.history = JointHistory(tokens, 0 if refreshed else past.age + 1, alarms)
         return chunk
+
+    def _cautious(self, mode: Mode, alarms: Sequence[bool], alarmed: bool) -> bool | None:
+        return judge(self._settings.agreement, mode, alarmed or any(alarms)).cautious
 
     def _passes(self, observation: Observation, frame: Frame) -> Generator[Request, Any, tuple[bool, ActionChunk]]:
         """The skipping method's plan; beside its chunk, whether the global set may be taken from it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dyslctl.dysl.exit_policy import ExitPolicy
@@ -13,6 +13,8 @@ from dyslctl.dysl.guidance import Signal
 from dyslctl.dysl.policy import DySLPolicy
 from dyslctl.policy import Policy, StepReport
 
+Judged = Callable[[bool], bool | None]
+"""From whether this inference is alarming to whether it is to be cautious; ``None``: as the method itself sees fit."""
 CAUTION = math.log(2)
 """A cautious planner accepts half the damage."""
 
@@ -37,8 +39,8 @@ class Skipping(ABC):
         """Whether an inference was important in its eyes."""
 
     @abstractmethod
-    def heed(self, cautious: bool | None) -> None:
-        """The next inference is important, or is not; ``None``: it need not be told."""
+    def heed(self, judged: Judged) -> None:
+        """Skip, in the next inference, as ``judged`` says."""
 
 
 class PlannedExits(Skipping):
@@ -57,9 +59,9 @@ class PlannedExits(Skipping):
         """Every layer ran."""
         return not report.jumps
 
-    def heed(self, cautious: bool | None) -> None:
-        """Accept less damage."""
-        self._schedule.tolerance = self._tolerance - CAUTION if cautious else self._tolerance
+    def heed(self, judged: Judged) -> None:
+        """Accept less damage. Whether this inference alarms it, only its end will tell."""
+        self._schedule.tolerance = self._tolerance - CAUTION if judged(False) else self._tolerance
 
 
 class Controllers(Skipping):
@@ -77,11 +79,12 @@ class Controllers(Skipping):
         """``delta C`` fell below ``eta_1``."""
         return report.delta_continuity is not None and report.delta_continuity < self._guidance.settings.eta_1
 
-    def heed(self, cautious: bool | None) -> None:
-        """Let the points take what is important for a fall, and what is not for none."""
+    def heed(self, judged: Judged) -> None:
+        """Let the points take what is important for a fall, and what is not for none; a fall alarms at once."""
         eta_1 = self._guidance.settings.eta_1
 
         def heeded(signal: Signal) -> Signal:
+            cautious = judged(signal.fall < eta_1)
             if cautious is None:
                 return signal
             fall = min(signal.fall, 2 * eta_1) if cautious else max(signal.fall, eta_1)

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from dyslctl.engine import RUN, Jump, LayerSchedule, Step
 from dyslctl.errors import ConfigError
 from dyslctl.pruning.attention import AttentionRows, ask, text_tokens
-from dyslctl.pruning.depth import LAYERS, count
+from dyslctl.pruning.depth import LAYERS, count, require_layers_behind
 from dyslctl.pruning.settings import PruningSettings
 from dyslctl.pruning.tokens import prune, top
 from dyslctl.types import LayerState
@@ -66,7 +66,7 @@ class EfficientVLASchedule(LayerSchedule):
         """``settings``: ``keep``, ``bucket``, ``after_layers``, ``dropped_layers``.
 
         Raises:
-            ConfigError: If no layer is left.
+            ConfigError: If no layer is left, or none to run on fewer tokens.
         """
         self._rows, self._settings = rows, settings
         self.dropped = least_important(similarity, settings.dropped_layers)
@@ -74,6 +74,9 @@ class EfficientVLASchedule(LayerSchedule):
             raise ConfigError(
                 f"pruning.dropped_layers={settings.dropped_layers} of 32 leaves none of {len(similarity)} layers to run"
             )
+
+        if settings.keep < 1:
+            require_layers_behind("efficientvla", settings.after_layers, len(similarity))
 
     def before(self, layer: int, state: LayerState) -> Step:
         """Score, prune where the early layers end, and jump over what never runs."""

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from dyslctl.backbone import Backbone
 from dyslctl.engine import RUN, LayerSchedule, Step
-from dyslctl.errors import ConfigError
 from dyslctl.pruning.attention import AttentionRows, answering_tokens, ask
+from dyslctl.pruning.depth import require_layers_behind
 from dyslctl.pruning.settings import PruningSettings
 from dyslctl.pruning.tokens import prune, top
 from dyslctl.types import LayerState
@@ -48,10 +48,5 @@ def schedule(backbone: Backbone, settings: PruningSettings) -> LayerSchedule:
     Raises:
         ConfigError: If the model has no layer left to run on fewer tokens.
     """
-    layers = backbone.spec.num_layers
-    if settings.after_layers >= layers:
-        raise ConfigError(
-            f"fastv prunes after {settings.after_layers} layers: expected fewer than the {layers} of this backbone",
-            hint="--set pruning.after_layers=2",
-        )
+    require_layers_behind("fastv", settings.after_layers, backbone.spec.num_layers)
     return FastVSchedule(backbone.attention_rows, settings)

@@ -39,7 +39,8 @@ class PruningSettings:
         agreement: With layer skipping (``dysl+specprune``): whether tokens and layers each go by their own judgement of
             what is important, or both by both.
         refresh: There, a pass names the global set only if it ran at least this share of the layers before.
-        max_age: There, after so many inferences without a new global set one runs every layer, in fine mode.
+        max_age: There, so many inferences in a row may go without a new global set, and one more: the next runs every
+            layer, in fine mode.
         verify_tokens: There, what a second prediction runs on: the fine set, or every token.
 
     Raises:

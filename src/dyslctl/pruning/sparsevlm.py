@@ -10,6 +10,8 @@ Where this differs from the public code:
 
 * How many stay falls in equal ratios, to ``keep`` at the last of the three depths; the released lists (300, 200, 110 of
   576) fall about so. Recycled tokens come on top, as there. Depths are scaled to models of other sizes.
+* A token's density is that of its five nearest; there of as many as there are clusters, which for one cluster is the
+  token itself. Of those that go exactly the share ``recycled`` is recycled; there one token more.
 * A recycled token stands where the centre of its cluster stood, and all keep their positions; there they are numbered
   anew. No noise breaks ties between equal densities: of equals the first is taken.
 * Each view has its own budget and its own clusters; the original has one image.
@@ -30,7 +32,7 @@ from dyslctl.pruning.settings import PruningSettings
 from dyslctl.pruning.tokens import budget, retain, top, views
 from dyslctl.types import LayerState, TokenKind
 
-STAGES = (2, 6, 15)
+STAGES = (3, 7, 16)
 """After so many of 32 layers."""
 NEIGHBOURS = 5
 """Of a token, that its density is measured by, itself counted."""

@@ -133,6 +133,7 @@ class PassMemory:
         importance: ``S`` (Eq. 9).
         global_: Mean score in the global layers.
         reached: Whether a token reached any of them.
+        sure: ``global_`` and ``reached`` without the stand-in that was heard last; ``None``: none was.
         local: Scores of all tokens in each of the first layers.
     """
 
@@ -142,6 +143,7 @@ class PassMemory:
     importance: Tensor
     global_: Tensor
     reached: Tensor
+    sure: tuple[Tensor, Tensor] | None = None
     local: list[Tensor] = field(default_factory=list)
 
     @classmethod
@@ -292,10 +294,10 @@ class SpecPruneSchedule(LayerSchedule):
             )
 
     def _note_global(self, layer: int, state: LayerState, scores: Tensor) -> None:
-        now, earlier = self._pass, {noted for noted in self.depths.global_ if noted < layer}
-        if earlier and earlier <= set(self.depths.stand_ins):
-            now.global_.zero_()
-            now.reached.zero_()
+        now = self._pass
+        if now.sure is not None:  # the layer that the stand-in stood for, or a nearer one
+            now.global_, now.reached = (each.clone() for each in now.sure)
+        now.sure = (now.global_.clone(), now.reached.clone()) if layer in self.depths.stand_ins else None
         for view in views(state.kinds[0]):
             positions = state.positions[0, view]
             now.global_[positions] += min_max(scores[view]) / len(self.depths.global_)

@@ -11,6 +11,8 @@ Where this differs from the public code:
 
 * The last inference's picture is compared with. There, the one of the OpenVLA-OFT script is the current one itself.
 * Entropy and relevance are those of the prompt's rows; there they are those of the whole map, which all layers make.
+* Both are taken over the tokens that a layer computes, without those whose keys are lent to it: the more are reused,
+  the lower is the entropy from the first of the four layers on.
 * A token that was reused keeps the attention that it got when it was last computed.
 * Counts and layers are scaled to other models (:mod:`dyslctl.pruning.depth`).
 """

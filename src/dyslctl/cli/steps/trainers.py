@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.baselines.flexidepth_tokens import require_token_skips
+from dyslctl.baselines.mole import require_pictures
 from dyslctl.cli.steps.recorded import recorded_suite
 from dyslctl.cli.workspace import Workspace, command_line, load_suite, with_subtasks
 from dyslctl.errors import ConfigError
@@ -185,6 +186,8 @@ class OneStageTrainer:
         backbone, out = self.workspace.backbone.load(), self.workspace.run.distill(self.method, settings.stage)
         if self.method == "flexidepth-tokens":
             require_token_skips(backbone)
+        if self.method == "mole":
+            require_pictures(backbone)
         settings.require_memory(backbone)
         data = _labelled_states(self.workspace, out, self.progress)
         return Work(backbone, self.profile, data, out, bundle, resume, command_line(), self.progress)
