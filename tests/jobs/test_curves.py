@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,6 @@ from dyslctl.jobs.latency import Series
 from dyslctl.jobs.statistics import paired_difference
 from dyslctl.jobs.summary import EvaluationResult, summarize
 from dyslctl.policy import Policy
-from dyslctl.pruning.settings import PRUNING, PruningSettings
 
 if TYPE_CHECKING:
     from tests.jobs import guessing
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 def importable_guessing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     globals()["guessing"] = importlib.import_module("guessing")
-    # The bundles that a method needs are no concern of these recipes.
-    monkeypatch.setattr(closed_loop.methods, "bundles", lambda wanted: [])
     yield
 
 
@@ -55,14 +52,12 @@ class Recipe:
     seed: int = 0
     dial: float | None = None
     target_layers: float | None = None
-    pruning: PruningSettings = PRUNING
-    bundles: dict[str, Path] = field(default_factory=dict)
     backbone: Backbones = Backbones()
     weights: str = "cafe"
     made: list[str] = field(default_factory=list, compare=False)
 
-    def identity(self) -> dict[str, str]:
-        return {"weights": self.weights}
+    def about(self, names: Iterable[str]) -> dict[str, Any]:
+        return {"weights": self.weights, "seed": self.seed, "dial": self.dial, "target_layers": self.target_layers}
 
     def factory(self, method: str) -> Callable[[], Policy]:
         if self.target_layers is not None and self.target_layers < 3:
@@ -165,17 +160,20 @@ def test_every_kind_of_method_gets_its_points(tmp_path: Path) -> None:
     assert [(point.setting.method, point.setting.label) for point in points] == [
         ("dysl", "5"),
         ("dysl", "7"),
-        ("random-skip-adapters", "5"),
-        ("random-skip-adapters", "7"),
         ("random-skip-adapters", "like dysl at 5"),
         ("random-skip-adapters", "like dysl at 7"),
     ]
     dysl = points[0].setting
     assert dysl.found is not None and dysl.found.met and dysl.found.outcome.episodes == 12
-    assert points[4].setting.target_layers == dysl.found.outcome.layers
+    assert points[2].setting.target_layers == dysl.found.outcome.layers
     assert {point.seed for point in points} == {3}
     assert {record.split for point in points for record in point.records} == {"test"}
     assert {json.loads(file.read_text())["split"] for file in tmp_path.glob("tune/*/*/manifest.json")} == {"tune"}
+
+
+def test_without_a_method_to_follow_chance_is_set_to_the_budgets(tmp_path: Path) -> None:
+    points = curves(["random-skip-adapters"], Recipe(), [5.0, 7.0], splits(tmp_path), seed=0)
+    assert [(point.setting.label, point.setting.target_layers) for point in points] == [("5", 5.0), ("7", 7.0)]
 
 
 def test_the_full_model_has_one_point_and_no_seed(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def curves(
 
     Args:
         names: The first is the one that the others are compared with: methods that can be set to any number of layers
-            without a search are also set to those that it came to.
+            without a search are set to those that it came to, in the place of the budgets.
         recipe: Of this seed's policies.
         budgets: Layers asked for.
         splits: Where dials are found, and where the results are from.
@@ -137,11 +137,9 @@ def _follow(name: str, budgets: Sequence[float], reached: Sequence[Setting]) -> 
     if not methods.needs_target(name):
         return [Setting(name)]
     asked = [Setting(name, f"{budget:g}", budget, target_layers=budget) for budget in budgets]
-    if methods.method(name).in_steps:
-        return asked
     like = [
         Setting(name, f"like {other.method} at {other.label}", other.budget, target_layers=other.found.outcome.layers)
         for other in reached
         if other.found is not None
     ]
-    return asked + like
+    return asked if methods.method(name).in_steps or not like else like
