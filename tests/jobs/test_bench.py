@@ -19,7 +19,7 @@ from dyslctl.errors import ConfigError, EnvironmentMismatch
 from dyslctl.jobs import bench as bench_module
 from dyslctl.jobs.bench import BenchPlan, Subject, bench, torch_device
 from dyslctl.jobs.latency import Series, demonstration_frames
-from dyslctl.jobs.prediction import choose_workload, exit_params, headline, module_params, scaled
+from dyslctl.jobs.latency_prediction import choose_workload, exit_params, headline, module_params, scaled
 from dyslctl.jobs.token_sweep import EvenlySpaced
 from dyslctl.method_assets import Assets
 from dyslctl.types import LayerState

@@ -85,8 +85,8 @@ def bench(
     from dyslctl.cli.steps.bench import run_bench
     from dyslctl.cli.workspace import enter, layers_of
     from dyslctl.errors import ConfigError
+    from dyslctl.jobs.fail_conditions import check_conditions, parse_condition
     from dyslctl.jobs.regression import changes, check_regression, parse_percent, read_baseline
-    from dyslctl.jobs.thresholds import check_thresholds, parse_condition
 
     for condition in fail_if or ():
         parse_condition(condition)
@@ -104,7 +104,7 @@ def bench(
     workspace = enter(run, layers_of(config, set_, given))
     with progress(quiet=quiet) as listener:
         document = run_bench(workspace, device, size, listener)
-    verdicts = [partial(check_thresholds, fail_if or (), _numbers(document))]
+    verdicts = [partial(check_conditions, fail_if or (), _numbers(document))]
     if before is not None:
         compared = changes(before, document)
         document["changes"] = [change.as_dict() for change in compared]

@@ -144,7 +144,7 @@ class GuidanceFitConfig(Part):
 class CalibrateConfig(Part):
     """``dyslctl calibrate``, and the end of ``distill`` if a target is given: a method's dial, from closed loop.
 
-    ``max_damage`` counts on recorded episodes, where no target is given: see ``jobs/calibrate_offline.py``.
+    ``max_damage`` counts on recorded episodes, where no target is given: see ``jobs/fit_tolerance.py``.
     ``episodes``: by default so many that they have 200 subtasks.
     """
 
@@ -175,7 +175,7 @@ class EvalConfig(Part):
 class BenchConfig(Part):
     """``dyslctl bench``: which methods, how long each is timed, and for which software a prediction stands.
 
-    ``compare``: what else runs all the layers, to be timed beside (``jobs/comparison.py``). ``tokens``: how many
+    ``compare``: what else runs all the layers, to be timed beside (``jobs/layer_rivals.py``). ``tokens``: how many
     the full pass is timed or predicted on, beside all (``jobs/token_sweep.py``).
     """
 

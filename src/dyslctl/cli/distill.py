@@ -28,7 +28,7 @@ from dyslctl.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from dyslctl.jobs.distill import Stage
+    from dyslctl.jobs.stage_result import Stage
 
 
 class Stages(StrEnum):

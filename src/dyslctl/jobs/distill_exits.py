@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dyslctl.artifacts.bundle import weights_digest
-from dyslctl.artifacts.files import make_folder, sha256, write_json
+from dyslctl.artifacts.files import make_folder, sha256
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.backbone import Backbone, one_token
 from dyslctl.baselines.deer import INTERVAL, differences
@@ -34,13 +34,13 @@ from dyslctl.dysl.skip_modules import PUBLISHED_WIDTH
 from dyslctl.errors import ConfigError
 from dyslctl.jobs import distributed
 from dyslctl.jobs.dataset import Dataset, Part
-from dyslctl.jobs.distill import CHECKPOINT, CURVE, CURVE_SCHEMA, DistillResult, Stage, training_info
 from dyslctl.jobs.exit_data import Rounds
 from dyslctl.jobs.exit_samples import ExitSamples, planner_samples
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
-from dyslctl.jobs.trained import partition_of
+from dyslctl.jobs.stage_result import CHECKPOINT, DistillResult, Stage, save_curve, training_info
 from dyslctl.jobs.trained_deer import save_deer
 from dyslctl.jobs.trained_exits import load_exits, new_exits, save_exits
+from dyslctl.jobs.trained_modules import partition_of
 from dyslctl.jobs.training import Decay, Optimization, StepLoss, Trainee, autocast, require_float32, train
 
 ExitMethod = Literal["dysl", "static", "deer"]
@@ -189,7 +189,7 @@ def distill_exits(
             _train_planner(work, modules, samples, identity)
     differ = _differences(work, modules, rounds) if method == "deer" and settings.stage == 2 else None
     if distributed.leads():
-        write_json(out / CURVE, {"schema": CURVE_SCHEMA, "curve": curve})
+        save_curve(out, curve)
         training = training_info(settings, method, len(samples), curve, token_subsets=settings.token_subsets)
         save = save_exits if differ is None else partial(save_deer, deltas=differ)
         save(bundle, modules.eval(), rounds.execute_horizon, profile, training, command)

@@ -19,11 +19,12 @@ from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.backbone import Backbone
 from dyslctl.devices.host import usable_cpus
 from dyslctl.errors import ArtifactError, ConfigError, EnvironmentMismatch
-from dyslctl.jobs.trained import load_modules, partition_of
 from dyslctl.jobs.trained_deer import load_deer
 from dyslctl.jobs.trained_exits import load_exits
 from dyslctl.jobs.trained_flexidepth import RouterMethod, TrainedRouters, load_routers
+from dyslctl.jobs.trained_modules import partition_of
 from dyslctl.jobs.trained_mole import load_router
+from dyslctl.jobs.trained_paper import load_modules
 from dyslctl.method_assets import NO_ASSETS, Assets, Setup
 from dyslctl.policy import Policy
 from dyslctl.pruning.settings import PRUNING, PruningSettings

@@ -30,7 +30,7 @@ from dyslctl.dysl.exits import ExitModules, ExitSizes
 from dyslctl.dysl.partition import tail
 from dyslctl.dysl.query_layout import POOLED
 from dyslctl.errors import ArtifactError
-from dyslctl.jobs.trained import fill, partition_of
+from dyslctl.jobs.trained_modules import fill, partition_of
 
 NOT_CALIBRATED = Exits()
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})

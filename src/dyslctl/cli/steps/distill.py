@@ -15,10 +15,10 @@ from dyslctl.cli.steps.trainers import trainer
 from dyslctl.cli.workspace import Workspace
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.budget import MaxSuccessDrop, Target
-from dyslctl.jobs.calibrate_offline import OfflineTarget
-from dyslctl.jobs.distill import DistillResult, Stage
 from dyslctl.jobs.distributed import leads
+from dyslctl.jobs.fit_tolerance import OfflineTarget
 from dyslctl.jobs.progress import Progress
+from dyslctl.jobs.stage_result import DistillResult, Stage
 from dyslctl.report import plots
 
 DEFAULT_DROP = 1.0
@@ -118,7 +118,7 @@ def run_distill_to_budget(
     """:func:`run_distill`, with the method's dial set to the target of the section ``budget``.
 
     Without a target ``dysl`` is set to lose at most :data:`DEFAULT_DROP` points, and ``dysl-paper`` stays as it is.
-    On recorded episodes nothing is lost or won: see :mod:`dyslctl.jobs.calibrate_offline`.
+    On recorded episodes nothing is lost or won: see :mod:`dyslctl.jobs.fit_tolerance`.
     """
     method, budget = workspace.config.distill.method, workspace.config.calibrate
     if budget.target_layers is not None:

@@ -20,7 +20,7 @@ from dyslctl.dysl.exit_schedule import ExitLadder
 from dyslctl.dysl.exits import ExitModules, ExitSizes
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.jobs.latency import Series, measure
-from dyslctl.jobs.prediction import predict_usages
+from dyslctl.jobs.latency_prediction import predict_usages
 from dyslctl.method_assets import Assets
 from dyslctl.types import Observation
 
