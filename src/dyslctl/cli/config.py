@@ -13,6 +13,7 @@ from dyslctl.artifacts.document import Part, explain
 from dyslctl.artifacts.strict_yaml import parse_yaml, read_yaml
 from dyslctl.errors import ArtifactError, ConfigError
 from dyslctl.pruning.settings import PRUNING, Agreement, PruningSettings, VerifyTokens
+from dyslctl.trained import Trained
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -87,7 +88,7 @@ class DistillConfig(Part):
     subset of its visual tokens too, for ``dysl+specprune``.
     """
 
-    method: Literal["dysl", "dysl-paper", "static", "flexidepth", "flexidepth-tokens", "deer", "mole"] = "dysl"
+    method: Trained = "dysl"
     suites: Names | None = None
     workers: Positive = 1
     episodes: Positive | None = None

@@ -254,7 +254,7 @@ def _never_skip(subject: Subject, names: Iterable[str]) -> dict[str, Policy]:
     name = methods.reference(names)
     name = "dysl-paper-no-pre" if name.startswith("dysl-paper") else name
     dial = methods.method(name).dial
-    if dial is None or methods.method(name).bundle not in subject.assets.bundles():
+    if dial is None or methods.method(name).bundle not in subject.assets.bundles:
         return {}
     return {NEVER_SKIP: _policy(subject, name, dial=dial.low)}
 

@@ -17,7 +17,7 @@ from dyslctl.jobs.labelled import LabelledTraining
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.stage_result import CHECKPOINT, DistillResult, Stage, save_curve, training_info
 from dyslctl.jobs.training import StepLoss, Trainee, require_float32, train
-from dyslctl.method_assets import Trained
+from dyslctl.trained import Trained
 
 
 @dataclass(frozen=True, kw_only=True)

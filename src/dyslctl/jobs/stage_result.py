@@ -13,7 +13,7 @@ from torch import nn
 
 from dyslctl.artifacts.bundle import TrainingInfo
 from dyslctl.artifacts.files import write_json
-from dyslctl.method_assets import Trained
+from dyslctl.trained import Trained
 
 Stage = Literal[1, 2]
 CHECKPOINT, CURVE = "checkpoint.safetensors", "curve.json"

@@ -19,7 +19,8 @@ from dyslctl.artifacts.bundle import (
     load_bundle,
     save_bundle,
 )
-from dyslctl.artifacts.bundle_settings import Calibration, Exits, Section
+from dyslctl.artifacts.bundle_parts import Section
+from dyslctl.artifacts.bundle_settings import Calibration, Exits
 from dyslctl.artifacts.fingerprint import made_with
 from dyslctl.artifacts.model_card import model_card
 from dyslctl.artifacts.self_test import SelfTest

@@ -19,15 +19,12 @@ from dyslctl.jobs.distributed import leads
 from dyslctl.jobs.fit_tolerance import OfflineTarget
 from dyslctl.jobs.progress import Progress
 from dyslctl.jobs.stage_result import DistillResult, Stage
+from dyslctl.jobs.trained_methods import TRAINED
 from dyslctl.report import plots
 
 DEFAULT_DROP = 1.0
 """Percentage points of success that the default calibration may cost."""
 CURVES = {"loss": "loss", "task": "task loss", "gate": "mean skip probability"}
-
-
-SINGLE_STAGE = ("flexidepth", "flexidepth-tokens", "mole")
-"""Methods whose adapters and decisions are learnt together."""
 
 
 def run_distill(
@@ -86,7 +83,7 @@ def _stages_of(settings: DistillConfig, stages: Sequence[Stage]) -> Sequence[Sta
     Raises:
         ConfigError: If it has none of them.
     """
-    if settings.method not in SINGLE_STAGE and not settings.from_scratch:
+    if not TRAINED[settings.method].in_one_stage and not settings.from_scratch:
         return stages
     if 2 not in stages:
         how = "from scratch" if settings.from_scratch else f"'{settings.method}'"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +26,6 @@ from dyslctl.jobs.sharing import shared
 from dyslctl.jobs.single_stage import OneStage, Work
 from dyslctl.jobs.stage_result import DistillResult, Stage
 from dyslctl.jobs.trained_flexidepth import RouterMethod
-from dyslctl.jobs.training import Optimization
 from dyslctl.suite import TaskSuite
 
 NOT_OPTIMISATION = {"episodes", "data", "method", "suites", "workers"}
@@ -37,16 +35,6 @@ EXIT_EPISODES, EXPERT_EPISODES, GUIDANCE_EPISODES = 300, 200, 50
 
 Of chains so many that they have as many subtasks (see also :class:`Rounds`); of a recording at most what it has.
 """
-TRAININGS: Mapping[str, type[Optimization]] = {
-    "dysl": ExitTraining,
-    "static": ExitTraining,
-    "deer": ExitTraining,
-    "dysl-paper": DistillSettings,
-    "flexidepth": RouterTraining,
-    "flexidepth-tokens": RouterTraining,
-    "mole": MixtureTraining,
-}
-"""The settings that each training reads."""
 
 
 class Trainer(Protocol):
@@ -242,11 +230,13 @@ def trainer(workspace: Workspace, progress: Progress) -> Trainer:
     profile = SkipProfile.load(workspace.run.skip_profile)
     profile.check_backbone(workspace.backbone.load().spec)
     method = workspace.config.distill.method
-    if method == "dysl-paper":
-        return PaperTrainer(workspace, profile, progress)
-    if method == "flexidepth" or method == "flexidepth-tokens" or method == "mole":
-        return OneStageTrainer(workspace, profile, progress, method)
-    return ExitTrainer(workspace, profile, progress, method)
+    match method:
+        case "dysl" | "static" | "deer":
+            return ExitTrainer(workspace, profile, progress, method)
+        case "dysl-paper":
+            return PaperTrainer(workspace, profile, progress)
+        case "flexidepth" | "flexidepth-tokens" | "mole":
+            return OneStageTrainer(workspace, profile, progress, method)
 
 
 def _changed(workspace: Workspace) -> dict[str, Any]:
