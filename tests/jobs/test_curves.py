@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 def importable_guessing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     globals()["guessing"] = importlib.import_module("guessing")
-    # The bundles that a method needs are no concern of these recipes.
-    monkeypatch.setattr(closed_loop.methods, "bundles", lambda wanted: [])
     yield
 
 
@@ -61,8 +59,8 @@ class Recipe:
     weights: str = "cafe"
     made: list[str] = field(default_factory=list, compare=False)
 
-    def identity(self) -> dict[str, str]:
-        return {"weights": self.weights}
+    def about(self, names: Iterable[str]) -> dict[str, Any]:
+        return {"weights": self.weights, "seed": self.seed, "dial": self.dial, "target_layers": self.target_layers}
 
     def factory(self, method: str) -> Callable[[], Policy]:
         if self.target_layers is not None and self.target_layers < 3:
