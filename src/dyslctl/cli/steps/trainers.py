@@ -192,7 +192,6 @@ def _labelled_states(workspace: Workspace, folder: Path, progress: Progress) -> 
             workspace.backbone.load(),
             recorded or workspace.suite,
             episodes=settings.episodes or (recorded.available("train", usual) if recorded else usual),
-            seed=workspace.config.seed,
             source=settings.data or "expert",
             processes=settings.workers,
             folder=folder,
