@@ -112,7 +112,7 @@ def _calibrated(
 def run_distill_to_budget(
     workspace: Workspace, stages: Sequence[Stage], *, resume: bool, progress: Progress
 ) -> dict[str, Any]:
-    """:func:`run_distill`, with the method's dial set to the target of the section ``budget``.
+    """:func:`run_distill`, with the method's dial set to the target of the section ``calibrate``.
 
     Without a target ``dysl`` is set to lose at most :data:`DEFAULT_DROP` points, and ``dysl-paper`` stays as it is.
     On recorded episodes nothing is lost or won: see :mod:`dyslctl.jobs.fit_tolerance`.
