@@ -36,10 +36,10 @@ from dyslctl.devices.power import power_state
 from dyslctl.dysl.similarity import SimilarityAccumulator
 from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
 from dyslctl.engine import EXIT, RUN, FullSchedule, LayerSchedule, Step, forward
-from dyslctl.jobs.comparison import interleaved
 from dyslctl.jobs.latency import Series
+from dyslctl.jobs.layer_rivals import interleaved
 from dyslctl.jobs.profile import profile
-from dyslctl.jobs.trained import load_modules, new_modules, save_modules
+from dyslctl.jobs.trained_paper import load_modules, new_modules, save_modules
 from dyslctl.plugins import load_suite
 from dyslctl.runtime.packed import PACKED, with_backend
 from dyslctl.types import LayerInputs, LayerState, TokenKind

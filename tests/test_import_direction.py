@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 
 LAYERS = (
     ("errors",),
-    ("types",),
+    ("types", "trained"),
     ("backbone", "suite"),
     ("plugins", "engine"),
     ("policy", "suites", "testing", "runtime"),
@@ -41,6 +41,7 @@ PLUGINS_AND_SIMULATORS = {
     "mujoco",
 }
 TORCH_FREE = (
+    "dyslctl.trained",
     "dyslctl.dysl.continuity",
     "dyslctl.dysl.guidance",
     "dyslctl.dysl.calibration",

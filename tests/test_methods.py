@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import pytest
@@ -16,8 +16,9 @@ from dyslctl.dysl.guidance import GuidanceSettings
 from dyslctl.dysl.partition import LayerPartition, tail
 from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
 from dyslctl.errors import ConfigError
-from dyslctl.method_assets import NO_ASSETS, Assets, Setup
+from dyslctl.method_assets import DEER, FLEXIDEPTH, MOLE, NO_ASSETS, PAPER, Assets, Setup
 from dyslctl.policy import StepReport
+from dyslctl.trained import Trained
 
 if TYPE_CHECKING:
     from tests.tiny import TinyBackbone, TinyReach
@@ -81,7 +82,16 @@ def assets() -> Assets:
     paper = Paper(modules.eval(), GuidanceSettings(-1e-4, 0.0, k=1, tau=0.0))
     made, alone = (Exits(each.eval(), ExitSettings(99.0)) for each in (exits, static))
     deer, routed = Deer(alone.modules, DELTAS), Routers(routers.eval(), tau=0.0)
-    return Assets(PARTITION, made, paper, alone, routed, routed, deer, mole, SIMILARITY)
+    bundles: dict[Trained, object] = {
+        "dysl": made,
+        "dysl-paper": paper,
+        "static": alone,
+        "flexidepth": routed,
+        "flexidepth-tokens": routed,
+        "deer": deer,
+        "mole": mole,
+    }
+    return Assets(PARTITION, SIMILARITY, bundles)
 
 
 def reports(
@@ -167,10 +177,12 @@ def test_what_each_method_needs() -> None:
     assert matching == ["random-skip", "random-skip-layers", "random-skip-adapters", "static"]
 
 
-def test_which_bundles_are_at_hand(assets: Assets) -> None:
-    assert assets.bundles() == {"dysl", "dysl-paper", "static", "flexidepth", "flexidepth-tokens", "deer", "mole"}
-    assert Assets(static=assets.static).bundles() == {"static"}
-    assert NO_ASSETS.bundles() == set()
+def test_the_exits_at_hand_say_how_many_actions_are_executed(assets: Assets) -> None:
+    assert set(assets.bundles) == set(get_args(Trained))
+    assert assets.execute_horizon == 2
+    assert Assets(bundles={"deer": assets.bundle(DEER)}).execute_horizon == 2
+    assert Assets(bundles={"mole": assets.bundle(MOLE)}).execute_horizon is None
+    assert NO_ASSETS.execute_horizon is None
 
 
 def test_whom_random_skipping_matches() -> None:
@@ -260,11 +272,12 @@ def test_a_dial_goes_from_all_layers_to_few_and_never_back(
     tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach], assets: Assets, name: str
 ) -> None:
     """Each method as at its default dial, on the first inference: later ones begin in other states."""
-    assert assets.paper is not None
-    controllers = Paper(assets.paper.modules, GuidanceSettings(-1.0, 0.0, tau=0.5))
-    assert assets.flexidepth is not None
-    routers = Routers(assets.flexidepth.modules)
-    assets = replace(assets, paper=controllers, flexidepth=routers, flexidepth_tokens=routers)
+    paper, flexidepth = assets.bundle(PAPER), assets.bundle(FLEXIDEPTH)
+    assert paper is not None and flexidepth is not None
+    controllers = Paper(paper.modules, GuidanceSettings(-1.0, 0.0, tau=0.5))
+    routers = Routers(flexidepth.modules)
+    decided = {"dysl-paper": controllers, "flexidepth": routers, "flexidepth-tokens": routers}
+    assets = replace(assets, bundles={**assets.bundles, **decided})
     dial = methods.method(name).dial
     assert dial is not None
     layers = [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -16,26 +17,27 @@ from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.skip_modules import SkipModules
 from dyslctl.errors import ConfigError
 from dyslctl.pruning.settings import PRUNING, PruningSettings
-
-Trained = Literal["dysl", "dysl-paper", "static", "flexidepth", "flexidepth-tokens", "deer", "mole"]
-"""The methods that ``dyslctl distill`` trains; each has a bundle of its own, named after it."""
-Asset = TypeVar("Asset")
+from dyslctl.trained import Trained
 
 
-class ExitAssets(Protocol):
-    """What the methods need of a bundle with exits."""
+class AnyExits(Protocol):
+    """What all bundles with exits have in common: they are trained for one horizon and serve no other."""
 
     @property
     def modules(self) -> ExitModules:
         """Exits and planner, with their partition."""
 
     @property
-    def settings(self) -> ExitSettings:
-        """The calibrated tolerance."""
-
-    @property
     def execute_horizon(self) -> int:
         """Actions executed before the next inference in training."""
+
+
+class ExitAssets(AnyExits, Protocol):
+    """What the methods need of a bundle of ``dysl`` or ``static``."""
+
+    @property
+    def settings(self) -> ExitSettings:
+        """The calibrated tolerance."""
 
 
 class SkipAssets(Protocol):
@@ -62,12 +64,8 @@ class RouterAssets(Protocol):
         """The calibrated threshold."""
 
 
-class ConsistencyAssets(Protocol):
-    """What the methods need of a ``deer`` bundle."""
-
-    @property
-    def modules(self) -> ExitModules:
-        """Exits, with their partition."""
+class ConsistencyAssets(AnyExits, Protocol):
+    """What the methods need of a ``deer`` bundle; nobody asks its planner."""
 
     @property
     def deltas(self) -> np.ndarray:
@@ -76,10 +74,6 @@ class ConsistencyAssets(Protocol):
     @property
     def share(self) -> float:
         """Of the layers, that the thresholds are to run on those states."""
-
-    @property
-    def execute_horizon(self) -> int:
-        """Actions executed before the next inference in training."""
 
 
 class MixtureAssets(Protocol):
@@ -94,44 +88,49 @@ class MixtureAssets(Protocol):
         """Of the layers, that run."""
 
 
+Asset = TypeVar("Asset")
+Exits = TypeVar("Exits", bound=AnyExits)
+
+
+@dataclass(frozen=True)
+class BundleOf(Generic[Asset]):
+    """A trained method's bundle: what stands in it, as its type and in words.
+
+    Attributes:
+        method: Whose.
+        holds: Said where it is missing.
+    """
+
+    method: Trained
+    holds: str
+
+
+DYSL = BundleOf[ExitAssets]("dysl", "trained exits")
+PAPER = BundleOf[SkipAssets]("dysl-paper", "trained skip modules")
+STATIC = BundleOf[ExitAssets]("static", "exits trained one by one")
+FLEXIDEPTH = BundleOf[RouterAssets]("flexidepth", "trained routers")
+FLEXIDEPTH_TOKENS = BundleOf[RouterAssets]("flexidepth-tokens", "routers trained token by token")
+DEER = BundleOf[ConsistencyAssets]("deer", "exits to compare")
+MOLE = BundleOf[MixtureAssets]("mole", "a trained router of layers")
+
+
 @dataclass(frozen=True)
 class Assets:
-    """What a run has to offer; ``None`` for what was not asked for.
+    """What a run has to offer; what was not asked for is not there.
 
     Attributes:
         partition: The skip profile's.
-        exits: The bundle of ``dysl``.
-        paper: The bundle of ``dysl-paper``.
-        static: The bundle of ``static``.
-        flexidepth: The bundle of ``flexidepth``.
-        flexidepth_tokens: The bundle of ``flexidepth-tokens``.
-        deer: The bundle of ``deer``.
-        mole: The bundle of ``mole``.
         similarity: The skip profile's: each layer's mean cosine of input and output.
+        bundles: What was loaded of each, of the type that its :class:`BundleOf` says; :meth:`bundle` reads it.
     """
 
     partition: LayerPartition | None = None
-    exits: ExitAssets | None = None
-    paper: SkipAssets | None = None
-    static: ExitAssets | None = None
-    flexidepth: RouterAssets | None = None
-    flexidepth_tokens: RouterAssets | None = None
-    deer: ConsistencyAssets | None = None
-    mole: MixtureAssets | None = None
     similarity: tuple[float, ...] | None = None
+    bundles: Mapping[Trained, object] = field(default_factory=dict)
 
-    def bundles(self) -> set[Trained]:
-        """Which bundles are at hand."""
-        found: dict[Trained, object] = {
-            "dysl": self.exits,
-            "dysl-paper": self.paper,
-            "static": self.static,
-            "flexidepth": self.flexidepth,
-            "flexidepth-tokens": self.flexidepth_tokens,
-            "deer": self.deer,
-            "mole": self.mole,
-        }
-        return {name for name, bundle in found.items() if bundle is not None}
+    def bundle(self, of: BundleOf[Asset]) -> Asset | None:
+        """That bundle; ``None`` if it is not at hand."""
+        return cast("Asset | None", self.bundles.get(of.method))
 
     @property
     def execute_horizon(self) -> int | None:
@@ -139,8 +138,8 @@ class Assets:
 
         Exits are trained for one horizon and serve no other. The others remember nothing.
         """
-        trained = [bundle.execute_horizon for bundle in (self.exits, self.static, self.deer) if bundle is not None]
-        return trained[0] if trained else None
+        exits: list[AnyExits | None] = [self.bundle(DYSL), self.bundle(STATIC), self.bundle(DEER)]
+        return next((bundle.execute_horizon for bundle in exits if bundle is not None), None)
 
 
 NO_ASSETS = Assets()
@@ -184,71 +183,29 @@ class Setup:
         """
         return _required(self.assets.similarity, "a skip profile", "dyslctl profile makes it")
 
-    def exits(self) -> ExitAssets:
-        """The bundle of ``dysl``.
+    def bundle(self, of: BundleOf[Asset]) -> Asset:
+        """That bundle.
 
         Raises:
-            ConfigError: If there is none, or it was trained for another number of executed actions.
+            ConfigError: If it is not at hand.
         """
-        assets = _required(self.assets.exits, "trained exits", "dyslctl distill makes the bundle")
-        return self._executing(assets, "dysl")
+        return _required(self.assets.bundle(of), of.holds, f"dyslctl distill --method {of.method} makes the bundle")
 
-    def paper(self) -> SkipAssets:
-        """The bundle of ``dysl-paper``.
+    def exits(self, of: BundleOf[Exits]) -> Exits:
+        """That bundle with exits, if what they remember lies in time where they learnt to find it.
 
         Raises:
-            ConfigError: If there is none.
+            ConfigError: If it is not at hand, or was trained for another number of executed actions.
         """
-        hint = "dyslctl distill --method dysl-paper makes the bundle"
-        return _required(self.assets.paper, "trained skip modules", hint)
-
-    def static(self) -> ExitAssets:
-        """The bundle of ``static``.
-
-        Raises:
-            ConfigError: If there is none, or it was trained for another number of executed actions.
-        """
-        hint = "dyslctl distill --method static makes the bundle"
-        return self._executing(_required(self.assets.static, "exits trained one by one", hint), "static")
-
-    def flexidepth(self) -> RouterAssets:
-        """The bundle of ``flexidepth``.
-
-        Raises:
-            ConfigError: If there is none.
-        """
-        hint = "dyslctl distill --method flexidepth makes the bundle"
-        return _required(self.assets.flexidepth, "trained routers", hint)
-
-    def flexidepth_tokens(self) -> RouterAssets:
-        """The bundle of ``flexidepth-tokens``.
-
-        Raises:
-            ConfigError: If there is none.
-        """
-        hint = "dyslctl distill --method flexidepth-tokens makes the bundle"
-        return _required(self.assets.flexidepth_tokens, "routers trained token by token", hint)
-
-    def deer(self) -> ConsistencyAssets:
-        """The bundle of ``deer``.
-
-        Raises:
-            ConfigError: If there is none, or it was trained for another number of executed actions.
-        """
-        hint = "dyslctl distill --method deer makes the bundle"
-        assets = _required(self.assets.deer, "exits to compare", hint)
-        self._check_horizon(assets.execute_horizon, "deer")
+        assets = self.bundle(of)
+        if assets.execute_horizon != self.execute_horizon:
+            raise ConfigError(
+                f"the exits of '{of.method}' were trained for {assets.execute_horizon} executed actions an inference, "
+                f"found {self.execute_horizon} to execute",
+                hint=f"--set execute_horizon={assets.execute_horizon}, or dyslctl distill --method {of.method} --set "
+                f"execute_horizon={self.execute_horizon} trains exits for these",
+            )
         return assets
-
-    def mole(self) -> MixtureAssets:
-        """The bundle of ``mole``.
-
-        Raises:
-            ConfigError: If there is none.
-        """
-        return _required(
-            self.assets.mole, "a trained router of layers", "dyslctl distill --method mole makes the bundle"
-        )
 
     def target(self) -> float:
         """The number of layers to match.
@@ -258,20 +215,6 @@ class Setup:
         """
         hint = "evaluate it together with dysl, whose mean it takes"
         return _required(self.target_layers, "a mean number of layers to match", hint)
-
-    def _executing(self, assets: ExitAssets, bundle: Trained) -> ExitAssets:
-        """``assets``, if what they remember lies in time where they learnt to find it."""
-        self._check_horizon(assets.execute_horizon, bundle)
-        return assets
-
-    def _check_horizon(self, trained: int, bundle: Trained) -> None:
-        if trained != self.execute_horizon:
-            raise ConfigError(
-                f"the exits of '{bundle}' were trained for {trained} executed actions an inference, found "
-                f"{self.execute_horizon} to execute",
-                hint=f"--set execute_horizon={trained}, or dyslctl distill --method {bundle} --set "
-                f"execute_horizon={self.execute_horizon} trains exits for these",
-            )
 
 
 def _required(value: Asset | None, what: str, hint: str) -> Asset:

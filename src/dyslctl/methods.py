@@ -27,7 +27,7 @@ from dyslctl.engine import LayerSchedule
 from dyslctl.errors import ConfigError
 from dyslctl.joint.policy import JointPolicy
 from dyslctl.joint.skipping import Controllers, PlannedExits
-from dyslctl.method_assets import Dial, Setup, Trained
+from dyslctl.method_assets import DEER, DYSL, FLEXIDEPTH, FLEXIDEPTH_TOKENS, MOLE, PAPER, STATIC, Dial, Setup
 from dyslctl.plugins import did_you_mean
 from dyslctl.policy import Policy, SchedulePolicy, full_policy
 from dyslctl.pruning import divprune, fastv, sparsevlm
@@ -35,6 +35,7 @@ from dyslctl.pruning.efficientvla import EfficientVLASchedule
 from dyslctl.pruning.settings import PruningSettings
 from dyslctl.pruning.specprune_policy import SpecPrunePolicy
 from dyslctl.pruning.vla_cache import VLACachePolicy
+from dyslctl.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -139,14 +140,14 @@ def _dysl(setup: Setup) -> ExitPolicy:
 
 
 def _planned(setup: Setup) -> PlannedExit:
-    assets = setup.exits()
+    assets = setup.exits(DYSL)
     tolerance = assets.settings.tolerance if setup.dial is None else setup.dial
     return PlannedExit(ExitLadder(assets.modules, setup.backbone.pack), assets.modules.planner.bind(), tolerance)
 
 
 def _paper(*, pre_skip: bool = True, post_skip: bool = True) -> Callable[[Setup], DySLPolicy]:
     def make(setup: Setup) -> DySLPolicy:
-        assets = setup.paper()
+        assets = setup.bundle(PAPER)
         return DySLPolicy(
             setup.backbone,
             assets.modules,
@@ -170,31 +171,31 @@ def _random_skip(reach: Reach) -> Callable[[Setup], Policy]:
 
 
 def _random_exits(setup: Setup) -> Policy:
-    ladder = ExitLadder(setup.exits().modules, setup.backbone.pack)
+    ladder = ExitLadder(setup.exits(DYSL).modules, setup.backbone.pack)
     probability = exit_probability(ladder.exits, ladder.num_layers, setup.target())
     return ExitPolicy(setup.backbone, RandomExits(ladder, probability, seed=setup.seed), setup.execute_horizon)
 
 
 def _static(setup: Setup) -> Policy:
-    ladder = ExitLadder(setup.static().modules, setup.backbone.pack)
+    ladder = ExitLadder(setup.exits(STATIC).modules, setup.backbone.pack)
     schedule = FixedExit(ladder, nearest_exit(ladder, setup.target()))
     return ExitPolicy(setup.backbone, schedule, setup.execute_horizon)
 
 
 def _flexidepth(setup: Setup) -> Policy:
-    assets = setup.flexidepth()
+    assets = setup.bundle(FLEXIDEPTH)
     tau = shift_threshold(assets.tau, setup.dial or 0.0)
     return FlexiDepthPolicy(setup.backbone, assets.modules, tau, setup.execute_horizon)
 
 
 def _flexidepth_tokens(setup: Setup) -> Policy:
-    assets = setup.flexidepth_tokens()
+    assets = setup.bundle(FLEXIDEPTH_TOKENS)
     tau = shift_threshold(assets.tau, setup.dial or 0.0)
     return FlexiDepthTokensPolicy(setup.backbone, assets.modules, tau, setup.execute_horizon)
 
 
 def _deer(setup: Setup) -> Policy:
-    assets, share = setup.deer(), setup.dial
+    assets, share = setup.exits(DEER), setup.dial
     ladder, share = ExitLadder(assets.modules, setup.backbone.pack), assets.share if share is None else -share
     layers = share * ladder.num_layers
     thresholds = thresholds_for(assets.deltas, ladder.exits[1:], ladder.num_layers, layers)
@@ -202,13 +203,13 @@ def _deer(setup: Setup) -> Policy:
 
 
 def _mole(setup: Setup) -> Policy:
-    assets, backbone = setup.mole(), setup.backbone
+    assets, backbone = setup.bundle(MOLE), setup.backbone
     keep = layers_kept(assets.share if setup.dial is None else -setup.dial, backbone.spec.num_layers)
     return MolePolicy(backbone, assets.router, keep, setup.execute_horizon)
 
 
 def _oracle(setup: Setup) -> Policy:
-    assets, horizon = setup.exits(), setup.execute_horizon
+    assets, horizon = setup.exits(DYSL), setup.execute_horizon
     tolerance = assets.settings.tolerance if setup.dial is None else setup.dial
     return OraclePolicy(setup.backbone, ExitLadder(assets.modules, setup.backbone.pack), tolerance, horizon)
 
@@ -241,7 +242,7 @@ def _dysl_specprune(setup: Setup) -> Policy:
 
 def _paper_specprune(*, post_skip: bool = True) -> Callable[[Setup], JointPolicy]:
     def make(setup: Setup) -> JointPolicy:
-        dynamic, horizon = setup.paper().modules.partition.dynamic_layers, setup.execute_horizon
+        dynamic, horizon = setup.bundle(PAPER).modules.partition.dynamic_layers, setup.execute_horizon
         policy = _paper(post_skip=post_skip)(setup)
         return JointPolicy(
             Controllers(policy, setup.backbone.spec.num_layers, dynamic, horizon), setup.pruning, horizon

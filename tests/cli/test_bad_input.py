@@ -194,7 +194,7 @@ def test_a_failed_calibration_leaves_the_old_bundle(
     def fails(*_: Any, **__: Any) -> None:
         raise ArtifactError("no episode to calibrate on")
 
-    monkeypatch.setattr("dyslctl.cli.steps.trainers.calibrate", fails)
+    monkeypatch.setattr("dyslctl.cli.steps.trainers.fit_guidance", fails)
     bundle = HOME / "bundles/dysl-paper"
     before = {path: path.read_bytes() for path in bundle.iterdir()}
     result = run("distill", "--method", "dysl-paper", "--stage", "2", "--steps", "1", "--quiet")

@@ -19,8 +19,8 @@ from dyslctl.artifacts.bundle import load_bundle
 SMALL = """
 profile: {samples: 32}
 distill: {episodes: 4, steps: 40, batch_size: 8, checkpoint_every: 5}
+guidance: {episodes: 4}
 calibrate: {episodes: 4}
-budget: {episodes: 4}
 eval: {episodes: 3, target_episodes: 1}
 bench: {iterations: 3, warmup: 1, min_seconds: 0.0, episodes: 1}
 """

@@ -132,4 +132,4 @@ def test_workers_of_distill_are_those_of_its_simulators_and_of_the_search(
 
 
 def _workers(config: Config) -> tuple[int, int]:
-    return config.distill.workers, config.budget.workers
+    return config.distill.workers, config.calibrate.workers

@@ -8,7 +8,8 @@ import pytest
 
 from dyslctl.cli.config import Config, merge, read_config
 from dyslctl.cli.steps.trainers import NOT_OPTIMISATION
-from dyslctl.jobs.distill import DistillSettings, Stage
+from dyslctl.jobs.distill_paper import DistillSettings
+from dyslctl.jobs.stage_result import Stage
 
 RECIPES = Path(__file__).parents[2] / "profiles" / "recipes"
 

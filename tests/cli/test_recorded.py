@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from dyslctl import plugins
 from dyslctl.artifacts.strict_yaml import read_yaml
 from dyslctl.cli import app
-from dyslctl.jobs import calibrate_offline, exit_data
+from dyslctl.jobs import exit_data, fit_tolerance
 from dyslctl.jobs.data import collect
 from dyslctl.jobs.latency import demonstration_frames
 from dyslctl.jobs.recipe import load_policy
@@ -80,7 +80,7 @@ def test_recordings_that_do_not_fit_into_memory_teach_the_same(
     """Every batch encoded when it is drawn, in training and where the threshold is set."""
     document("profile", "tiny", "--data", lerobot, "--execute-horizon", "2")
     kept = document("distill")
-    for job in (exit_data, calibrate_offline):
+    for job in (exit_data, fit_tolerance):
         monkeypatch.setattr(job, "collect", partial(collect, max_bytes=0))
     drawn = document("distill", "--set", "distill.cache_gb=0")
     for key in ("loss_first", "loss_last"):

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from dyslctl.devices.presets import find_device
-from dyslctl.devices.roofline import ModuleParams, Usage, predict
+from dyslctl.devices.roofline import Usage, predict
 from dyslctl.dysl.exit_policy import ExitSettings
 from dyslctl.dysl.exits import ExitModules, ExitSizes
 from dyslctl.dysl.partition import LayerPartition
-from dyslctl.dysl.skip_modules import SkipSizes
 from dyslctl.errors import ConfigError, EnvironmentMismatch
 from dyslctl.jobs import bench as bench_module
 from dyslctl.jobs.bench import BenchPlan, Subject, bench, torch_device
+from dyslctl.jobs.charges import exit_params
 from dyslctl.jobs.latency import Series, demonstration_frames
-from dyslctl.jobs.prediction import choose_workload, exit_params, headline, module_params, scaled
 from dyslctl.jobs.token_sweep import EvenlySpaced
 from dyslctl.method_assets import Assets
 from dyslctl.types import LayerState
@@ -44,7 +43,7 @@ def subject(tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach]) -> S
     """Eight layers, exits before layers 2 and 5; the first is always taken."""
     suite = tiny_suite()
     modules = ExitModules(LayerPartition(8, (0, 1)), (2, 5), SIZES).eval().requires_grad_(False)
-    assets = Assets(exits=Exits(modules, ExitSettings(99.0), suite.execute_horizon))
+    assets = Assets(bundles={"dysl": Exits(modules, ExitSettings(99.0), suite.execute_horizon)})
     return Subject("openvla-oft", tiny_backbone(), suite, assets)
 
 
@@ -134,32 +133,6 @@ def test_wrong_names_are_refused(subject: Subject, monkeypatch: pytest.MonkeyPat
     with pytest.raises(EnvironmentMismatch, match="no CUDA device"):
         torch_device("cuda")
     assert (torch_device("cpu"), torch_device("a6000")) == ("cpu", "cpu")
-
-
-def test_module_parameters_follow_the_papers_presets(tiny_backbone: type[TinyBackbone]) -> None:
-    workload = choose_workload(tiny_backbone(), None)[1]
-    assert workload.hidden_size == 2048
-    assert module_params(workload, None) == ModuleParams(adapter=661_664, controller=69_697)
-    # Rank 2048 / 4; a memory of 4 * 3 + 1; a planner of 128 over three parts of 2048 and the memory, for five exits.
-    planner = 2 * 6157 + 6157 * 128 + 128 + 128 * 5 + 5
-    adapter = 2 * 2048 * 512 + 512 + 3 * 2048 + 4 * 512 * 13
-    assert exit_params(workload, SIZES, 5) == ModuleParams(adapter, planner)
-    narrow = ExitSizes(2048, 1, 1, adapter_rank=1, planner_width=1)  # at its own size a bundle keeps its widths
-    assert exit_params(workload, narrow, 1) == ModuleParams(2 * 2048 + 1 + 3 * 2048 + 2, 3 * 6146 + 1 + 1 + 1)
-    own = SkipSizes(2048, 1, 1)  # 2 H r + r + H + 2 H and 2 H + H h + h + h + 1
-    assert module_params(workload, own) == ModuleParams(adapter=10_241, controller=6_147)
-
-
-def test_scaling_and_headline() -> None:
-    assert scaled(Usage(12, 4, 2), 32 / 16) == Usage(24, 8, 4)
-    assert scaled(Usage(12, 1, 1), 32 / 16, once=True) == Usage(24, 1, 1)
-    rows: list[dict[str, Any]] = [
-        {"method": "full", "skip_efficiency": None},
-        {"method": "deer", "skip_efficiency": 0.9},
-    ]
-    assert headline(rows) == 0.9
-    assert headline([*rows, {"method": "dysl", "skip_efficiency": 0.8}]) == 0.8
-    assert headline(rows[:1]) is None
 
 
 def test_choosing_tokens_is_inside_the_time_and_listed_apart(subject: Subject) -> None:

@@ -8,7 +8,7 @@ from dyslctl.data.of_suite import SuiteSource
 from dyslctl.dysl.exit_training import exit_views
 from dyslctl.engine import FullSchedule, forward
 from dyslctl.errors import ConfigError
-from dyslctl.jobs.data import MAX_BYTES, Frame, collect, collect_recorded, encode, stratify
+from dyslctl.jobs.data import MAX_BYTES, Frame, collect, collect_recorded, encode, sample_states, stratify
 from dyslctl.jobs.dataset import WHOLE, Dataset, Part, Unencoded
 from dyslctl.jobs.trajectories import roll_out
 from dyslctl.policy import full_policy
@@ -104,17 +104,17 @@ def test_a_policys_memory_is_what_it_predicted_before(tiny_backbone, tiny_suite)
     assert (group.memory[later, -1] == 1).all()
 
 
-def test_frames_per_episode_and_samples_bound_the_data(tiny_backbone, tiny_suite) -> None:
-    few = collect(tiny_backbone(), tiny_suite(), episodes=4, frames_per_episode=2)
-    assert len(few) == 8
-    assert np.bincount(few.groups[0].episodes).tolist() == [2, 2, 2, 2]
-    assert len(collect(tiny_backbone(), tiny_suite(), episodes=4, samples=5)) == 5
+def test_a_few_samples_are_from_many_episodes(tiny_backbone, tiny_suite) -> None:
+    """Twice as many frames as needed are looked at, in four episodes; two of each at most."""
+    few = sample_states(tiny_backbone(), tiny_suite(), samples=4, per_episode=2)
+    assert len(few) == 4
+    counts = np.bincount(few.groups[0].episodes)
+    assert len(counts) <= 4 and max(counts) <= 2
 
 
 def test_the_seed_decides_the_choice_of_frames(tiny_backbone, tiny_suite) -> None:
     digests = [
-        collect(tiny_backbone(), tiny_suite(), episodes=4, frames_per_episode=2, seed=seed).digest()
-        for seed in (0, 0, 1)
+        sample_states(tiny_backbone(), tiny_suite(), samples=4, per_episode=2, seed=seed).digest() for seed in (0, 0, 1)
     ]
     assert digests[0] == digests[1] != digests[2]
 
@@ -130,8 +130,11 @@ def test_samples_are_predicted_as_if_they_began_an_episode(tiny_backbone, tiny_s
 
 def test_progress_tells_episodes_then_samples(tiny_backbone, tiny_suite) -> None:
     log = Log()
-    collect(tiny_backbone(), tiny_suite(), episodes=3, samples=7, batch_size=4, progress=log)
+    sample_states(tiny_backbone(), tiny_suite(), samples=7, per_episode=5, batch_size=4, progress=log)
     assert log.stretches == [["expert episodes", 3, 3], ["encoding", 7, 7]]
+    log = Log()
+    frames = len(collect(tiny_backbone(), tiny_suite(), episodes=2, progress=log))
+    assert log.stretches == [["expert episodes", 2, 2], ["encoding", frames, frames]]
 
 
 def check_same_batches(drawn: Dataset, kept: Dataset) -> None:
@@ -148,7 +151,7 @@ def check_same_batches(drawn: Dataset, kept: Dataset) -> None:
             assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
 
 
-@pytest.mark.parametrize("how", [{}, {"samples": 11}, {"source": "policy"}])
+@pytest.mark.parametrize("how", [{}, {"source": "policy"}])
 def test_what_does_not_fit_is_encoded_when_it_is_drawn(tiny_backbone, tiny_suite, how, tmp_path) -> None:
     kept, drawn = (
         collect(tiny_backbone(), tiny_suite(chain=2), episodes=3, batch_size=4, max_bytes=room, folder=tmp_path, **how)
@@ -156,6 +159,14 @@ def test_what_does_not_fit_is_encoded_when_it_is_drawn(tiny_backbone, tiny_suite
     )
     check_same_batches(drawn, kept)
     assert not list(tmp_path.iterdir()), "the file has no name"
+
+
+def test_samples_that_do_not_fit_are_encoded_when_they_are_drawn(tiny_backbone, tiny_suite) -> None:
+    kept, drawn = (
+        sample_states(tiny_backbone(), tiny_suite(chain=2), samples=11, per_episode=8, batch_size=4, max_bytes=room)
+        for room in (MAX_BYTES, 2_000)
+    )
+    check_same_batches(drawn, kept)
 
 
 def test_samples_of_two_token_counts_that_do_not_fit(tiny_backbone, tiny_suite) -> None:
@@ -261,7 +272,7 @@ def test_an_experts_state_has_the_history_of_a_model_that_watched(tiny_backbone,
 
 
 def test_nobody_watches_where_a_few_samples_are_enough(tiny_backbone, tiny_suite) -> None:
-    (group,) = collect(tiny_backbone(memory=True), tiny_suite(), episodes=2, samples=4).groups
+    (group,) = sample_states(tiny_backbone(memory=True), tiny_suite(), samples=4, per_episode=4).groups
     assert group.inputs.history is None
 
 

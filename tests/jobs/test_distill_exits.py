@@ -22,14 +22,14 @@ from dyslctl.dysl.exit_schedule import ExitLadder
 from dyslctl.dysl.exits import DAMAGE_FLOOR, ExitSizes
 from dyslctl.dysl.query_layout import QueryLayout
 from dyslctl.errors import ArtifactError, ConfigError
-from dyslctl.jobs.calibrate import calibrate
-from dyslctl.jobs.distill import DistillSettings, distill
 from dyslctl.jobs.distill_exits import ExitTraining, distill_exits
+from dyslctl.jobs.distill_paper import DistillSettings, distill_paper
 from dyslctl.jobs.exit_data import Rounds
 from dyslctl.jobs.exit_samples import ExitSamples, planner_samples
+from dyslctl.jobs.fit_guidance import fit_guidance
 from dyslctl.jobs.profile import profile
-from dyslctl.jobs.trained import load_modules
 from dyslctl.jobs.trained_exits import load_exits, new_exits
+from dyslctl.jobs.trained_paper import load_modules
 from dyslctl.types import LayerState
 
 STAGE1 = ExitTraining(
@@ -276,13 +276,13 @@ def test_stage_2_without_stage_1_is_refused(work, tmp_path) -> None:
 def test_a_bundle_of_the_other_method_is_refused(work, stage1, tmp_path) -> None:
     backbone, made, rounds = work
     settings = DistillSettings(stage=1, steps=1, batch_size=4, precision="fp32")
-    distill(backbone, made, rounds.explored, settings, out=tmp_path / "o", bundle=tmp_path / "paper")
+    distill_paper(backbone, made, rounds.explored, settings, out=tmp_path / "o", bundle=tmp_path / "paper")
     with pytest.raises(ArtifactError, match="expected the exits of dysl, found the modules of dysl-paper"):
         load_exits(tmp_path / "paper", made, backbone)
     with pytest.raises(ArtifactError, match="expected the modules of dysl-paper, found those of dysl"):
         load_modules(stage1.bundle_path, made, backbone)
     with pytest.raises(ArtifactError, match="expected the modules of dysl-paper"):
-        calibrate(backbone, rounds.suites[0], made, stage1.bundle_path, episodes=1)
+        fit_guidance(backbone, rounds.suites[0], made, stage1.bundle_path, episodes=1)
 
 
 def test_resume_refuses_other_settings(work, tmp_path) -> None:

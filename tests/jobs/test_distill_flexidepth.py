@@ -14,13 +14,13 @@ from dyslctl.artifacts.bundle_settings import Routing
 from dyslctl.backbone import Backbone
 from dyslctl.errors import ArtifactError, ConfigError
 from dyslctl.jobs.data import collect
-from dyslctl.jobs.distill import DistillSettings, distill
 from dyslctl.jobs.distill_flexidepth import RouterTraining, distill_flexidepth
+from dyslctl.jobs.distill_paper import DistillSettings, distill_paper
 from dyslctl.jobs.inspection import inspect
 from dyslctl.jobs.profile import profile
 from dyslctl.jobs.single_stage import Work
-from dyslctl.jobs.trained import load_modules
 from dyslctl.jobs.trained_flexidepth import load_routers
+from dyslctl.jobs.trained_paper import load_modules
 
 QUICK = RouterTraining(
     steps=40,
@@ -143,7 +143,7 @@ def test_another_methods_bundle_is_refused(work, trained, by_token, tmp_path) ->
     with pytest.raises(ArtifactError, match="expected the modules of dysl-paper, found those of flexidepth"):
         load_modules(trained.bundle_path, made, backbone)
     paper = DistillSettings(stage=1, steps=1, batch_size=4, precision="fp32")
-    distill(backbone, made, data, paper, out=tmp_path / "out", bundle=tmp_path / "bundle")
+    distill_paper(backbone, made, data, paper, out=tmp_path / "out", bundle=tmp_path / "bundle")
     with pytest.raises(ArtifactError, match="expected the routers of flexidepth, found the modules of dysl-paper"):
         load_routers(tmp_path / "bundle", made, backbone)
     with pytest.raises(ArtifactError, match="routers of flexidepth-tokens, found the modules of flexidepth"):

@@ -6,7 +6,7 @@ import pytest
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.dysl.sensitivity import skip_sensitivity
 from dyslctl.errors import ConfigError
-from dyslctl.jobs.data import collect
+from dyslctl.jobs.data import collect, sample_states
 from dyslctl.jobs.profile import measure, module_sizes, profile
 
 
@@ -29,7 +29,7 @@ def test_the_profile_states_its_evidence(tiny_backbone, tiny_suite, tmp_path) ->
 
 def test_the_layers_that_the_action_needs_most_are_static(tiny_backbone, tiny_suite) -> None:
     made = run(tiny_backbone, tiny_suite, n_static=4, criterion="sensitivity").profile
-    data = collect(tiny_backbone(), tiny_suite(), episodes=6, samples=24, frames_per_episode=8, source="expert", seed=0)
+    data = sample_states(tiny_backbone(), tiny_suite(), samples=24, per_episode=8, source="expert", seed=0)
     moved = skip_sensitivity(tiny_backbone(), [batch.inputs for batch in data.batches(16)])
     assert made.criterion == "sensitivity"
     assert set(made.static_layers) == {0, 7, *sorted(range(1, 7), key=lambda layer: -moved[layer])[:2]}

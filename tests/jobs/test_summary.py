@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from dyslctl.errors import PluginError
 from dyslctl.jobs.episodes import EpisodeRecord
 from dyslctl.jobs.summary import compare, summarize, summarize_method
 
@@ -119,3 +120,11 @@ def test_tokens_are_a_mean_over_the_layers_whose_tokens_are_known() -> None:
     known, unknown = record("dysl", 0, 2, layer_tokens=900), record("dysl", 1, 2)
     assert summarize_method([known, unknown]).mean_tokens == 90
     assert summarize_method([unknown]).mean_tokens is None
+
+
+def test_a_crash_leaves_a_choice_of_episodes() -> None:
+    played = [record("dysl", 0, 2), record("full", 0, 2), crash("dysl", 1), record("full", 1, 2)]
+    with pytest.raises(PluginError, match=r"1 of 4 episodes of 'full', 'dysl' crashed, .*: RuntimeError: x") as caught:
+        summarize("chain", "test", 2, ["full", "dysl"], played, 2).require_finished()
+    assert caught.value.hint is not None and "--resume" in caught.value.hint
+    summarize("chain", "test", 1, ["full", "dysl"], played[:2], 2).require_finished()

@@ -17,8 +17,8 @@ from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.jobs import exit_data
 from dyslctl.jobs.data import MAX_BYTES, collect, encoder
 from dyslctl.jobs.dataset import Dataset
-from dyslctl.jobs.distill import DistillSettings, distill
 from dyslctl.jobs.distill_exits import ExitTraining, distill_exits
+from dyslctl.jobs.distill_paper import DistillSettings, distill_paper
 from dyslctl.jobs.distributed import leads, rank, together, world_size
 from dyslctl.jobs.exit_data import Rounds
 from dyslctl.jobs.sharing import shared
@@ -39,7 +39,7 @@ def train_all(folder: Path, *, keep_paper: bool = True, keep_exits: bool = True,
     with patch.object(exit_data, "collect", room(keep_exits)):
         for stage in (1, 2):
             paper = {"bundle": folder / f"paper{stage}", "init": folder / "paper1", "out": folder / f"paper-out{stage}"}
-            found = distill(backbone, profile, states, DistillSettings(stage=stage, **settings), **paper)
+            found = distill_paper(backbone, profile, states, DistillSettings(stage=stage, **settings), **paper)
             curves[f"paper{stage}"] = found.curve
             exits = {"bundle": folder / f"exits{stage}", "init": folder / "exits1", "out": folder / f"exits-out{stage}"}
             training = ExitTraining(

@@ -55,7 +55,8 @@ def assets(partition: LayerPartition = LATE, guidance: GuidanceSettings = JUMPY,
     exits = ExitModules(tail(partition), [4, 6], ExitSizes(16, 4, 3, adapter_rank=4))
     for adapter in (*modules.adapters.values(), *exits.adapters.values()):
         torch.nn.init.normal_(adapter.get_parameter("up.weight"))
-    return Assets(partition, Exits(exits.eval(), ExitSettings(tolerance)), Paper(modules.eval(), guidance))
+    made = Exits(exits.eval(), ExitSettings(tolerance))
+    return Assets(partition, bundles={"dysl": made, "dysl-paper": Paper(modules.eval(), guidance)})
 
 
 def observation(number: int) -> Observation:

@@ -83,7 +83,7 @@ def test_views_are_what_the_policys_own_schedule_shows_the_exits_bit_for_bit(
 ) -> None:
     """For the same outlook: what a full pass over the sample found, in that mode, with no patch changed."""
     modules, settings = exits(), replace(PRUNED, alpha=subset.alpha)
-    having = Assets(modules.partition, Exits(modules, ExitSettings(0.0)))
+    having = Assets(modules.partition, bundles={"dysl": Exits(modules, ExitSettings(0.0))})
     policy = methods.build("dysl+specprune", Setup(backbone, 2, assets=having, pruning=settings))
     assert isinstance(policy, JointPolicy)
     sample, tokens = one(inputs, 2), policy.schedule.tokens

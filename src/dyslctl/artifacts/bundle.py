@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Literal
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dyslctl.artifacts.bundle_settings import BundleSettings, Calibration, Section
+from dyslctl.artifacts.bundle_parts import Section, Sizes
+from dyslctl.artifacts.bundle_settings import BundleSettings, Calibration, Consistency, Exits, Mixture, Routing
 from dyslctl.artifacts.document import Document, Part
 from dyslctl.artifacts.files import atomic_folder, atomic_write, reading, sha256
 from dyslctl.artifacts.self_test import SelfTest
@@ -50,7 +51,7 @@ class TrainingInfo(Part):
     loss_last: float | None = None
 
 
-class ExitModuleSizes(Part):
+class ExitModuleSizes(Sizes):
     """Sizes of the modules of ``dysl``, ``static`` and ``deer``.
 
     Attributes:
@@ -62,14 +63,24 @@ class ExitModuleSizes(Part):
             damage was measured over, so they serve no other.
     """
 
+    RUN_WITH: ClassVar[tuple[type[Section], ...]] = (Exits, Consistency)
+
     exits: tuple[Layer, ...]
     adapter_width: Positive
     planner_width: Positive
     remembers: bool
     execute_horizon: Positive
 
+    def in_words(self) -> str:
+        """The exits, both widths, and what they were trained for."""
+        exits = ", ".join(map(str, self.exits))
+        return (
+            f"exits before layers {exits}; adapter / planner width {self.adapter_width} / {self.planner_width}; "
+            f"{self.execute_horizon} actions executed an inference"
+        )
 
-class RouterSizes(Part):
+
+class RouterSizes(Sizes):
     """Sizes of the modules of ``flexidepth`` and ``flexidepth-tokens``, one adapter and one router a layer.
 
     Attributes:
@@ -78,19 +89,34 @@ class RouterSizes(Part):
         pool: Over which tokens a router's input is pooled, and how; unread where it is asked about each token.
     """
 
+    RUN_WITH: ClassVar[tuple[type[Section], ...]] = (Routing,)
+
     adapter_width: Positive
     router_width: Positive
     pool: Pool
 
+    def in_words(self) -> str:
+        """Both widths."""
+        return f"adapter / router width {self.adapter_width} / {self.router_width}"
 
-class LayerRouterSizes(Part):
+
+class LayerRouterSizes(Sizes):
     """Size of the module of ``mole``, one router for all layers.
 
     Attributes:
         layer_router_width: Its hidden width.
     """
 
+    RUN_WITH: ClassVar[tuple[type[Section], ...]] = (Mixture,)
+
     layer_router_width: Positive
+
+    def in_words(self) -> str:
+        """The width."""
+        return f"router width {self.layer_router_width}"
+
+
+AnySizes = ModuleSizes | ExitModuleSizes | RouterSizes | LayerRouterSizes
 
 
 class BundleHeader(Document):
@@ -103,7 +129,7 @@ class BundleHeader(Document):
     backbone_fingerprint: str
     profile_hash: str
     static_layers: tuple[int, ...]
-    modules: ModuleSizes | ExitModuleSizes | RouterSizes | LayerRouterSizes
+    modules: AnySizes
     training: TrainingInfo
     made_with: MadeWith
 
@@ -113,7 +139,7 @@ class BundleHeader(Document):
         profile: SkipProfile,
         training: TrainingInfo,
         made_with: MadeWith,
-        modules: ModuleSizes | ExitModuleSizes | RouterSizes | LayerRouterSizes | None = None,
+        modules: AnySizes | None = None,
     ) -> BundleHeader:
         """The header of modules trained for ``profile``, of the sizes it asks for unless ``modules`` says otherwise."""
         return cls(
@@ -266,24 +292,14 @@ def _header_json(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
 
 
 def _section(settings: BundleSettings, header: BundleHeader, folder: Path) -> Section:
-    """The section that the header's modules run with."""
-    section: Section | None
-    match header.modules:
-        case ExitModuleSizes():
-            section = settings.exits or settings.consistency
-        case LayerRouterSizes():
-            section = settings.mixture
-        case RouterSizes():
-            section = settings.routing
-        case ModuleSizes():
-            section = settings.guidance
-    if section is None:
+    """The section of ``settings``, which must be one that the header's modules run with."""
+    if not isinstance(settings.section, header.modules.RUN_WITH):
         raise ArtifactError(
             f"{folder / SETTINGS} holds settings of another method than {header.training.method}, whose modules are "
             "beside it",
             hint=f"dyslctl distill --method {header.training.method} makes the bundle again",
         )
-    return section
+    return settings.section
 
 
 def _refuse(where: Path | str, problems: list[str]) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from dyslctl.artifacts.bundle_parts import Section
 from dyslctl.artifacts.document import Document, Part
 from dyslctl.artifacts.skip_profile import Fraction, Guidance
 from dyslctl.artifacts.strict_yaml import dump_yaml, read_yaml
 from dyslctl.dysl.exit_policy import ExitSettings
+from dyslctl.dysl.guidance import shift_threshold
 from dyslctl.errors import ArtifactError
 
 
@@ -32,12 +34,15 @@ class Calibration(Part):
     data_hash: str | None = None
 
 
-class Exits(Part):
-    """Settings of ``dysl``; run-time twin: :class:`ExitSettings`.
+class Exits(Section):
+    """Settings of ``dysl``; run-time twin: :class:`ExitSettings`. ``static`` has them too, and reads none.
 
     Attributes:
         tolerance: Log of the damage that is worth as much as all layers; null until calibrated.
     """
+
+    KEY: ClassVar[str] = "exits"
+    MODULES: ClassVar[str] = "Planned exits"
 
     tolerance: float | None = None
 
@@ -53,39 +58,92 @@ class Exits(Part):
             )
         return ExitSettings(self.tolerance)
 
+    def turned(self, dial: float) -> Self:
+        """The dial is the tolerance."""
+        return self.model_copy(update={"tolerance": dial})
 
-class Routing(Part):
+    def facts(self) -> dict[str, Any]:
+        """The tolerance."""
+        return {"tolerance": self.tolerance}
+
+    def calibrated_to(self) -> str:
+        """The tolerance."""
+        return "not calibrated yet" if self.tolerance is None else f"log tolerance {self.tolerance:.4g}"
+
+
+class Routing(Section):
     """Settings of ``flexidepth`` and ``flexidepth-tokens``.
 
     Attributes:
         tau: A router above this probability skips its layer; token by token, for the token it was asked about.
     """
 
+    KEY: ClassVar[str] = "routing"
+    MODULES: ClassVar[str] = "Adapters and routers (FlexiDepth)"
+
     tau: Fraction = 0.5
 
+    def turned(self, dial: float) -> Self:
+        """``tau`` moved by ``dial`` logits."""
+        return type(self)(tau=shift_threshold(self.tau, dial))
 
-class Consistency(Part):
+    def facts(self) -> dict[str, Any]:
+        """The threshold."""
+        return {"tau": self.tau}
+
+    def calibrated_to(self) -> str:
+        """The threshold."""
+        return f"tau = {self.tau:.4g}"
+
+
+class Consistency(Section):
     """Settings of ``deer``.
 
     Attributes:
         share: Of the layers, that its thresholds run on average on the held-out states they are solved from.
     """
 
-    share: Annotated[float, Field(ge=0, le=1)] = 0.75
+    KEY: ClassVar[str] = "consistency"
+    MODULES: ClassVar[str] = "Exits that are left when two agree (DeeR)"
+
+    share: Fraction = 0.75
+
+    def turned(self, dial: float) -> Self:
+        """The dial is minus the share."""
+        return type(self)(share=-dial)
+
+    def facts(self) -> dict[str, Any]:
+        """The share."""
+        return {"share": self.share}
+
+    def calibrated_to(self) -> str:
+        """The share."""
+        return f"{self.share:.4g} of the layers on held-out states"
 
 
-class Mixture(Part):
+class Mixture(Section):
     """Settings of ``mole``.
 
     Attributes:
         share: Of the layers, that run.
     """
 
-    share: Annotated[float, Field(ge=0, le=1)]
+    KEY: ClassVar[str] = "mixture"
+    MODULES: ClassVar[str] = "A router of layers (MoLe)"
 
+    share: Fraction
 
-Section = Guidance | Exits | Routing | Consistency | Mixture
-"""What one method runs with."""
+    def turned(self, dial: float) -> Self:
+        """The dial is minus the share."""
+        return type(self)(share=-dial)
+
+    def facts(self) -> dict[str, Any]:
+        """The share."""
+        return {"share": self.share}
+
+    def calibrated_to(self) -> str:
+        """The share."""
+        return f"{self.share:.4g} of the layers"
 
 
 class BundleSettings(Document):
@@ -111,25 +169,22 @@ class BundleSettings(Document):
 
     @model_validator(mode="after")
     def _one_section(self) -> Self:
-        sections = (self.exits, self.guidance, self.routing, self.consistency, self.mixture)
-        if sum(section is not None for section in sections) != 1:
+        if len(self._sections()) != 1:
             raise ValueError("expected one of the sections exits, guidance, routing, consistency and mixture")
         return self
 
     @classmethod
     def of(cls, digest: str, section: Section, calibration: Calibration | None) -> Self:
         """Settings of the weights whose SHA-256 is ``digest``."""
-        match section:
-            case Exits():
-                return cls(weights_sha256=digest, exits=section, calibration=calibration)
-            case Guidance():
-                return cls(weights_sha256=digest, guidance=section, calibration=calibration)
-            case Routing():
-                return cls(weights_sha256=digest, routing=section, calibration=calibration)
-            case Consistency():
-                return cls(weights_sha256=digest, consistency=section, calibration=calibration)
-            case Mixture():
-                return cls(weights_sha256=digest, mixture=section, calibration=calibration)
+        return cls.model_validate({"weights_sha256": digest, section.KEY: section, "calibration": calibration})
+
+    @property
+    def section(self) -> Section:
+        """The one that is there."""
+        return self._sections()[0]
+
+    def _sections(self) -> list[Section]:
+        return [value for _, value in self if isinstance(value, Section)]
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from dyslctl.artifacts.bundle_parts import Section, Sizes
 from dyslctl.artifacts.document import Document, Part
 from dyslctl.artifacts.files import atomic_write
 from dyslctl.artifacts.strict_yaml import dump_yaml, read_yaml
@@ -66,8 +67,10 @@ class Similarity(Part):
         return {"cosine": self.cosine, "standard_error": self.standard_error, **classes}
 
 
-class Guidance(Part):
+class Guidance(Section):
     """Settings of pre-skip prediction and post-skip verification (3.3); run-time twin: :class:`GuidanceSettings`.
+
+    A bundle of ``dysl-paper`` begins with those of the profile.
 
     Attributes:
         k: Window of the continuity, Eq. 1, in actions.
@@ -80,6 +83,9 @@ class Guidance(Part):
         gripper_weight: Weight of the gripper column in Eq. 1; 1 is the paper's.
         scale: ``[A]`` standard deviations to divide by in Eq. 1, or null.
     """
+
+    KEY: ClassVar[str] = "guidance"
+    MODULES: ClassVar[str] = "Adapters and skipping controllers (DySL-VLA)"
 
     k: Positive = 5
     eta_1: Annotated[float, Field(lt=0)] | None = None
@@ -106,9 +112,23 @@ class Guidance(Part):
             raise ArtifactError("the guidance is not calibrated yet: eta_1 or eta_2 is null", hint=CALIBRATE_HINT)
         return GuidanceSettings(**{**dict(self), "eta_1": self.eta_1, "eta_2": self.eta_2})
 
+    def turned(self, dial: float) -> Self:
+        """Every ``tau`` moved by ``dial`` logits."""
+        return self.of(self.settings().shifted(dial))
 
-class ModuleSizes(Part):
-    """Sizes of the trained modules, one adapter and one controller a dynamic layer.
+    def facts(self) -> dict[str, Any]:
+        """The thresholds that are the same for all layers."""
+        return {"eta_1": self.eta_1, "eta_2": self.eta_2, "tau": self.tau}
+
+    def calibrated_to(self) -> str:
+        """The same, and the window."""
+        if self.eta_1 is None or self.eta_2 is None:
+            return "not calibrated yet"
+        return f"eta_1 = {self.eta_1:.4g}, eta_2 = {self.eta_2:.4g}, tau = {self.tau:.4g}, k = {self.k}"
+
+
+class ModuleSizes(Sizes):
+    """Sizes of the modules of ``dysl-paper``, one adapter and one controller a dynamic layer.
 
     Attributes:
         adapter_width: Hidden width ``r`` of an adapter.
@@ -116,9 +136,15 @@ class ModuleSizes(Part):
         pool: Over which tokens a controller's input is pooled, and how.
     """
 
+    RUN_WITH: ClassVar[tuple[type[Section], ...]] = (Guidance,)
+
     adapter_width: Positive
     controller_width: Positive
     pool: Pool = "query_tokens"
+
+    def in_words(self) -> str:
+        """Both widths."""
+        return f"adapter / controller width {self.adapter_width} / {self.controller_width}"
 
 
 class MadeWith(Part):

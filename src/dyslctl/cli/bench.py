@@ -25,47 +25,51 @@ from dyslctl.cli.options import (
     split_whole,
 )
 
+DeviceName = Annotated[
+    str, typer.Option("--device", help="cpu, cuda, or a device to predict for.", autocompletion=complete_devices)
+]
+Size = Annotated[str | None, typer.Option("--as", help="Predict for this published size of the backbone, or 'own'.")]
+Backend = Annotated[
+    str | None,
+    typer.Option("--backend", help="What runs the layers: eager, packed or packed-int8.", show_default=False),
+]
+Compare = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--compare",
+        metavar="A,B",
+        help="Time the full pass beside others of the same weights: eager, transformers, transformers-compiled.",
+    ),
+]
+Tokens = Annotated[
+    str | None,
+    typer.Option(
+        "--tokens",
+        metavar="605,384",
+        help="The full pass on so many tokens too, measured or predicted: what pruning could save at most.",
+        show_default=False,
+    ),
+]
+Baseline = Annotated[
+    Path | None,
+    typer.Option("--baseline", metavar="FILE", help="An earlier result of bench on this machine, to compare with."),
+]
+MaxRegress = Annotated[
+    str | None,
+    typer.Option("--max-regress", metavar="PERCENT", help="Exit 5 if any time of --baseline grew by more, e.g. 5%."),
+]
+
 
 def bench(
-    device: Annotated[
-        str, typer.Option("--device", help="cpu, cuda, or a device to predict for.", autocompletion=complete_devices)
-    ] = "cpu",
-    size: Annotated[
-        str | None, typer.Option("--as", help="Predict for this published size of the backbone, or 'own'.")
-    ] = None,
+    device: DeviceName = "cpu",
+    size: Size = None,
     method: Methods = None,
-    backend: Annotated[
-        str | None,
-        typer.Option("--backend", help="What runs the layers: eager, packed or packed-int8.", show_default=False),
-    ] = None,
-    compare: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--compare",
-            metavar="A,B",
-            help="Time the full pass beside others of the same weights: eager, transformers, transformers-compiled.",
-        ),
-    ] = None,
-    tokens: Annotated[
-        str | None,
-        typer.Option(
-            "--tokens",
-            metavar="605,384",
-            help="The full pass on so many tokens too, measured or predicted: what pruning could save at most.",
-            show_default=False,
-        ),
-    ] = None,
+    backend: Backend = None,
+    compare: Compare = None,
+    tokens: Tokens = None,
     fail_if: FailIf = None,
-    baseline: Annotated[
-        Path | None,
-        typer.Option("--baseline", metavar="FILE", help="An earlier result of bench on this machine, to compare with."),
-    ] = None,
-    max_regress: Annotated[
-        str | None,
-        typer.Option(
-            "--max-regress", metavar="PERCENT", help="Exit 5 if any time of --baseline grew by more, e.g. 5%."
-        ),
-    ] = None,
+    baseline: Baseline = None,
+    max_regress: MaxRegress = None,
     summary: Summary = None,
     suite: Suite = None,
     run: RunName = None,
@@ -85,8 +89,8 @@ def bench(
     from dyslctl.cli.steps.bench import run_bench
     from dyslctl.cli.workspace import enter, layers_of
     from dyslctl.errors import ConfigError
+    from dyslctl.jobs.fail_conditions import check_conditions, parse_condition
     from dyslctl.jobs.regression import changes, check_regression, parse_percent, read_baseline
-    from dyslctl.jobs.thresholds import check_thresholds, parse_condition
 
     for condition in fail_if or ():
         parse_condition(condition)
@@ -104,7 +108,7 @@ def bench(
     workspace = enter(run, layers_of(config, set_, given))
     with progress(quiet=quiet) as listener:
         document = run_bench(workspace, device, size, listener)
-    verdicts = [partial(check_thresholds, fail_if or (), _numbers(document))]
+    verdicts = [partial(check_conditions, fail_if or (), _numbers(document))]
     if before is not None:
         compared = changes(before, document)
         document["changes"] = [change.as_dict() for change in compared]

@@ -13,6 +13,7 @@ from dyslctl.artifacts.document import Part, explain
 from dyslctl.artifacts.strict_yaml import parse_yaml, read_yaml
 from dyslctl.errors import ArtifactError, ConfigError
 from dyslctl.pruning.settings import PRUNING, Agreement, PruningSettings, VerifyTokens
+from dyslctl.trained import Trained
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -87,7 +88,7 @@ class DistillConfig(Part):
     subset of its visual tokens too, for ``dysl+specprune``.
     """
 
-    method: Literal["dysl", "dysl-paper", "static", "flexidepth", "flexidepth-tokens", "deer", "mole"] = "dysl"
+    method: Trained = "dysl"
     suites: Names | None = None
     workers: Positive = 1
     episodes: Positive | None = None
@@ -144,7 +145,7 @@ class GuidanceFitConfig(Part):
 class CalibrateConfig(Part):
     """``dyslctl calibrate``, and the end of ``distill`` if a target is given: a method's dial, from closed loop.
 
-    ``max_damage`` counts on recorded episodes, where no target is given: see ``jobs/calibrate_offline.py``.
+    ``max_damage`` counts on recorded episodes, where no target is given: see ``jobs/fit_tolerance.py``.
     ``episodes``: by default so many that they have 200 subtasks.
     """
 
@@ -175,7 +176,7 @@ class EvalConfig(Part):
 class BenchConfig(Part):
     """``dyslctl bench``: which methods, how long each is timed, and for which software a prediction stands.
 
-    ``compare``: what else runs all the layers, to be timed beside (``jobs/comparison.py``). ``tokens``: how many
+    ``compare``: what else runs all the layers, to be timed beside (``jobs/layer_rivals.py``). ``tokens``: how many
     the full pass is timed or predicted on, beside all (``jobs/token_sweep.py``).
     """
 

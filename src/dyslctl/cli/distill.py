@@ -28,7 +28,7 @@ from dyslctl.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from dyslctl.jobs.distill import Stage
+    from dyslctl.jobs.stage_result import Stage
 
 
 class Stages(StrEnum):
@@ -44,22 +44,34 @@ class Stages(StrEnum):
         return [1, 2] if self is Stages.ALL else [1 if self is Stages.ONE else 2]
 
 
+StageChoice = Annotated[Stages, typer.Option("--stage", help="1 adapters, 2 adapters and what decides.")]
+Steps = Annotated[
+    int | None, typer.Option("--steps", help="Optimiser steps of a stage; exits: of each round of stage 2.")
+]
+MethodName = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        help="What to train: dysl (default), dysl-paper, static, flexidepth(-tokens), deer or mole.",
+    ),
+]
+Lambda = Annotated[
+    float | None,
+    typer.Option("--lambda", help="dysl-paper, flexidepth: weight of executed layers against the task loss."),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", help="Processes that a policy's simulators are spread over; default 1.", show_default=False
+    ),
+]
+
+
 def distill(
-    stage: Annotated[Stages, typer.Option("--stage", help="1 adapters, 2 adapters and what decides.")] = Stages.ALL,
-    steps: Annotated[
-        int | None, typer.Option("--steps", help="Optimiser steps of a stage; exits: of each round of stage 2.")
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            "--method",
-            help="What to train: dysl (default), dysl-paper, static, flexidepth(-tokens), deer or mole.",
-        ),
-    ] = None,
-    lambda_: Annotated[
-        float | None,
-        typer.Option("--lambda", help="dysl-paper, flexidepth: weight of executed layers against the task loss."),
-    ] = None,
+    stage: StageChoice = Stages.ALL,
+    steps: Steps = None,
+    method: MethodName = None,
+    lambda_: Lambda = None,
     target_layers: TargetLayers = None,
     target_ms: TargetMs = None,
     max_success_drop: MaxSuccessDrop = None,
@@ -67,12 +79,7 @@ def distill(
     data: Data = None,
     data_map: DataMap = None,
     execute_horizon: ExecuteHorizon = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers", help="Processes that a policy's simulators are spread over; default 1.", show_default=False
-        ),
-    ] = None,
+    workers: Workers = None,
     seed: Seed = None,
     resume: Resume = False,
     run: RunName = None,

@@ -78,7 +78,7 @@ def evaluate(
     from dyslctl.cli.steps.evaluate import run_eval
     from dyslctl.cli.steps.suites import run_suites
     from dyslctl.cli.workspace import enter, layers_of
-    from dyslctl.jobs.thresholds import check_names, check_thresholds
+    from dyslctl.jobs.fail_conditions import check_conditions, check_names
 
     suites = list(dict.fromkeys(split_names(suite) or ()))
     given = flags(
@@ -101,5 +101,5 @@ def evaluate(
         else:
             document = run_eval(workspace, resume=resume, progress=listener)
     results = document.get("suites", {"": document})
-    verdicts = [partial(check_thresholds, fail_if or (), found["methods"], on) for on, found in results.items()]
+    verdicts = [partial(check_conditions, fail_if or (), found["methods"], on) for on, found in results.items()]
     conclude(document, verdicts, summary, as_json=as_json)

@@ -1,7 +1,7 @@
 """``dyslctl bench``: measured where this machine is the device, predicted where it is not, published beside both.
 
 What a method does - layers run, controllers asked, adapters passed - is always measured here, on the loaded model;
-for another device ``jobs/prediction.py`` turns that into time.
+for another device ``jobs/latency_prediction.py`` turns that into time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from dyslctl.devices.power import PowerMeter, power_state
 from dyslctl.devices.presets import DEFAULT_STACK, LOCAL, DevicePreset, find_device, live_device
 from dyslctl.errors import ConfigError, EnvironmentMismatch
 from dyslctl.jobs.breakdown import PassShares, parts_ms, pass_shares
-from dyslctl.jobs.comparison import compare
 from dyslctl.jobs.latency import (
     DEFAULT_SERIES,
     Episodes,
@@ -32,7 +31,7 @@ from dyslctl.jobs.latency import (
     measure,
     measured_skip_efficiency,
 )
-from dyslctl.jobs.prediction import (
+from dyslctl.jobs.latency_prediction import (
     NEVER_SKIP,
     OWN,
     Row,
@@ -42,6 +41,7 @@ from dyslctl.jobs.prediction import (
     unpredictable,
     untimed,
 )
+from dyslctl.jobs.layer_rivals import compare
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.token_sweep import measured_sweep, predicted_sweep
 from dyslctl.method_assets import NO_ASSETS, Assets, Setup
@@ -254,7 +254,7 @@ def _never_skip(subject: Subject, names: Iterable[str]) -> dict[str, Policy]:
     name = methods.reference(names)
     name = "dysl-paper-no-pre" if name.startswith("dysl-paper") else name
     dial = methods.method(name).dial
-    if dial is None or methods.method(name).bundle not in subject.assets.bundles():
+    if dial is None or methods.method(name).bundle not in subject.assets.bundles:
         return {}
     return {NEVER_SKIP: _policy(subject, name, dial=dial.low)}
 

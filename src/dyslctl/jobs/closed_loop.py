@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from dyslctl.errors import ConfigError, PluginError
+from dyslctl.errors import ConfigError
 from dyslctl.jobs.budget import Drop, Outcome
 from dyslctl.jobs.latency import Series, demonstration_frames, measure
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
@@ -74,12 +74,7 @@ class Stage:
             progress=self.progress,
             description=folder,
         )
-        if errors := result.methods[method].errors:
-            crashed = next(record for record in result.records if not record.done)
-            raise PluginError(
-                f"{errors} of {len(self.specs)} episodes of '{method}' crashed, the first with: {crashed.error}",
-                hint="--resume runs the crashed ones again",
-            )
+        result.require_finished()
         return result
 
 

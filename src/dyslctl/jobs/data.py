@@ -8,6 +8,7 @@ batches, up to the order of sums.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -74,12 +75,9 @@ def collect(
     episodes: int,
     skip: int = 0,
     split: Split = "train",
-    seed: int = 0,
     source: Source = "expert",
     policy: Policy | None = None,
     label: Label = "expert",
-    frames_per_episode: int | None = None,
-    samples: int | None = None,
     batch_size: int = 64,
     processes: int = 1,
     max_bytes: int = MAX_BYTES,
@@ -87,7 +85,7 @@ def collect(
     precision: Precision = "fp32",
     progress: Progress = NO_PROGRESS,
 ) -> Dataset:
-    """States from ``episodes`` episodes, labelled.
+    """The state of every inference of ``episodes`` episodes, labelled, to learn from.
 
     Args:
         backbone: The frozen model.
@@ -95,12 +93,9 @@ def collect(
         episodes: How many initial states of ``split`` to start from.
         skip: Initial states to pass over before the first one.
         split: Which initial states.
-        seed: Of the choice among the frames.
         source: Who visits the states.
         policy: The policy that acts if ``source`` is ``"policy"``; ``None`` is the full model.
         label: Whose actions are learnt. Only ``"expert"`` states know the expert's; others get the full model's.
-        frames_per_episode: At most that many frames of each episode; ``None`` takes one at every inference.
-        samples: At most that many in all, half of them from around gripper flips where there are enough.
         batch_size: Observations encoded at a time, and environments that run side by side.
         processes: That the environments of a policy are spread over.
         max_bytes: Embeddings that may be kept in memory; samples that would need more are encoded when drawn.
@@ -113,29 +108,102 @@ def collect(
         EnvironmentMismatch: If the disk is full.
         PluginError: If the suite has no expert and ``source`` is ``"expert"``.
     """
-    rng = np.random.default_rng(seed)
-    frames: list[Frame] = []
-    # A few samples are chosen at the end, and wait as they are until then.
-    images = ImageFile.temporary(folder) if samples is None else None
+    frames, images, labelled = list[Frame](), ImageFile.temporary(folder), source == label == "expert"
+    visited = visit(
+        backbone, suite, episodes=episodes, skip=skip, split=split, source=source, policy=policy, lanes=batch_size,
+        processes=processes, progress=progress,
+    )  # fmt: skip
+    with closing(visited):
+        for trajectory in visited:
+            frames += [frame.kept_in(images) for frame in _frames(trajectory, backbone, labelled=labelled)]
+    return encode(backbone, frames, batch_size, max_bytes, precision, progress)
+
+
+def sample_states(
+    backbone: Backbone,
+    suite: TaskSuite,
+    *,
+    samples: int,
+    per_episode: int,
+    source: Source = "expert",
+    seed: int = 0,
+    batch_size: int = 64,
+    max_bytes: int = MAX_BYTES,
+    progress: Progress = NO_PROGRESS,
+) -> Dataset:
+    """A few states, for looking at layers: these see no history, so nobody watches the expert.
+
+    Args:
+        backbone: The frozen model.
+        suite: Where the episodes take place.
+        samples: At most that many, half of them from around gripper flips where there are enough.
+        per_episode: At most that many of each episode.
+        source: Who visits the states; the full model is the policy.
+        seed: Of the choice.
+        batch_size: Observations encoded at a time, and environments that run side by side.
+        max_bytes: Embeddings that may be kept in memory; samples that would need more are encoded when drawn.
+        progress: Told about episodes, then about frames.
+
+    Raises:
+        ConfigError: If there is no frame, or the backbone finds an observation unusable.
+        PluginError: If the suite has no expert and ``source`` is ``"expert"``.
+    """
+    frames, rng = list[Frame](), np.random.default_rng(seed)
+    episodes = math.ceil(2 * samples / per_episode)  # more than needed, so that both strata can be filled
+    visited = visit(
+        backbone, suite, episodes=episodes, source=source, watched=False, lanes=batch_size, progress=progress
+    )
+    with closing(visited):
+        for trajectory in visited:
+            frames += _pick(_frames(trajectory, backbone, labelled=source == "expert"), per_episode, rng)
+    return encode(backbone, stratify(frames, samples, rng), batch_size, max_bytes, progress=progress)
+
+
+def visit(
+    backbone: Backbone,
+    suite: TaskSuite,
+    *,
+    episodes: int,
+    skip: int = 0,
+    split: Split = "train",
+    source: Source = "expert",
+    policy: Policy | None = None,
+    watched: bool = True,
+    lanes: int = 64,
+    processes: int = 1,
+    progress: Progress = NO_PROGRESS,
+) -> Generator[Trajectory]:
+    """The episodes that begin in ``episodes`` initial states; to be closed, since environments may be open.
+
+    Args:
+        backbone: The frozen model.
+        suite: Where they take place.
+        episodes: How many initial states of ``split`` to start from.
+        skip: Initial states to pass over before the first one.
+        split: Which initial states.
+        source: Who acts.
+        policy: The policy that acts if ``source`` is ``"policy"``; ``None`` is the full model.
+        watched: The full model watches the expert, for what its head remembers.
+        lanes: Environments of a policy that run side by side.
+        processes: That they are spread over.
+        progress: Told about each.
+
+    Raises:
+        PluginError: If the suite has no expert and ``source`` is ``"expert"``.
+    """
     progress.start(episodes, f"{source} episodes")
     draw = suite.demonstrated_episodes if source == "expert" else suite.episodes
     specs = draw(split, skip + episodes)[skip:]
     trajectories: Generator[Trajectory]
     if source == "expert":
-        # A few samples are for looking at layers, which see no history.
-        trajectories = (demonstrate(backbone, suite, spec, follow=samples is None) for spec in specs)
+        trajectories = (demonstrate(backbone, suite, spec, follow=watched) for spec in specs)
     else:
-        acting = policy or full_policy(backbone, suite.execute_horizon)
-        trajectories = roll_out(acting, suite, specs, batch_size, processes)
+        trajectories = roll_out(policy or full_policy(backbone, suite.execute_horizon), suite, specs, lanes, processes)
     with closing(trajectories):
         for trajectory in trajectories:
-            found = _frames(trajectory, backbone, labelled=source == "expert" and label == "expert")
-            found = found if frames_per_episode is None else _pick(found, frames_per_episode, rng)
-            frames += found if images is None else [frame.kept_in(images) for frame in found]
+            yield trajectory
             progress.advance()
     progress.close()
-    chosen = frames if samples is None else stratify(frames, samples, rng)
-    return encode(backbone, chosen, batch_size, max_bytes, precision, progress)
 
 
 def collect_recorded(

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dyslctl.artifacts.bundle import weights_digest
-from dyslctl.artifacts.files import make_folder, sha256, write_json
+from dyslctl.artifacts.files import make_folder, sha256
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.backbone import Backbone, one_token
 from dyslctl.baselines.deer import INTERVAL, differences
@@ -34,13 +34,13 @@ from dyslctl.dysl.skip_modules import PUBLISHED_WIDTH
 from dyslctl.errors import ConfigError
 from dyslctl.jobs import distributed
 from dyslctl.jobs.dataset import Dataset, Part
-from dyslctl.jobs.distill import CHECKPOINT, CURVE, CURVE_SCHEMA, DistillResult, Stage, training_info
 from dyslctl.jobs.exit_data import Rounds
 from dyslctl.jobs.exit_samples import ExitSamples, planner_samples
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
-from dyslctl.jobs.trained import partition_of
+from dyslctl.jobs.stage_result import CHECKPOINT, DistillResult, Stage, save_curve, training_info
 from dyslctl.jobs.trained_deer import save_deer
 from dyslctl.jobs.trained_exits import load_exits, new_exits, save_exits
+from dyslctl.jobs.trained_modules import partition_of
 from dyslctl.jobs.training import Decay, Optimization, StepLoss, Trainee, autocast, require_float32, train
 
 ExitMethod = Literal["dysl", "static", "deer"]
@@ -169,32 +169,32 @@ def distill_exits(
     """
     begin = time.perf_counter()
     profile.check_backbone(backbone.spec)
-    if settings.token_subsets:
-        _require_subsets(backbone, method)
-    require_float32(backbone, settings)
-    settings.require_equal_parts(settings.batch_size)
-    settings.planner().require_equal_parts(settings.planner_batch, "planner_batch")
+    _check(backbone, settings, method)
     distributed.wait()  # for the leader's bundle of stage 1
     work = _Work(backbone, method, settings, rounds.execute_horizon, make_folder(out), resume, progress)
     modules = _start(backbone, profile, settings, method, init)
     identity = _identity(work, profile, init)
-    if settings.stage == 1:
-        samples = _samples(work, modules, rounds.explored)
-        batch = rounds.explored.batch(settings.seed, 0, SCALE_SAMPLES).to(backbone.device)
-        measure_scales(backbone, modules, batch.inputs)
-        curve = _train_adapters(work, modules.train(), samples, identity, out / CHECKPOINT)
-    else:
-        samples, curve = _train_in_rounds(work, modules, rounds, identity)
-        if method != "deer":
-            _train_planner(work, modules, samples, identity)
-    differ = _differences(work, modules, rounds) if method == "deer" and settings.stage == 2 else None
+    by_stage = _train_first if settings.stage == 1 else _train_in_rounds
+    samples, curve = by_stage(work, modules, rounds, identity)
+    differ = _differences(work, modules, rounds) if settings.stage == 2 and method == "deer" else None
+    if settings.stage == 2 and method != "deer":
+        _train_planner(work, modules, samples, identity)
     if distributed.leads():
-        write_json(out / CURVE, {"schema": CURVE_SCHEMA, "curve": curve})
+        save_curve(out, curve)
         training = training_info(settings, method, len(samples), curve, token_subsets=settings.token_subsets)
         save = save_exits if differ is None else partial(save_deer, deltas=differ)
         save(bundle, modules.eval(), rounds.execute_horizon, profile, training, command)
     learnt = modules.adapters if settings.stage == 1 or method == "deer" else modules
     return DistillResult.of(settings, curve, [learnt], bundle, begin)
+
+
+def _check(backbone: Backbone, settings: ExitTraining, method: ExitMethod) -> None:
+    """Before anything is computed: can it be learnt, and shared among the processes?"""
+    if settings.token_subsets:
+        _require_subsets(backbone, method)
+    require_float32(backbone, settings)
+    settings.require_equal_parts(settings.batch_size)
+    settings.planner().require_equal_parts(settings.planner_batch, "planner_batch")
 
 
 def _start(
@@ -246,6 +246,16 @@ def _samples(work: _Work, modules: ExitModules, data: Dataset) -> ExitSamples:
         precision=settings.precision,
         progress=work.progress,
     )
+
+
+def _train_first(
+    work: _Work, modules: ExitModules, rounds: Rounds, identity: Mapping[str, Any]
+) -> tuple[ExitSamples, list[dict[str, float]]]:
+    """The adapters on round 0, once their scales are measured there."""
+    samples = _samples(work, modules, rounds.explored)
+    batch = rounds.explored.batch(work.settings.seed, 0, SCALE_SAMPLES).to(work.backbone.device)
+    measure_scales(work.backbone, modules, batch.inputs)
+    return samples, _train_adapters(work, modules.train(), samples, identity, work.out / CHECKPOINT)
 
 
 def _train_in_rounds(

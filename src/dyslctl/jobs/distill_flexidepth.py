@@ -17,8 +17,9 @@ from dyslctl.baselines.flexidepth_tokens import TokenMix, require_token_skips
 from dyslctl.dysl.distillation import MixSchedule, Stage2Settings, stage2_loss
 from dyslctl.dysl.skip_modules import PUBLISHED_WIDTH, SkipModules
 from dyslctl.jobs.dataset import Dataset, Part
-from dyslctl.jobs.distill import DistillResult, batches, drawn, scale_adapters
+from dyslctl.jobs.labelled import batches, drawn, scale_adapters
 from dyslctl.jobs.single_stage import OneStage, Work, train_once
+from dyslctl.jobs.stage_result import DistillResult
 from dyslctl.jobs.trained_flexidepth import RouterMethod, default_sizes, new_routers, save_routers
 from dyslctl.jobs.training import StepLoss, Trainee
 

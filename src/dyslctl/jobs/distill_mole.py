@@ -19,8 +19,9 @@ from dyslctl.baselines.mole import (
 )
 from dyslctl.dysl.skip_modules import PUBLISHED_WIDTH
 from dyslctl.jobs.dataset import Dataset, Part
-from dyslctl.jobs.distill import DistillResult, batches, drawn
+from dyslctl.jobs.labelled import batches, drawn
 from dyslctl.jobs.single_stage import OneStage, Work, train_once
+from dyslctl.jobs.stage_result import DistillResult
 from dyslctl.jobs.trained_mole import new_router, save_router
 from dyslctl.jobs.training import StepLoss, Trainee
 

@@ -153,7 +153,6 @@ class Rounds:
                     suite,
                     episodes=share,
                     skip=number * share,
-                    seed=self.seed,
                     source=source,
                     policy=policy,
                     label="teacher",

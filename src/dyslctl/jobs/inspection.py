@@ -10,7 +10,6 @@ from typing import Any
 
 from dyslctl import plugins
 from dyslctl.artifacts.bundle import SETTINGS, WEIGHTS, check_belongs, load_bundle
-from dyslctl.artifacts.bundle_settings import Consistency, Exits, Mixture, Routing, Section
 from dyslctl.artifacts.files import read_json, read_jsonl, reading
 from dyslctl.artifacts.run_dir import RESULTS, RunDirectory
 from dyslctl.artifacts.skip_profile import SkipProfile
@@ -124,20 +123,10 @@ def _bundle(path: Path) -> Facts:
         "stage": training.stage,
         "steps": training.steps,
         "parameters": sum(tensor.numel() for tensor in bundle.tensors.values()),
-        **_calibrated(bundle.settings),
+        **bundle.settings.facts(),
         "calibration": None if bundle.calibration is None else bundle.calibration.rule,
         "made_with": header.made_with.command,
     }
-
-
-def _calibrated(settings: Section) -> Facts:
-    if isinstance(settings, Exits):
-        return {"tolerance": settings.tolerance}
-    if isinstance(settings, Consistency | Mixture):
-        return {"share": settings.share}
-    if isinstance(settings, Routing):
-        return {"tau": settings.tau}
-    return {"eta_1": settings.eta_1, "eta_2": settings.eta_2, "tau": settings.tau}
 
 
 def _run(path: Path) -> Facts:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -20,13 +19,23 @@ from dyslctl.dysl.sensitivity import skip_sensitivity
 from dyslctl.dysl.similarity import SimilarityAccumulator, SimilarityResult
 from dyslctl.dysl.skip_modules import dysl_sizes
 from dyslctl.errors import ConfigError
-from dyslctl.jobs.data import Source, collect, collect_recorded
+from dyslctl.jobs.data import Source, collect_recorded, sample_states
 from dyslctl.jobs.dataset import Dataset
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.suite import TaskSuite
 
 SIMILARITY_SCHEMA = "dyslctl.similarity/1"
 FRAMES_PER_EPISODE = 8
+
+
+class _Sampling(TypedDict):
+    """How the samples are chosen and encoded, wherever they are from."""
+
+    samples: int
+    per_episode: int
+    seed: int
+    batch_size: int
+    progress: Progress
 
 
 @dataclass(frozen=True)
@@ -112,8 +121,13 @@ def profile(
     begin = time.perf_counter()
     spec = backbone.spec
     budget = _budget(spec, ratio, n_static)
-    how: dict[str, Any] = {"samples": samples, "seed": seed, "batch_size": batch_size, "progress": progress}
-    data = _visited(backbone, suite, source, **how) if recorded is None else _replayed(backbone, recorded, **how)
+    how = _Sampling(
+        samples=samples, per_episode=FRAMES_PER_EPISODE, seed=seed, batch_size=batch_size, progress=progress
+    )
+    if recorded is None:
+        data = sample_states(backbone, suite, source=source, **how)
+    else:
+        data = collect_recorded(backbone, recorded, **how)
     found = measure(backbone, data, batch_size=batch_size, seed=seed, progress=progress)
     sensitivity = _sensitivity(backbone, data, batch_size) if criterion == "sensitivity" else None
     result = SkipProfile(
@@ -155,16 +169,6 @@ def module_sizes(spec: BackboneSpec) -> ModuleSizes:
     """The default sizes at the backbone's hidden size, in the profile's form."""
     sizes = dysl_sizes(spec.hidden_size)
     return ModuleSizes(adapter_width=sizes.adapter_rank, controller_width=sizes.controller_width, pool=sizes.pool)
-
-
-def _visited(backbone: Backbone, suite: TaskSuite, source: Source, samples: int, **how: Any) -> Dataset:
-    episodes = math.ceil(2 * samples / FRAMES_PER_EPISODE)  # more than needed, so that both strata can be filled
-    how |= {"samples": samples, "frames_per_episode": FRAMES_PER_EPISODE}
-    return collect(backbone, suite, episodes=episodes, source=source, **how)
-
-
-def _replayed(backbone: Backbone, recorded: DemonstrationSource, **how: Any) -> Dataset:
-    return collect_recorded(backbone, recorded, per_episode=FRAMES_PER_EPISODE, **how)
 
 
 def _budget(spec: BackboneSpec, ratio: float | None, n_static: int | None) -> StaticBudget:

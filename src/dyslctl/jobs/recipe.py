@@ -19,11 +19,8 @@ from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.backbone import Backbone
 from dyslctl.devices.host import usable_cpus
 from dyslctl.errors import ArtifactError, ConfigError, EnvironmentMismatch
-from dyslctl.jobs.trained import load_modules, partition_of
-from dyslctl.jobs.trained_deer import load_deer
-from dyslctl.jobs.trained_exits import load_exits
-from dyslctl.jobs.trained_flexidepth import RouterMethod, TrainedRouters, load_routers
-from dyslctl.jobs.trained_mole import load_router
+from dyslctl.jobs.trained_methods import TRAINED
+from dyslctl.jobs.trained_modules import partition_of
 from dyslctl.method_assets import NO_ASSETS, Assets, Setup
 from dyslctl.policy import Policy
 from dyslctl.pruning.settings import PRUNING, PruningSettings
@@ -272,17 +269,12 @@ def _load_assets(
     loaded, profile, folders = backbone.load(), SkipProfile.load(skip_profile), dict(bundles)
     profile.check_backbone(loaded.spec)
 
-    def routers(method: RouterMethod) -> TrainedRouters | None:
-        return load_routers(folders[method], profile, loaded, method) if method in folders else None
-
     return Assets(
         partition_of(profile),
-        load_exits(folders["dysl"], profile, loaded) if "dysl" in folders else None,
-        load_modules(folders["dysl-paper"], profile, loaded) if "dysl-paper" in folders else None,
-        load_exits(folders["static"], profile, loaded) if "static" in folders else None,
-        routers("flexidepth"),
-        routers("flexidepth-tokens"),
-        load_deer(folders["deer"], profile, loaded) if "deer" in folders else None,
-        load_router(folders["mole"], profile, loaded) if "mole" in folders else None,
-        similarity=profile.similarity.cosine,
+        profile.similarity.cosine,
+        {
+            how.bundle.method: how.load(folders[name], profile, loaded)
+            for name, how in TRAINED.items()
+            if name in folders
+        },
     )

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from dyslctl.artifacts.bundle import load_bundle, save_settings
-from dyslctl.artifacts.bundle_settings import Calibration, Consistency, Exits, Mixture, Routing, Section
+from dyslctl.artifacts.bundle_settings import Calibration
 from dyslctl.artifacts.model_card import write_card
 from dyslctl.artifacts.skip_profile import Guidance
-from dyslctl.dysl.guidance import shift_threshold
 from dyslctl.jobs.budget import Found
 from dyslctl.jobs.closed_loop import Stage
 from dyslctl.jobs.statistics import wilson
@@ -33,24 +32,9 @@ def save_dial(bundle: Path, found: Found, stage: Stage, trained_on: str) -> Cali
     # A tolerance or a common threshold is replaced; those that an offline calibration gave the guidance still stand.
     offline = saved.calibration if isinstance(saved.settings, Guidance) else None
     calibration = _provenance(found, stage, offline)
-    save_settings(bundle, _turned(saved.settings, found.dial), calibration)
+    save_settings(bundle, saved.settings.turned(found.dial), calibration)
     write_card(bundle, trained_on)
     return calibration
-
-
-def _turned(settings: Section, dial: float) -> Section:
-    """``settings`` with the dial built in: the tolerance, minus the share of the layers, or a move of every ``tau``."""
-    match settings:
-        case Exits():
-            return settings.model_copy(update={"tolerance": dial})
-        case Consistency():
-            return Consistency(share=-dial)
-        case Mixture():
-            return Mixture(share=-dial)
-        case Routing():
-            return Routing(tau=shift_threshold(settings.tau, dial))
-        case Guidance():
-            return Guidance.of(settings.settings().shifted(dial))
 
 
 def _provenance(found: Found, stage: Stage, offline: Calibration | None) -> Calibration:

@@ -8,23 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dyslctl.artifacts.bundle import TrainingInfo
-from dyslctl.artifacts.files import make_folder, write_json
+from dyslctl.artifacts.files import make_folder
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.backbone import Backbone
 from dyslctl.jobs import distributed
 from dyslctl.jobs.dataset import Dataset
-from dyslctl.jobs.distill import (
-    CHECKPOINT,
-    CURVE,
-    CURVE_SCHEMA,
-    DistillResult,
-    LabelledTraining,
-    Stage,
-    training_info,
-)
+from dyslctl.jobs.labelled import LabelledTraining
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
+from dyslctl.jobs.stage_result import CHECKPOINT, DistillResult, Stage, save_curve, training_info
 from dyslctl.jobs.training import StepLoss, Trainee, require_float32, train
-from dyslctl.method_assets import Trained
+from dyslctl.trained import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +88,7 @@ def train_once(
         trainee, settings, step_loss, work.backbone.device, checkpoint, resume=work.resume, progress=work.progress
     )
     if distributed.leads():
-        write_json(work.out / CURVE, {"schema": CURVE_SCHEMA, "curve": curve})
+        save_curve(work.out, curve)
         trainee.modules.eval()
         save(training_info(settings, method, len(work.data), curve))
     return DistillResult.of(settings, curve, [module for module, _ in trainee.rates], work.bundle, begin)

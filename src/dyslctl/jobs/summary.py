@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dyslctl.errors import PluginError
 from dyslctl.jobs.episodes import EpisodeRecord
 from dyslctl.jobs.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
 
@@ -97,6 +98,20 @@ class EvaluationResult:
             "methods": {name: asdict(summary) for name, summary in self.methods.items()},
             "paired": {name: asdict(comparison) for name, comparison in self.paired.items()},
         }
+
+    def require_finished(self) -> None:
+        """Every episode was played to its end.
+
+        Raises:
+            PluginError: If one crashed: what is left would be a choice of episodes.
+        """
+        crashed = [record for record in self.records if not record.done]
+        if crashed:
+            played = f"{len(self.records)} episodes of " + ", ".join(f"'{name}'" for name in self.methods)
+            raise PluginError(
+                f"{len(crashed)} of {played} crashed, the first with: {crashed[0].error}",
+                hint="--resume runs the crashed ones again",
+            )
 
 
 def summarize(

@@ -19,7 +19,8 @@ from dyslctl.artifacts.bundle import (
     load_bundle,
     save_bundle,
 )
-from dyslctl.artifacts.bundle_settings import Calibration, Exits, Section
+from dyslctl.artifacts.bundle_parts import Section
+from dyslctl.artifacts.bundle_settings import Calibration, Exits
 from dyslctl.artifacts.fingerprint import made_with
 from dyslctl.artifacts.model_card import model_card
 from dyslctl.artifacts.self_test import SelfTest
@@ -30,7 +31,7 @@ from dyslctl.dysl.exits import ExitModules, ExitSizes
 from dyslctl.dysl.partition import tail
 from dyslctl.dysl.query_layout import POOLED
 from dyslctl.errors import ArtifactError
-from dyslctl.jobs.trained import fill, partition_of
+from dyslctl.jobs.trained_modules import fill, partition_of
 
 NOT_CALIBRATED = Exits()
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})

@@ -26,7 +26,7 @@ from dyslctl.backbone import Backbone
 from dyslctl.baselines.flexidepth import flexidepth_modules, router_width
 from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
 from dyslctl.errors import ArtifactError
-from dyslctl.jobs.trained import fill, probe
+from dyslctl.jobs.trained_modules import fill, probe_skip_modules
 
 RouterMethod = Literal["flexidepth", "flexidepth-tokens"]
 """Whether a router decides once for all tokens, or about each of them."""
@@ -74,7 +74,7 @@ def save_routers(
     bundle = Bundle(
         header=BundleHeader.of(profile, training, made_with(command, training.seed), widths),
         tensors=modules.state_dict(),
-        self_test=SelfTest.record(lambda hidden: probe(modules, hidden), sizes.hidden_size),
+        self_test=SelfTest.record(lambda hidden: probe_skip_modules(modules, hidden), sizes.hidden_size),
         settings=Routing(),
     )
     return save_bundle(folder, bundle, model_card(bundle, profile.suite))
@@ -105,5 +105,6 @@ def load_routers(
         )
     check_belongs(bundle.header, profile, folder)
     sizes = SkipSizes(backbone.spec.hidden_size, widths.adapter_width, widths.router_width, widths.pool)
-    modules = fill(lambda: new_routers(backbone.spec.num_layers, sizes, seed=0), bundle, folder, probe, backbone)
+    num_layers = backbone.spec.num_layers
+    modules = fill(lambda: new_routers(num_layers, sizes, seed=0), bundle, folder, probe_skip_modules, backbone)
     return TrainedRouters(modules, bundle.header, settings.tau, bundle.calibration)

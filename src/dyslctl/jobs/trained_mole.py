@@ -26,7 +26,7 @@ from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.backbone import Backbone
 from dyslctl.baselines.mole import LayerRouter, MixtureSizes
 from dyslctl.errors import ArtifactError
-from dyslctl.jobs.trained import fill
+from dyslctl.jobs.trained_modules import fill
 
 
 @dataclass(frozen=True)

@@ -21,41 +21,48 @@ from dyslctl.cli.options import (
     split_whole,
 )
 
+TableName = Annotated[
+    str | None,
+    typer.Option(
+        "--table",
+        metavar="NAME|FILE",
+        help="4 (default), 5, 6, k, criterion, gripper, chunk, horizon, adapter, dysl, flexidepth, joint; or a "
+        "YAML file of your own.",
+        show_default=False,
+    ),
+]
+Layers = Annotated[
+    float | None,
+    typer.Option(
+        "--layers",
+        help="Set every cell to so many layers an inference; default: what the table says, else as trained.",
+        show_default=False,
+    ),
+]
+Seeds = Annotated[
+    str | None,
+    typer.Option("--seeds", metavar="0,1,2", help="Trainings of every cell; default 0.", show_default=False),
+]
+Episodes = Annotated[
+    int | None,
+    typer.Option("--episodes", help="Test episodes, the same for every cell; default 500.", show_default=False),
+]
+TuneEpisodes = Annotated[
+    int | None, typer.Option("--tune-episodes", help="Episodes to find dials on; default 100.", show_default=False)
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="Trainings and cells side by side; default 1.", show_default=False)
+]
+
 
 def ablation(
-    table: Annotated[
-        str | None,
-        typer.Option(
-            "--table",
-            metavar="NAME|FILE",
-            help="4 (default), 5, 6, k, criterion, gripper, chunk, horizon, adapter, dysl, flexidepth, joint; or a "
-            "YAML file of your own.",
-            show_default=False,
-        ),
-    ] = None,
-    layers: Annotated[
-        float | None,
-        typer.Option(
-            "--layers",
-            help="Set every cell to so many layers an inference; default: what the table says, else as trained.",
-            show_default=False,
-        ),
-    ] = None,
-    seeds: Annotated[
-        str | None,
-        typer.Option("--seeds", metavar="0,1,2", help="Trainings of every cell; default 0.", show_default=False),
-    ] = None,
-    episodes: Annotated[
-        int | None,
-        typer.Option("--episodes", help="Test episodes, the same for every cell; default 500.", show_default=False),
-    ] = None,
-    tune_episodes: Annotated[
-        int | None, typer.Option("--tune-episodes", help="Episodes to find dials on; default 100.", show_default=False)
-    ] = None,
+    table: TableName = None,
+    layers: Layers = None,
+    seeds: Seeds = None,
+    episodes: Episodes = None,
+    tune_episodes: TuneEpisodes = None,
     batch: SideBySide = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", help="Trainings and cells side by side; default 1.", show_default=False)
-    ] = None,
+    workers: Workers = None,
     executor: ExecutorName = None,
     suite: Suite = None,
     resume: Resume = False,

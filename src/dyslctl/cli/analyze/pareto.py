@@ -23,33 +23,39 @@ from dyslctl.cli.options import (
     split_whole,
 )
 
+Compared = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        metavar="A,B",
+        help="Beside full; default dysl, static, random-skip-adapters, dysl-paper, oracle. The first is compared "
+        "with the others.",
+        show_default=False,
+    ),
+]
+Budgets = Annotated[
+    str | None,
+    typer.Option("--budgets", metavar="5,6", help="Mean layers an inference; default 4.5,5,6.", show_default=False),
+]
+Seeds = Annotated[
+    str | None,
+    typer.Option("--seeds", metavar="0,1,2", help="Trainings, one each; default 0,1,2.", show_default=False),
+]
+Episodes = Annotated[
+    int | None,
+    typer.Option("--episodes", help="Test episodes, the same for every point; default 1000.", show_default=False),
+]
+TuneEpisodes = Annotated[
+    int | None, typer.Option("--tune-episodes", help="Episodes to find dials on; default 200.", show_default=False)
+]
+
 
 def pareto(
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--method",
-            metavar="A,B",
-            help="Beside full; default dysl, static, random-skip-adapters, dysl-paper, oracle. The first is compared "
-            "with the others.",
-            show_default=False,
-        ),
-    ] = None,
-    budgets: Annotated[
-        str | None,
-        typer.Option("--budgets", metavar="5,6", help="Mean layers an inference; default 4.5,5,6.", show_default=False),
-    ] = None,
-    seeds: Annotated[
-        str | None,
-        typer.Option("--seeds", metavar="0,1,2", help="Trainings, one each; default 0,1,2.", show_default=False),
-    ] = None,
-    episodes: Annotated[
-        int | None,
-        typer.Option("--episodes", help="Test episodes, the same for every point; default 1000.", show_default=False),
-    ] = None,
-    tune_episodes: Annotated[
-        int | None, typer.Option("--tune-episodes", help="Episodes to find dials on; default 200.", show_default=False)
-    ] = None,
+    method: Compared = None,
+    budgets: Budgets = None,
+    seeds: Seeds = None,
+    episodes: Episodes = None,
+    tune_episodes: TuneEpisodes = None,
     batch: SideBySide = None,
     workers: Workers = None,
     suite: Suite = None,

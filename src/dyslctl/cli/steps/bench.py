@@ -11,8 +11,8 @@ from dyslctl.cli.steps.recorded import trained_suite
 from dyslctl.cli.workspace import Workspace
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.bench import BenchPlan, Subject, bench, torch_device
-from dyslctl.jobs.comparison import UPSTREAM
 from dyslctl.jobs.latency import Series
+from dyslctl.jobs.layer_rivals import UPSTREAM
 from dyslctl.jobs.progress import Progress
 from dyslctl.report import plots
 from dyslctl.runtime.packed import EAGER, with_backend

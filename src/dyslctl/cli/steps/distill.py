@@ -15,19 +15,16 @@ from dyslctl.cli.steps.trainers import trainer
 from dyslctl.cli.workspace import Workspace
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.budget import MaxSuccessDrop, Target
-from dyslctl.jobs.calibrate_offline import OfflineTarget
-from dyslctl.jobs.distill import DistillResult, Stage
 from dyslctl.jobs.distributed import leads
+from dyslctl.jobs.fit_tolerance import OfflineTarget
 from dyslctl.jobs.progress import Progress
+from dyslctl.jobs.stage_result import DistillResult, Stage
+from dyslctl.jobs.trained_methods import TRAINED
 from dyslctl.report import plots
 
 DEFAULT_DROP = 1.0
 """Percentage points of success that the default calibration may cost."""
 CURVES = {"loss": "loss", "task": "task loss", "gate": "mean skip probability"}
-
-
-SINGLE_STAGE = ("flexidepth", "flexidepth-tokens", "mole")
-"""Methods whose adapters and decisions are learnt together."""
 
 
 def run_distill(
@@ -86,7 +83,7 @@ def _stages_of(settings: DistillConfig, stages: Sequence[Stage]) -> Sequence[Sta
     Raises:
         ConfigError: If it has none of them.
     """
-    if settings.method not in SINGLE_STAGE and not settings.from_scratch:
+    if not TRAINED[settings.method].in_one_stage and not settings.from_scratch:
         return stages
     if 2 not in stages:
         how = "from scratch" if settings.from_scratch else f"'{settings.method}'"
@@ -115,10 +112,10 @@ def _calibrated(
 def run_distill_to_budget(
     workspace: Workspace, stages: Sequence[Stage], *, resume: bool, progress: Progress
 ) -> dict[str, Any]:
-    """:func:`run_distill`, with the method's dial set to the target of the section ``budget``.
+    """:func:`run_distill`, with the method's dial set to the target of the section ``calibrate``.
 
     Without a target ``dysl`` is set to lose at most :data:`DEFAULT_DROP` points, and ``dysl-paper`` stays as it is.
-    On recorded episodes nothing is lost or won: see :mod:`dyslctl.jobs.calibrate_offline`.
+    On recorded episodes nothing is lost or won: see :mod:`dyslctl.jobs.fit_tolerance`.
     """
     method, budget = workspace.config.distill.method, workspace.config.calibrate
     if budget.target_layers is not None:

@@ -2,21 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dyslctl import methods
 from dyslctl.artifacts.model_card import CardMetric, write_card
 from dyslctl.artifacts.skip_profile import SkipProfile
+from dyslctl.cli.config import Config
 from dyslctl.cli.workspace import Workspace
-from dyslctl.jobs.executor import Executor
+from dyslctl.jobs.executor import LOCAL, Executor
 from dyslctl.jobs.progress import Progress
 from dyslctl.jobs.recipe import PolicyRecipe
 from dyslctl.jobs.rollout import evaluate, videos
 from dyslctl.jobs.summary import EvaluationResult
-from dyslctl.policy import Policy
+from dyslctl.jobs.video import Which
 from dyslctl.report import plots
+from dyslctl.suite import EpisodeSpec, Split, TaskSuite
+
+
+@dataclass(frozen=True)
+class PlayPlan:
+    """What is played, and how.
+
+    Attributes:
+        methods: On the same episodes.
+        split: Of the initial states.
+        episodes: Of each method.
+        workers, batch, episode_timeout, executor, video: As in :func:`dyslctl.jobs.rollout.evaluate`.
+        target_episodes: ``tune`` episodes behind the mean layers that some methods match.
+    """
+
+    methods: Sequence[str]
+    split: Split
+    episodes: int
+    workers: int = 1
+    batch: int = 1
+    episode_timeout: float | None = None
+    executor: Executor = LOCAL
+    video: Which | None = None
+    target_episodes: int = 20
+
+    @classmethod
+    def of(cls, config: Config) -> PlayPlan:
+        """What the section ``eval`` asks for."""
+        asked = config.eval
+        return cls(
+            asked.methods,
+            asked.split,
+            asked.episodes,
+            workers=asked.workers,
+            batch=asked.batch,
+            episode_timeout=asked.episode_timeout,
+            executor=Executor.of(asked.executor, config.model.device),
+            video=asked.video,
+            target_episodes=asked.target_episodes,
+        )
 
 
 def run_eval(workspace: Workspace, *, resume: bool, progress: Progress) -> dict[str, Any]:
@@ -29,7 +71,7 @@ def run_eval(workspace: Workspace, *, resume: bool, progress: Progress) -> dict[
 def evaluate_suite(workspace: Workspace, *, resume: bool, progress: Progress) -> dict[str, Any]:
     """Evaluate, save the result, and return its document."""
     out = workspace.run.eval(workspace.suite.name)
-    result, recipe = play_methods(workspace, out, resume=resume, progress=progress)
+    result, recipe = play_methods(workspace, PlayPlan.of(workspace.config), out, resume=resume, progress=progress)
     more = {
         "seed": workspace.config.seed,
         "batch": workspace.config.eval.batch,
@@ -44,28 +86,62 @@ def evaluate_suite(workspace: Workspace, *, resume: bool, progress: Progress) ->
 
 
 def play_methods(
-    workspace: Workspace, out: Path, *, resume: bool, progress: Progress
+    workspace: Workspace, plan: PlayPlan, out: Path, *, resume: bool, progress: Progress
 ) -> tuple[EvaluationResult, PolicyRecipe]:
-    """The episodes that the section ``eval`` asks for, kept in ``out``, and how the policies were made."""
-    settings, suite, target = workspace.config.eval, workspace.suite, None
-    if any([methods.needs_target(name) for name in settings.methods]):
-        target = measure_target(workspace, out / "target", resume=resume, progress=progress)
-    recipe = workspace.policies(settings.methods, target)
-    result = evaluate(
-        suite,
-        _factories(recipe, settings.methods),
-        suite.episodes(settings.split, settings.episodes),
-        out,
-        about=recipe.about(settings.methods),
-        resume=resume,
-        workers=settings.workers,
-        batch=settings.batch,
-        episode_timeout=settings.episode_timeout,
-        executor=Executor.of(settings.executor, workspace.config.model.device),
-        video=settings.video,
-        progress=progress,
-    )
+    """The episodes of ``plan``, kept in ``out``, and how the policies were made."""
+    target = None
+    if any([methods.needs_target(name) for name in plan.methods]):
+        target = measure_target(workspace, plan, out / "target", resume=resume, progress=progress)
+    recipe, specs = workspace.policies(plan.methods, target), workspace.suite.episodes(plan.split, plan.episodes)
+    result = _play(workspace.suite, recipe, plan, specs, out, resume=resume, progress=progress)
     return result, recipe
+
+
+def measure_target(workspace: Workspace, plan: PlayPlan, out: Path, *, resume: bool, progress: Progress) -> float:
+    """The mean executed layers of ``methods.reference``, for random skipping to match.
+
+    Measured on ``tune`` episodes before the comparison begins, so that the random methods are fixed before any test
+    episode, whichever methods run and wherever an interrupted evaluation is resumed.
+    """
+    name = methods.reference(plan.methods)
+    alone = replace(plan, methods=(name,), video=None)
+    recipe, specs = workspace.policies([name]), workspace.suite.episodes("tune", plan.target_episodes)
+    what = f"{name}'s mean layers"
+    result = _play(workspace.suite, recipe, alone, specs, out, resume=resume, progress=progress, description=what)
+    target = result.methods[name].mean_layers_run
+    return float(workspace.backbone.load().spec.num_layers) if target is None else target
+
+
+def _play(
+    suite: TaskSuite,
+    recipe: PolicyRecipe,
+    plan: PlayPlan,
+    specs: Sequence[EpisodeSpec],
+    out: Path,
+    *,
+    resume: bool,
+    progress: Progress,
+    description: str = "episodes",
+) -> EvaluationResult:
+    """``specs`` played as ``plan`` says. Each policy is made once here: one that cannot be leaves an earlier result."""
+    policies = {name: recipe.factory(name) for name in plan.methods}
+    for make in policies.values():
+        make()
+    return evaluate(
+        suite,
+        policies,
+        specs,
+        out,
+        about=recipe.about(plan.methods),
+        resume=resume,
+        workers=plan.workers,
+        batch=plan.batch,
+        episode_timeout=plan.episode_timeout,
+        executor=plan.executor,
+        video=plan.video,
+        progress=progress,
+        description=description,
+    )
 
 
 def write_cards(workspace: Workspace, documents: Sequence[dict[str, Any]]) -> None:
@@ -86,41 +162,6 @@ def write_cards(workspace: Workspace, documents: Sequence[dict[str, Any]]) -> No
 def _metric(found: Mapping[str, Any]) -> CardMetric:
     low, high = found["success_ci95"]
     return CardMetric(found["success_rate"], low, high, found["episodes"], found["mean_layers_run"])
-
-
-def measure_target(workspace: Workspace, out: Path, *, resume: bool, progress: Progress) -> float:
-    """The mean executed layers of ``methods.reference``, for random skipping to match.
-
-    Measured on ``tune`` episodes before the comparison begins, so that the random methods are fixed before any test
-    episode, whichever methods run and wherever an interrupted evaluation is resumed.
-    """
-    settings = workspace.config.eval
-    name = methods.reference(settings.methods)
-    recipe = workspace.policies([name])
-    result = evaluate(
-        workspace.suite,
-        _factories(recipe, [name]),
-        workspace.suite.episodes("tune", settings.target_episodes),
-        out,
-        about=recipe.about([name]),
-        resume=resume,
-        workers=settings.workers,
-        batch=settings.batch,
-        episode_timeout=settings.episode_timeout,
-        executor=Executor.of(settings.executor, workspace.config.model.device),
-        progress=progress,
-        description=f"{name}'s mean layers",
-    )
-    target = result.methods[name].mean_layers_run
-    return float(workspace.backbone.load().spec.num_layers) if target is None else target
-
-
-def _factories(recipe: PolicyRecipe, names: Sequence[str]) -> dict[str, Callable[[], Policy]]:
-    """What makes each policy. Each is made once here: one that cannot be made leaves an earlier result alone."""
-    factories: dict[str, Callable[[], Policy]] = {name: recipe.factory(name) for name in names}
-    for make in factories.values():
-        make()
-    return factories
 
 
 def _draw(result: EvaluationResult, workspace: Workspace) -> dict[str, str]:

@@ -12,7 +12,7 @@ from dyslctl.cli.steps.recorded import recorded_suite
 from dyslctl.cli.workspace import Workspace
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.budget import LAYER_TOLERANCE
-from dyslctl.jobs.calibrate_offline import OfflineTarget, calibrate_offline
+from dyslctl.jobs.fit_tolerance import OfflineTarget, fit_tolerance
 from dyslctl.jobs.progress import Progress
 from dyslctl.jobs.trained_exits import load_exits
 from dyslctl.methods import DAMAGE
@@ -68,7 +68,7 @@ def set_offline(workspace: Workspace, target: OfflineTarget, bundle: Path, progr
     suite = recorded_suite(workspace, load_exits(bundle, profile, backbone).execute_horizon)
     if suite is None:
         raise ConfigError("expected recorded episodes, found none", hint="--data PATH")
-    found = calibrate_offline(
+    found = fit_tolerance(
         backbone,
         suite,
         profile,

@@ -13,10 +13,11 @@ from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.artifacts.strict_yaml import read_yaml
 from dyslctl.cli.config import DistillConfig
 from dyslctl.cli.steps.distill import run_distill
-from dyslctl.cli.steps.trainers import NOT_OPTIMISATION, TRAININGS
+from dyslctl.cli.steps.trainers import NOT_OPTIMISATION
 from dyslctl.cli.workspace import Workspace
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.progress import Progress
+from dyslctl.jobs.trained_methods import TRAINED
 
 
 def check_settings(settings: DistillConfig, bundles: Sequence[str]) -> None:
@@ -37,7 +38,7 @@ def check_settings(settings: DistillConfig, bundles: Sequence[str]) -> None:
 
 def _known(bundle: str) -> set[str]:
     """The settings that the training of ``bundle`` reads."""
-    return {field.name for field in fields(TRAININGS[bundle])}
+    return {field.name for field in fields(TRAINED[bundle].settings)}
 
 
 def _settings_for(bundle: str, settings: DistillConfig) -> DistillConfig:

@@ -15,7 +15,7 @@ from dyslctl.cli.steps.evaluate import evaluate_suite, write_cards
 from dyslctl.cli.workspace import Workspace, load_suite
 from dyslctl.devices.presets import DEFAULT_STACK, find_device
 from dyslctl.devices.roofline import Usage
-from dyslctl.jobs.prediction import choose_workload, predict_usages, unpredictable
+from dyslctl.jobs.latency_prediction import choose_workload, predict_usages, unpredictable
 from dyslctl.jobs.progress import Progress
 from dyslctl.method_assets import Assets
 from dyslctl.reference.published import published_devices, published_latency, published_success

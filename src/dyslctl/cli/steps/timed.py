@@ -7,10 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from dyslctl import methods
-from dyslctl.cli.steps.evaluate import play_methods
+from dyslctl.cli.steps.evaluate import PlayPlan, play_methods
 from dyslctl.cli.steps.study import folder
 from dyslctl.cli.workspace import Workspace
-from dyslctl.errors import PluginError
 from dyslctl.jobs.progress import Progress
 from dyslctl.jobs.recipe import PolicyRecipe
 from dyslctl.jobs.summary import BASELINE, EvaluationResult
@@ -22,7 +21,7 @@ METHODS = (BASELINE, "dysl", "dysl-paper", "dysl-paper-controllers")
 def timed_episodes(
     workspace: Workspace, study: str, *, resume: bool, progress: Progress
 ) -> tuple[EvaluationResult, PolicyRecipe]:
-    """The methods' episodes, batch 1.
+    """The methods' episodes, batch 1; time limit, executor and video are those of the section ``eval``.
 
     Raises:
         ConfigError: If there is no such method.
@@ -30,23 +29,17 @@ def timed_episodes(
         PluginError: If an episode crashed: what is left would be a choice of episodes.
     """
     wanted = workspace.config.analyze
-    settings = workspace.config.eval.model_copy(
-        update={
-            "methods": wanted.methods or _at_hand(workspace),
-            "episodes": wanted.episodes,
-            "split": wanted.split,
-            "workers": wanted.workers,
-            "batch": 1,
-        }
+    plan = replace(
+        PlayPlan.of(workspace.config),
+        methods=wanted.methods or _at_hand(workspace),
+        split=wanted.split,
+        episodes=wanted.episodes,
+        workers=wanted.workers,
+        batch=1,
     )
-    workspace = replace(workspace, config=workspace.config.model_copy(update={"eval": settings}))
     out = folder(workspace, study) / "episodes"
-    result, recipe = play_methods(workspace, out, resume=resume, progress=progress)
-    if crashed := [record for record in result.records if not record.done]:
-        raise PluginError(
-            f"{len(crashed)} of {len(result.records)} episodes crashed, the first with: {crashed[0].error}",
-            hint="--resume runs the crashed ones again",
-        )
+    result, recipe = play_methods(workspace, plan, out, resume=resume, progress=progress)
+    result.require_finished()
     return result, recipe
 
 

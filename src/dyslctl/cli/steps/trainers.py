@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,20 +13,20 @@ from dyslctl.baselines.mole import require_pictures
 from dyslctl.cli.steps.recorded import recorded_suite
 from dyslctl.cli.workspace import Workspace, command_line, load_suite, with_subtasks
 from dyslctl.errors import ConfigError
-from dyslctl.jobs import calibrate_offline, exit_data
-from dyslctl.jobs.calibrate import CalibrationSettings, calibrate
+from dyslctl.jobs import exit_data, fit_tolerance
 from dyslctl.jobs.data import collect, encoder
 from dyslctl.jobs.dataset import Dataset
-from dyslctl.jobs.distill import DistillResult, DistillSettings, Stage, distill
 from dyslctl.jobs.distill_exits import ExitMethod, ExitTraining, distill_exits
 from dyslctl.jobs.distill_flexidepth import RouterTraining, distill_flexidepth
 from dyslctl.jobs.distill_mole import MixtureTraining, distill_mole
+from dyslctl.jobs.distill_paper import DistillSettings, distill_paper
 from dyslctl.jobs.exit_data import Rounds
+from dyslctl.jobs.fit_guidance import CalibrationSettings, fit_guidance
 from dyslctl.jobs.progress import Progress
 from dyslctl.jobs.sharing import shared
 from dyslctl.jobs.single_stage import OneStage, Work
+from dyslctl.jobs.stage_result import DistillResult, Stage
 from dyslctl.jobs.trained_flexidepth import RouterMethod
-from dyslctl.jobs.training import Optimization
 from dyslctl.suite import TaskSuite
 
 NOT_OPTIMISATION = {"episodes", "data", "method", "suites", "workers"}
@@ -37,16 +36,6 @@ EXIT_EPISODES, EXPERT_EPISODES, GUIDANCE_EPISODES = 300, 200, 50
 
 Of chains so many that they have as many subtasks (see also :class:`Rounds`); of a recording at most what it has.
 """
-TRAININGS: Mapping[str, type[Optimization]] = {
-    "dysl": ExitTraining,
-    "static": ExitTraining,
-    "deer": ExitTraining,
-    "dysl-paper": DistillSettings,
-    "flexidepth": RouterTraining,
-    "flexidepth-tokens": RouterTraining,
-    "mole": MixtureTraining,
-}
-"""The settings that each training reads."""
 
 
 class Trainer(Protocol):
@@ -79,7 +68,7 @@ class ExitTrainer:
             episodes,
             work.config.seed,
             settings.data or "policy",
-            lanes=exit_data.LANES if work.config.data.path is None else calibrate_offline.LANES,
+            lanes=exit_data.LANES if work.config.data.path is None else fit_tolerance.LANES,
             processes=settings.workers,
             precision=settings.precision or "auto",
             folder=work.run.distill(self.method, 1),
@@ -122,11 +111,11 @@ class PaperTrainer:
         return _labelled_states(self.workspace, self.workspace.run.distill("dysl-paper", 1), self.progress)
 
     def train(self, stage: Stage, bundle: Path, *, resume: bool) -> DistillResult:
-        """See :func:`distill`."""
+        """See :func:`distill_paper`."""
         backbone, run = self.workspace.backbone.load(), self.workspace.run
         settings = self._settings(stage)
         settings.require_memory(backbone)  # before any episode is played
-        return distill(
+        return distill_paper(
             backbone,
             self.profile,
             self.states,
@@ -147,10 +136,10 @@ class PaperTrainer:
         return replace(asked, steps=first.steps + asked.steps) if asked.from_scratch else asked
 
     def calibrate(self, bundle: Path) -> None:
-        """The guidance's thresholds; see :func:`dyslctl.jobs.calibrate.calibrate`."""
+        """The guidance's thresholds; see :func:`dyslctl.jobs.fit_guidance.fit_guidance`."""
         settings, recorded = self.workspace.config.guidance, recorded_suite(self.workspace)
         asked = settings.episodes or with_subtasks(recorded or self.workspace.suite, GUIDANCE_EPISODES)
-        calibrate(
+        fit_guidance(
             self.workspace.backbone.load(),
             recorded or self.workspace.suite,
             self.profile,
@@ -206,7 +195,6 @@ def _labelled_states(workspace: Workspace, folder: Path, progress: Progress) -> 
             workspace.backbone.load(),
             recorded or workspace.suite,
             episodes=settings.episodes or (recorded.available("train", usual) if recorded else usual),
-            seed=workspace.config.seed,
             source=settings.data or "expert",
             processes=settings.workers,
             folder=folder,
@@ -244,11 +232,13 @@ def trainer(workspace: Workspace, progress: Progress) -> Trainer:
     profile = SkipProfile.load(workspace.run.skip_profile)
     profile.check_backbone(workspace.backbone.load().spec)
     method = workspace.config.distill.method
-    if method == "dysl-paper":
-        return PaperTrainer(workspace, profile, progress)
-    if method == "flexidepth" or method == "flexidepth-tokens" or method == "mole":
-        return OneStageTrainer(workspace, profile, progress, method)
-    return ExitTrainer(workspace, profile, progress, method)
+    match method:
+        case "dysl" | "static" | "deer":
+            return ExitTrainer(workspace, profile, progress, method)
+        case "dysl-paper":
+            return PaperTrainer(workspace, profile, progress)
+        case "flexidepth" | "flexidepth-tokens" | "mole":
+            return OneStageTrainer(workspace, profile, progress, method)
 
 
 def _changed(workspace: Workspace) -> dict[str, Any]:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
 
 from dyslctl.artifacts.bundle import (
     Bundle,
     BundleHeader,
     TrainingInfo,
     check_belongs,
-    check_tensors,
     load_bundle,
     save_bundle,
 )
@@ -26,11 +22,9 @@ from dyslctl.artifacts.self_test import SelfTest
 from dyslctl.artifacts.skip_profile import Guidance, SkipProfile
 from dyslctl.backbone import Backbone
 from dyslctl.dysl.guidance import GuidanceSettings
-from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
 from dyslctl.errors import ArtifactError
-
-M = TypeVar("M", bound=nn.Module)
+from dyslctl.jobs.trained_modules import fill, partition_of, probe_skip_modules
 
 
 @dataclass(frozen=True)
@@ -59,11 +53,6 @@ class TrainedModules:
         return self.document.settings()
 
 
-def partition_of(profile: SkipProfile) -> LayerPartition:
-    """The profile's partition as a run-time value."""
-    return LayerPartition(profile.backbone.num_layers, profile.static_layers)
-
-
 def new_modules(profile: SkipProfile, hidden_size: int, seed: int) -> SkipModules:
     """Untrained modules for ``profile``; the same ones for the same seed."""
     sizes = SkipSizes(
@@ -89,7 +78,7 @@ def save_modules(
     bundle = Bundle(
         header=BundleHeader.of(profile, training, made_with(command, training.seed)),
         tensors=modules.state_dict(),
-        self_test=SelfTest.record(lambda hidden: probe(modules, hidden), modules.sizes.hidden_size),
+        self_test=SelfTest.record(lambda hidden: probe_skip_modules(modules, hidden), modules.sizes.hidden_size),
         settings=profile.guidance,
     )
     return save_bundle(folder, bundle, model_card(bundle, profile.suite))
@@ -111,37 +100,9 @@ def load_modules(folder: Path, profile: SkipProfile, backbone: Backbone) -> Trai
         )
     check_belongs(bundle.header, profile, folder)
     _check_guidance(guidance, profile, backbone, folder)
-    modules = fill(lambda: new_modules(profile, backbone.spec.hidden_size, seed=0), bundle, folder, probe, backbone)
+    hidden_size = backbone.spec.hidden_size
+    modules = fill(lambda: new_modules(profile, hidden_size, seed=0), bundle, folder, probe_skip_modules, backbone)
     return TrainedModules(modules, bundle.header, guidance, bundle.calibration)
-
-
-def fill(
-    build: Callable[[], M],
-    bundle: Bundle,
-    folder: Path,
-    probe: Callable[[M, Tensor], Mapping[str, Tensor]],
-    backbone: Backbone,
-) -> M:
-    """Modules that hold the tensors of ``bundle``, in eval mode, beside ``backbone``; their self-test still holds.
-
-    Args:
-        build: Builds them as they were when they were trained; no values are drawn for what the bundle brings.
-        bundle: Read from ``folder``.
-        folder: Its folder, for error messages.
-        probe: What modules answer to ``[1, T, H]``, as it was when they were saved.
-        backbone: Whose device and dtype they take.
-
-    Raises:
-        ArtifactError: If a tensor is missing, unexpected or misshapen, or an answer differs.
-    """
-    with torch.device("meta"):
-        modules = build()
-    check_tensors(bundle.tensors, modules.state_dict(), folder)
-    copies = {name: tensor.clone() for name, tensor in bundle.tensors.items()}  # not windows into the mapped file
-    modules.load_state_dict(copies, assign=True)
-    modules.eval()
-    bundle.self_test.replay(lambda hidden: probe(modules, hidden), str(folder))
-    return modules.to(backbone.device, backbone.dtype)
 
 
 def _check_guidance(guidance: Guidance, profile: SkipProfile, backbone: Backbone, folder: Path) -> None:
@@ -156,13 +117,3 @@ def _check_guidance(guidance: Guidance, profile: SkipProfile, backbone: Backbone
             f"{folder}: guidance.scale has {len(guidance.scale)} numbers, expected {backbone.spec.action_dim}, one an "
             "action dimension"
         )
-
-
-@torch.no_grad()
-def probe(modules: SkipModules, hidden: Tensor) -> Mapping[str, Tensor]:
-    """What every module answers to ``hidden`` ``[1, T, H]``: the self-test of a bundle."""
-    answers: dict[str, Tensor] = {}
-    for layer in modules.partition.dynamic_layers:
-        answers[f"adapter.{layer}"] = modules.adapter(layer)(hidden)
-        answers[f"controller.{layer}"] = modules.controller(layer)(hidden.mean(1))
-    return answers

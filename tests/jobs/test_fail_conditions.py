@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dyslctl.errors import ConfigError, ThresholdNotMet
-from dyslctl.jobs.thresholds import OPERATORS, Condition, check_names, check_thresholds, look_up, parse_condition
+from dyslctl.jobs.fail_conditions import OPERATORS, Condition, check_conditions, check_names, look_up, parse_condition
 
 RESULTS: dict[str, Any] = {
     "dysl": {"success_rate": 0.88, "success_ci95": [0.85, 0.91], "llm_ms_p50": None, "ok": True, "nan": float("nan")},
@@ -114,7 +114,7 @@ def test_what_is_no_number_cannot_be_compared(path: str) -> None:
 def test_all_conditions_that_hold_are_listed() -> None:
     conditions = ["dysl.success_rate < 0.9", "dysl-paper-no-pre.errors > 0", "dysl-paper-no-pre.success_rate < 0.5"]
     with pytest.raises(ThresholdNotMet) as caught:
-        check_thresholds(conditions, RESULTS)
+        check_conditions(conditions, RESULTS)
     assert caught.value.exit_code == 5
     assert caught.value.message.splitlines()[1:] == [
         "  dysl.success_rate < 0.9 (found 0.88)",
@@ -123,10 +123,10 @@ def test_all_conditions_that_hold_are_listed() -> None:
 
 
 def test_a_good_result_passes_but_a_wrong_condition_never_does() -> None:
-    check_thresholds(["dysl.success_rate < 0.8", "dysl-paper-no-pre.errors != 0"], RESULTS)
-    check_thresholds([], RESULTS)
+    check_conditions(["dysl.success_rate < 0.8", "dysl-paper-no-pre.errors != 0"], RESULTS)
+    check_conditions([], RESULTS)
     with pytest.raises(ConfigError):
-        check_thresholds(["dysl.success_rate < 0.8", "dysl.nothing < 1"], RESULTS)
+        check_conditions(["dysl.success_rate < 0.8", "dysl.nothing < 1"], RESULTS)
 
 
 def test_names_are_checked_before_the_work_begins() -> None:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dyslctl.artifacts.bundle import TrainingInfo, weights_digest
-from dyslctl.artifacts.files import make_folder, write_json
+from dyslctl.artifacts.bundle import weights_digest
+from dyslctl.artifacts.files import make_folder
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.backbone import Backbone
 from dyslctl.dysl.distillation import (
     Norm,
     SamplingLaw,
     Stage2Settings,
-    calibrate_scales,
     sample_exits,
     stage1_loss,
     stage2_loss,
@@ -29,69 +28,15 @@ from dyslctl.dysl.skip_modules import PUBLISHED_WIDTH, SkipModules
 from dyslctl.dysl.states import residual_states
 from dyslctl.errors import ConfigError
 from dyslctl.jobs import distributed
-from dyslctl.jobs.dataset import Batch, Dataset, Part
+from dyslctl.jobs.dataset import Dataset, Part
+from dyslctl.jobs.labelled import LabelledTraining, batches, drawn, scale_adapters
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
-from dyslctl.jobs.trained import load_modules, new_modules, save_modules
-from dyslctl.jobs.training import Optimization, StepLoss, Trainee, require_float32, train
-from dyslctl.method_assets import Trained
+from dyslctl.jobs.stage_result import CHECKPOINT, DistillResult, Stage, save_curve, training_info
+from dyslctl.jobs.trained_paper import load_modules, new_modules, save_modules
+from dyslctl.jobs.training import StepLoss, Trainee, require_float32, train
 
-Stage = Literal[1, 2]
-CHECKPOINT, CURVE = "checkpoint.safetensors", "curve.json"
-CURVE_SCHEMA = "dyslctl.curve/1"
-SCALE_BATCHES = 2
-"""Batches on which the adapters' output scales are measured."""
 EXITS = 1
 """Sets the draw of a step's exits apart from the draw of its samples."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledTraining(Optimization):
-    """What all trainings on samples with an action to learn have in common.
-
-    A head with a memory learns on windows, as it did itself: see :func:`batches`.
-
-    Attributes:
-        batch_size: Samples of a step, or windows.
-        window: Consecutive inferences that are learnt from together. A head with a memory then remembers what the
-            skipping model did; alone, an inference has the memory that the full model had.
-        gradient_checkpointing: Compute each layer once more instead of keeping its inside for the gradient.
-        seed: Of initial weights, and of what is drawn.
-    """
-
-    batch_size: int = 32
-    window: int = 1
-    gradient_checkpointing: bool = False
-    seed: int = 0
-
-    def require_memory(self, backbone: Backbone) -> None:
-        """A window needs a head to which it matters what came before.
-
-        Raises:
-            ConfigError: If that of ``backbone`` remembers nothing.
-        """
-        if self.window > 1 and backbone.spec.window == 1:
-            name = type(backbone).__name__
-            raise ConfigError(
-                f"distill.window: expected 1 for {name}, whose head remembers nothing, found {self.window}",
-                hint="leave distill.window out",
-            )
-
-
-class Batches(TypedDict):
-    """``batch_size`` and ``window`` of :class:`LabelledTraining`."""
-
-    batch_size: int
-    window: int
-
-
-def batches(hidden_size: int, window: int) -> Batches:
-    """What a step learns from: as the paper (Tables 8-10), or, for a model far below the published sizes, ours.
-
-    ``window``: the backbone's.
-    """
-    if hidden_size >= PUBLISHED_WIDTH:
-        return Batches(batch_size=32 if window == 1 else 24, window=window)
-    return Batches(batch_size=64 if window == 1 else 8, window=window)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,66 +86,7 @@ class DistillSettings(LabelledTraining):
         )
 
 
-class StageSettings(Protocol):
-    """What the settings of any method's training say of a stage."""
-
-    @property
-    def stage(self) -> Stage:
-        """Which one."""
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps."""
-
-    @property
-    def seed(self) -> int:
-        """Of the training."""
-
-
-@dataclass(frozen=True)
-class DistillResult:
-    """What a stage did.
-
-    Attributes:
-        loss_first, loss_last: Mean over the first and the last tenth of the loss curve.
-        trainable_parameters: Parameters that learnt.
-        bundle_path: The bundle's folder.
-        seconds: Wall-clock time of this call; a resumed training counts its last part.
-        curve: One entry a logged step: ``step``, ``loss`` and its parts.
-    """
-
-    stage: Stage
-    steps: int
-    loss_first: float
-    loss_last: float
-    trainable_parameters: int
-    bundle_path: Path
-    seconds: float
-    curve: list[dict[str, float]]
-
-    @classmethod
-    def of(
-        cls,
-        settings: StageSettings,
-        curve: list[dict[str, float]],
-        learnt: Iterable[nn.Module],
-        bundle: Path,
-        begin: float,
-    ) -> DistillResult:
-        """A stage that ends now; ``learnt`` are the modules that were trained, ``begin`` is ``time.perf_counter``'s."""
-        return cls(
-            stage=settings.stage,
-            steps=settings.steps,
-            loss_first=curve_mean(curve, first=True),
-            loss_last=curve_mean(curve, first=False),
-            trainable_parameters=sum(p.numel() for module in learnt for p in module.parameters()),
-            bundle_path=bundle,
-            seconds=time.perf_counter() - begin,
-            curve=curve,
-        )
-
-
-def distill(
+def distill_paper(
     backbone: Backbone,
     profile: SkipProfile,
     data: Dataset,
@@ -243,38 +129,10 @@ def distill(
     checkpoint = make_folder(out) / CHECKPOINT
     curve = train(trainee, settings, step_loss, backbone.device, checkpoint, resume=resume, progress=progress)
     if distributed.leads():
-        write_json(out / CURVE, {"schema": CURVE_SCHEMA, "curve": curve})
+        save_curve(out, curve)
         training = training_info(settings, "dysl-paper", len(data), curve)
         save_modules(bundle, modules.eval(), profile, training, command)
     return DistillResult.of(settings, curve, [module for module, _ in trainee.rates], bundle, begin)
-
-
-def training_info(
-    settings: StageSettings,
-    method: Trained,
-    samples: int,
-    curve: list[dict[str, float]],
-    *,
-    token_subsets: bool = False,
-) -> TrainingInfo:
-    """The training of ``method`` as its bundle's header tells it."""
-    return TrainingInfo(
-        stage=settings.stage,
-        steps=settings.steps,
-        seed=settings.seed,
-        method=method,
-        samples=samples,
-        token_subsets=token_subsets,
-        loss_first=curve_mean(curve, first=True),
-        loss_last=curve_mean(curve, first=False),
-    )
-
-
-def curve_mean(curve: list[dict[str, float]], *, first: bool) -> float:
-    """Mean loss of the first or of the last tenth of a loss curve."""
-    losses = [entry["loss"] for entry in curve]
-    tenth = max(1, len(losses) // 10)
-    return float(np.mean(losses[:tenth] if first else losses[-tenth:]))
 
 
 def _start(backbone: Backbone, profile: SkipProfile, settings: DistillSettings, init: Path | None) -> SkipModules:
@@ -301,22 +159,6 @@ def _identity(settings: DistillSettings, profile: SkipProfile, data: Dataset, in
     if settings.stage == 2 and init is not None and init.exists():
         identity["stage1"] = weights_digest(init)
     return identity
-
-
-def drawn(data: Dataset, settings: LabelledTraining, step: int, part: Part, backbone: Backbone) -> Batch:
-    """What ``part`` of ``step`` learns from, where ``backbone`` is."""
-    return data.batch(settings.seed, step, settings.batch_size, part, settings.window).to(backbone.device)
-
-
-def scale_adapters(backbone: Backbone, modules: SkipModules, data: Dataset, settings: LabelledTraining) -> None:
-    """Set the adapters' output scales by the first :data:`SCALE_BATCHES` steps.
-
-    All parts in every process: the scales must not depend on how many there are.
-    """
-    batches = (
-        drawn(data, settings, step, part, backbone) for step in range(SCALE_BATCHES) for part in settings.parts()
-    )
-    calibrate_scales(modules, ((residual_states(backbone, batch.inputs)[0], None) for batch in batches))
 
 
 def stage1_step(backbone: Backbone, modules: SkipModules, data: Dataset, settings: DistillSettings) -> StepLoss:

@@ -27,7 +27,8 @@ from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.skip_modules import SkipModules, TokenPool
 from dyslctl.dysl.states import residual_states
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
-from dyslctl.jobs.trained import load_modules, partition_of
+from dyslctl.jobs.trained_modules import partition_of
+from dyslctl.jobs.trained_paper import load_modules
 from dyslctl.jobs.trajectories import Trajectory, roll_out
 from dyslctl.policy import full_policy
 from dyslctl.suite import Split, TaskSuite
@@ -96,7 +97,7 @@ def record(
     return sorted(trajectories, key=lambda trajectory: trajectory.spec.index)
 
 
-def fit(
+def fit_etas(
     trajectories: Sequence[Trajectory],
     guidance: Guidance,
     partition: LayerPartition,
@@ -133,7 +134,7 @@ def skip_probabilities(
     return {layer: np.concatenate(answers) for layer, answers in found.items()}
 
 
-def calibrate(
+def fit_guidance(
     backbone: Backbone,
     suite: TaskSuite,
     profile: SkipProfile,
@@ -171,7 +172,7 @@ def calibrate(
     trained = load_modules(bundle, profile, backbone)
     where = {"lanes": lanes, "processes": processes}
     trajectories = record(backbone, suite, episodes=episodes, split=split, **where, progress=progress)
-    etas = fit(trajectories, trained.document, partition_of(profile), backbone.spec.gripper_dim, how)
+    etas = fit_etas(trajectories, trained.document, partition_of(profile), backbone.spec.gripper_dim, how)
     guidance = trained.document.model_copy(update={"eta_1": etas.eta_1, "eta_2": etas.eta_2})
     if how.skip_rate is not None:
         observations = [observation for trajectory in trajectories for observation in trajectory.observations]

@@ -18,9 +18,9 @@ from dyslctl.data.replay import RecordedSuite
 from dyslctl.dysl.exit_schedule import worthwhile
 from dyslctl.dysl.exits import DAMAGE_FLOOR
 from dyslctl.errors import ConfigError
-from dyslctl.jobs.calibrate_offline import Answers, OfflineTarget, calibrate_offline
 from dyslctl.jobs.distill_exits import ExitTraining, distill_exits
 from dyslctl.jobs.exit_data import Rounds
+from dyslctl.jobs.fit_tolerance import Answers, OfflineTarget, fit_tolerance
 from dyslctl.jobs.profile import profile
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def test_a_damage_is_taken_at_the_planners_word(
     trained: tuple[TinyBackbone, RecordedSuite, SkipProfile, Path],
 ) -> None:
     backbone, recorded, made, bundle = trained
-    found = calibrate_offline(backbone, recorded, made, bundle, OfflineTarget(damage=0.3), episodes=2)
+    found = fit_tolerance(backbone, recorded, made, bundle, OfflineTarget(damage=0.3), episodes=2)
     assert found.tolerance == pytest.approx(math.log(0.3 + DAMAGE_FLOOR))
     saved = load_bundle(bundle)
     assert isinstance(saved.settings, Exits) and saved.settings.tolerance == found.tolerance
@@ -120,7 +120,7 @@ def test_layers_are_met_with_the_memory_that_the_tolerance_leads_to(
     trained: tuple[TinyBackbone, RecordedSuite, SkipProfile, Path],
 ) -> None:
     backbone, recorded, made, bundle = trained
-    found = calibrate_offline(backbone, recorded, made, bundle, OfflineTarget(layers=6.0), episodes=2)
+    found = fit_tolerance(backbone, recorded, made, bundle, OfflineTarget(layers=6.0), episodes=2)
     assert found.layers == pytest.approx(6.0, abs=0.75)  # few frames: each is worth that much of a layer
     assert found.calibration.rule == "offline: 6 layers"
-    assert found == calibrate_offline(backbone, recorded, made, bundle, OfflineTarget(layers=6.0), episodes=2)
+    assert found == fit_tolerance(backbone, recorded, made, bundle, OfflineTarget(layers=6.0), episodes=2)

@@ -23,10 +23,10 @@ from dyslctl.dysl.exit_policy import ExitPolicy
 from dyslctl.dysl.exit_schedule import ExitLadder, PlannedExit, worthwhile
 from dyslctl.dysl.exits import DAMAGE_FLOOR, ExitModules
 from dyslctl.errors import ConfigError
-from dyslctl.jobs.calibrate import OFFLINE
 from dyslctl.jobs.data import collect
 from dyslctl.jobs.dataset import Dataset
 from dyslctl.jobs.exit_samples import ExitSamples, planner_samples
+from dyslctl.jobs.fit_guidance import OFFLINE
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.trained_exits import load_exits
 from dyslctl.policy import Policy, full_policy
@@ -118,7 +118,7 @@ class Answers:
         return np.array([worthwhile(row, tolerance, self.exits, self.num_layers) for row in rows])
 
 
-def calibrate_offline(
+def fit_tolerance(
     backbone: Backbone,
     suite: RecordedSuite,
     profile: SkipProfile,

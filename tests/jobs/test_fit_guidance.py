@@ -9,11 +9,11 @@ from dyslctl.artifacts.skip_profile import Guidance
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
 from dyslctl.errors import ArtifactError, ConfigError
-from dyslctl.jobs.calibrate import CalibrationSettings, calibrate, fit, record, skip_probabilities
 from dyslctl.jobs.data import collect
-from dyslctl.jobs.distill import DistillSettings, distill
+from dyslctl.jobs.distill_paper import DistillSettings, distill_paper
+from dyslctl.jobs.fit_guidance import CalibrationSettings, fit_etas, fit_guidance, record, skip_probabilities
 from dyslctl.jobs.profile import profile
-from dyslctl.jobs.trained import load_modules
+from dyslctl.jobs.trained_paper import load_modules
 from dyslctl.jobs.trajectories import Trajectory
 from dyslctl.suite import EpisodeSpec
 from dyslctl.types import Observation
@@ -28,7 +28,7 @@ def bundle(tiny_backbone, tiny_suite, tmp_path: Path):
     made = profile(backbone, suite, plugin_name="tiny", checkpoint="here", samples=8, ratio=0.4).profile
     settings = DistillSettings(stage=1, steps=1, batch_size=4, precision="fp32")
     data = collect(backbone, suite, episodes=2)
-    distill(backbone, made, data, settings, out=tmp_path / "out", bundle=tmp_path / "bundle")
+    distill_paper(backbone, made, data, settings, out=tmp_path / "out", bundle=tmp_path / "bundle")
     return backbone, suite, made, tmp_path / "bundle"
 
 
@@ -45,7 +45,7 @@ def test_quantiles_by_hand() -> None:
     # k = 1: C_t = -|A_t - A_{t-1}|, so delta C_t = |jump before| - |jump now|.
     made = straight([0, 1, 1, 3, 1, 1])
     how = CalibrationSettings(rule="quantile", p1=0.0, p2=0.0)
-    etas = fit([made], Guidance(k=1), PARTITION, None, how)
+    etas = fit_etas([made], Guidance(k=1), PARTITION, None, how)
     assert (etas.eta_1, etas.eta_2) == (pytest.approx(-2), pytest.approx(2))
 
 
@@ -54,7 +54,7 @@ def test_occupancy_comes_close_to_its_target() -> None:
     trajectories = [straight(list(rng.normal(size=60))) for _ in range(8)]
     for target in (0.2, 0.6):
         how = CalibrationSettings(rule="occupancy", protected=target, p2=0.3)
-        found = fit(trajectories, Guidance(), PARTITION, None, how)
+        found = fit_etas(trajectories, Guidance(), PARTITION, None, how)
         assert found.protected_fraction == pytest.approx(target, abs=0.1)
         assert found.eta_1 < 0 <= found.eta_2
 
@@ -79,7 +79,7 @@ def test_calibration_changes_the_settings_and_nothing_else(bundle) -> None:
     before = (folder / WEIGHTS).read_bytes()
     with pytest.raises(ArtifactError, match="not calibrated yet"):
         _ = load_modules(folder, made, backbone).guidance
-    result = calibrate(backbone, suite, made, folder, episodes=6, lanes=3)
+    result = fit_guidance(backbone, suite, made, folder, episodes=6, lanes=3)
     assert (folder / WEIGHTS).read_bytes() == before
     loaded = load_modules(folder, made, backbone)
     assert (loaded.guidance.eta_1, loaded.guidance.eta_2) == (result.guidance.eta_1, result.guidance.eta_2)
@@ -93,9 +93,9 @@ def test_calibration_changes_the_settings_and_nothing_else(bundle) -> None:
 
 def test_calibration_is_reproducible(bundle) -> None:
     backbone, suite, made, folder = bundle
-    one = calibrate(backbone, suite, made, folder, episodes=6, lanes=3)
-    two = calibrate(backbone, suite, made, folder, episodes=6, lanes=6)
-    assert calibrate(backbone, suite, made, folder, episodes=6, lanes=3).calibration == one.calibration
+    one = fit_guidance(backbone, suite, made, folder, episodes=6, lanes=3)
+    two = fit_guidance(backbone, suite, made, folder, episodes=6, lanes=6)
+    assert fit_guidance(backbone, suite, made, folder, episodes=6, lanes=3).calibration == one.calibration
     assert two.guidance.eta_1 == pytest.approx(one.guidance.eta_1, rel=1e-3)
 
 
@@ -103,7 +103,7 @@ def test_edited_settings_are_kept(bundle) -> None:
     backbone, suite, made, folder = bundle
     settings = folder / SETTINGS
     settings.write_text(settings.read_text().replace("k: 5", "k: 3"))
-    assert calibrate(backbone, suite, made, folder, episodes=4).guidance.k == 3
+    assert fit_guidance(backbone, suite, made, folder, episodes=4).guidance.k == 3
     assert load_modules(folder, made, backbone).guidance.k == 3
 
 
@@ -111,25 +111,25 @@ def test_a_bundle_of_another_profile_is_refused(bundle) -> None:
     backbone, suite, made, folder = bundle
     other = made.model_copy(update={"static_layers": (0, 3, 7)})
     with pytest.raises(ArtifactError, match="another skip profile"):
-        calibrate(backbone, suite, other, folder, episodes=2)
+        fit_guidance(backbone, suite, other, folder, episodes=2)
 
 
 def test_no_bundle_is_an_artifact_error(bundle) -> None:
     backbone, suite, made, folder = bundle
     with pytest.raises(ArtifactError, match="no such file"):
-        calibrate(backbone, suite, made, folder.with_name("nothing"), episodes=2)
+        fit_guidance(backbone, suite, made, folder.with_name("nothing"), episodes=2)
 
 
 def test_unmoving_episodes_cannot_be_calibrated() -> None:
     with pytest.raises(ConfigError, match="continuity never falls"):
-        fit([straight([0.0] * 30)], Guidance(), PARTITION, None, CalibrationSettings(rule="occupancy"))
+        fit_etas([straight([0.0] * 30)], Guidance(), PARTITION, None, CalibrationSettings(rule="occupancy"))
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.25])
 def test_a_skip_rate_gives_every_controller_its_own_tau(bundle, rate: float) -> None:
     backbone, suite, made, folder = bundle
     how = CalibrationSettings(rule="quantile", skip_rate=rate)
-    calibrate(backbone, suite, made, folder, episodes=4, how=how)
+    fit_guidance(backbone, suite, made, folder, episodes=4, how=how)
     trained = load_modules(folder, made, backbone)
     seen = [one for trajectory in record(backbone, suite, episodes=4) for one in trajectory.observations]
     answers = skip_probabilities(backbone, trained.modules, seen, batch_size=3)

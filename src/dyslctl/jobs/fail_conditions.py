@@ -92,7 +92,7 @@ def look_up(results: Mapping[str, Any], path: str) -> float:
     return numbers[path]
 
 
-def check_thresholds(conditions: Sequence[str], results: Mapping[str, Any], where: str = "") -> None:
+def check_conditions(conditions: Sequence[str], results: Mapping[str, Any], where: str = "") -> None:
     """Fail if any of ``conditions`` holds for ``results``; the message says ``where``.
 
     Raises:

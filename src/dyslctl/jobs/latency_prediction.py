@@ -1,11 +1,6 @@
 """From what the methods did here to what they would take on a device that is not here.
 
-The three counts of an inference - layers, controllers, adapters - are scaled by the ratio of the layer counts: the
-static share and the length of the segments are taken to stay the same. A method that has no bundle jumps without an
-adapter. Exits are planned and taken once, whatever the depth; their adapter is charged for all tokens, though it sees
-only some. ``deer`` tries more exits in a deeper model, each with an adapter and a head, and predicts once more where no
-exit ends the inference; whether two actions agree costs a decision without parameters. ``mole`` asks its router once,
-which is charged as an adapter, since it reads all tokens, and as such a decision.
+What an average inference runs beside layers is scaled to the model there as ``jobs/charges.py`` says.
 """
 
 from __future__ import annotations
@@ -14,18 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import nn
-
 from dyslctl import methods
 from dyslctl.backbone import Backbone, Workload
-from dyslctl.baselines.mole import LayerRouter, MixtureSizes
 from dyslctl.devices.presets import DevicePreset
 from dyslctl.devices.roofline import ModuleParams, Prediction, Usage, predict
-from dyslctl.dysl.exits import ExitAdapter, ExitPlanner, ExitSizes, default_rank
-from dyslctl.dysl.skip_modules import Adapter, SkippingController, SkipSizes, dysl_sizes
 from dyslctl.errors import ConfigError
+from dyslctl.jobs.charges import module_params, scaled
 from dyslctl.jobs.latency import controller_overhead, skip_efficiency
+from dyslctl.jobs.trained_methods import TRAINED
 from dyslctl.method_assets import Assets
 from dyslctl.plugins import did_you_mean
 
@@ -33,8 +24,6 @@ NEVER_SKIP = "decisions that never skip"
 """Timed beside the methods; not one of them."""
 OWN = "own"
 """Workload name: the loaded model's own size."""
-BY_EXITS = ("dysl", "static")
-"""Bundles of methods that decide once an inference."""
 Row = dict[str, Any]
 
 
@@ -52,25 +41,6 @@ def choose_workload(backbone: Backbone, name: str | None) -> tuple[str, Workload
             hint=f"--as {next(iter(sizes))}",
         )
     return chosen, sizes[chosen]
-
-
-def module_params(workload: Workload, own: SkipSizes | None) -> ModuleParams:
-    """Parameters of an adapter and a controller at the workload's size: the bundle's, or the paper's for that size."""
-    hidden_size = workload.hidden_size
-    sizes = own if own is not None and own.hidden_size == hidden_size else dysl_sizes(hidden_size)
-    with torch.device("meta"):
-        adapter = Adapter(hidden_size, sizes.adapter_rank)
-        controller = SkippingController(hidden_size, sizes.controller_width)
-    return ModuleParams(_count(adapter), _count(controller))
-
-
-def exit_params(workload: Workload, own: ExitSizes, exits: int) -> ModuleParams:
-    """The same for exits; the planner takes the controller's place."""
-    width = workload.hidden_size
-    sizes = own if own.hidden_size == width else replace(own, hidden_size=width, adapter_rank=default_rank(width))
-    with torch.device("meta"):
-        adapter, planner = ExitAdapter(sizes), ExitPlanner(sizes, exits)
-    return ModuleParams(_count(adapter), _count(planner))
 
 
 def untimed(method: str) -> str | None:
@@ -139,47 +109,16 @@ def headline(rows: Sequence[Row]) -> float | None:
     return known.get("dysl", next(iter(known.values()), None))
 
 
-def scaled(usage: Usage, ratio: float, *, once: bool = False) -> Usage:
-    """The same behaviour on a backbone with ``ratio`` times as many layers; ``once``: it decides once an inference."""
-    if once:
-        return Usage(usage.layers * ratio, usage.controllers, usage.jumps)
-    return Usage(usage.layers * ratio, usage.controllers * ratio, usage.jumps * ratio)
-
-
 def _usage(method: str, usage: Usage, ratio: float) -> Usage:
     """What ``method`` does there that did ``usage`` here."""
     bundle = methods.method(method).bundle
-    if bundle == "deer":
-        return _tried(usage, ratio)
-    if bundle == "mole":
-        return Usage(usage.layers * ratio, controllers=1.0, jumps=1.0)
-    there = scaled(usage, ratio, once=bundle in BY_EXITS)
-    return replace(there, jumps=0.0) if bundle is None else there
-
-
-def _tried(usage: Usage, ratio: float) -> Usage:
-    """Of ``deer``: it asks whether an exit agrees with the one before, so one more was tried.
-
-    It reports a jump where an exit ended the inference; elsewhere the whole model predicts after the exits.
-    """
-    exits = max((usage.controllers + 1) * ratio, 1.0)
-    return Usage(usage.layers * ratio, controllers=exits - 1, jumps=exits, heads=exits + 1 - usage.jumps)
+    return replace(scaled(usage, ratio), jumps=0.0) if bundle is None else TRAINED[bundle].charge.usage(usage, ratio)
 
 
 def _params(assets: Assets, method: str, size: Workload) -> ModuleParams:
     """Sizes of what ``method`` runs beside layers."""
     bundle = methods.method(method).bundle
-    if bundle == "mole":
-        with torch.device("meta"):
-            router = LayerRouter(MixtureSizes.default(size.hidden_size, size.num_layers))
-        return ModuleParams(_count(router), 0)
-    trained = {"dysl": assets.exits, "static": assets.static, "deer": assets.deer}
-    exits = None if bundle is None else trained.get(bundle)
-    if exits is not None:
-        params = exit_params(size, exits.modules.sizes, len(exits.modules.exits))
-        return replace(params, controller=0) if bundle == "deer" else params
-    paper = assets.flexidepth if bundle == "flexidepth" else assets.paper
-    return module_params(size, None if paper is None else paper.modules.sizes)
+    return module_params(size, None) if bundle is None else TRAINED[bundle].params(assets, size)
 
 
 def _row(name: str, prediction: Prediction, usage: Usage, full: Prediction, num_layers: int) -> Row:
@@ -201,7 +140,3 @@ def _row(name: str, prediction: Prediction, usage: Usage, full: Prediction, num_
         "band_pct": prediction.band_pct,
         "calibration": prediction.calibration,
     }
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -20,7 +20,7 @@ from dyslctl.dysl.exit_schedule import ExitLadder
 from dyslctl.dysl.exits import ExitModules, ExitSizes
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.jobs.latency import Series, measure
-from dyslctl.jobs.prediction import predict_usages
+from dyslctl.jobs.latency_prediction import headline, predict_usages
 from dyslctl.method_assets import Assets
 from dyslctl.types import Observation
 
@@ -88,7 +88,7 @@ def test_deer_is_charged_with_what_it_called(
     usage = measure(backbone, {"deer": policy}, [[seen]], ONCE)["deer"].usage
     assert (adapter.call_count, head.call_count) == here
 
-    row = charged(tiny_backbone, "deer", usage, Assets(deer=Exits(exits, np.zeros((1, 2)))))
+    row = charged(tiny_backbone, "deer", usage, Assets(bundles={"deer": Exits(exits, np.zeros((1, 2)))}))
     found = row["jumps_per_inference"], row["controllers_per_inference"], row["heads"]
     assert found == pytest.approx(there)
     assert row["parts_ms"]["controllers"] == pytest.approx(there[1] * DECISION_MS), "it waits, and has no parameters"
@@ -98,7 +98,7 @@ def test_an_average_of_inferences_is_charged_as_their_average(
     tiny_backbone: type[TinyBackbone], exits: ExitModules
 ) -> None:
     """Of two, the second exit ends one and none the other: (6 + 9) / 2 adapters, (5 + 8) / 2 asked, (6 + 10) / 2."""
-    assets = Assets(deer=Exits(exits, np.zeros((1, 2))))
+    assets = Assets(bundles={"deer": Exits(exits, np.zeros((1, 2)))})
     row = charged(tiny_backbone, "deer", Usage(layers=5.5, controllers=1.5, jumps=0.5), assets)
     found = row["layers_run"], row["jumps_per_inference"], row["controllers_per_inference"], row["heads"]
     assert found == pytest.approx((16.5, 7.5, 6.5, 8.0))
@@ -106,7 +106,7 @@ def test_an_average_of_inferences_is_charged_as_their_average(
 
 def test_mole_waits_for_its_router_once(tiny_backbone: type[TinyBackbone]) -> None:
     with torch.device("meta"):
-        assets = Assets(mole=Router(LayerRouter(MixtureSizes(16, 8, 16))))
+        assets = Assets(bundles={"mole": Router(LayerRouter(MixtureSizes(16, 8, 16)))})
     row = charged(tiny_backbone, "mole", Usage(layers=4, controllers=1, jumps=4), assets)
     assert (row["layers_run"], row["controllers_per_inference"], row["jumps_per_inference"]) == (12, 1, 1)
     assert row["parts_ms"]["controllers"] == pytest.approx(DECISION_MS) and row["parts_ms"]["adapters"] > 0
@@ -127,9 +127,20 @@ def test_jumps_of_random_exits_go_through_adapters(tiny_backbone: type[TinyBackb
 def test_static_is_charged_with_its_own_adapter(tiny_backbone: type[TinyBackbone], exits: ExitModules) -> None:
     """At the loaded size, where ranks are the bundles' own: half as wide, it takes less time."""
     narrow = ExitModules(exits.partition, exits.exits, replace(exits.sizes, adapter_rank=8))
-    own, size, took = Exits(narrow, np.zeros((1, 2))), tiny_backbone().workload(), []
-    for assets in (Assets(exits=own, static=Exits(exits, np.zeros((1, 2)))), Assets(static=own)):
+    own, wide = Exits(narrow, np.zeros((1, 2))), Exits(exits, np.zeros((1, 2)))
+    size, took = tiny_backbone().workload(), []
+    for assets in (Assets(bundles={"dysl": own, "static": wide}), Assets(bundles={"static": own})):
         usages = {"full": Usage(8), "static": Usage(4, jumps=1)}
         document = predict_usages(usages, 8, assets, find_device("orin"), size, "paper-eager")
         took.append(document["rows"][1]["parts_ms"]["adapters"])
     assert took[1] < took[0]
+
+
+def test_headline() -> None:
+    rows: list[dict[str, Any]] = [
+        {"method": "full", "skip_efficiency": None},
+        {"method": "deer", "skip_efficiency": 0.9},
+    ]
+    assert headline(rows) == 0.9
+    assert headline([*rows, {"method": "dysl", "skip_efficiency": 0.8}]) == 0.8
+    assert headline(rows[:1]) is None

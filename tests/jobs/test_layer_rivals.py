@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dyslctl.cli.config import BenchConfig
 from dyslctl.errors import ConfigError
-from dyslctl.jobs.comparison import RIVALS, action_error, compare, interleaved
 from dyslctl.jobs.latency import Series
+from dyslctl.jobs.layer_rivals import RIVALS, action_error, compare, interleaved
 from dyslctl.runtime.packed import with_backend
 from dyslctl.types import LayerInputs, Observation
 
@@ -88,10 +88,10 @@ def test_a_row_for_each_rival(tiny_backbone: type[TinyBackbone], monkeypatch: py
 
 def test_a_ratio_is_the_median_of_pairs(tiny_backbone: type[TinyBackbone], monkeypatch: pytest.MonkeyPatch) -> None:
     """Theirs 3, 40, 6 over ours 1, 10, 3: 3, 4 and 2, of which 3 is the middle; the medians give 6 / 3 = 2."""
-    from dyslctl.jobs import comparison
+    from dyslctl.jobs import layer_rivals
 
     seconds = {"ours": np.array([1.0, 10.0, 3.0]), "eager": np.array([3.0, 40.0, 6.0])}
-    monkeypatch.setattr(comparison, "interleaved", lambda *_: seconds)
+    monkeypatch.setattr(layer_rivals, "interleaved", lambda *_: seconds)
     (row,) = compare(tiny_backbone(), tiny_backbone(), ["eager"], FRAMES, QUICK)
     assert (row["layers_ms_p50"], row["ours_ms_p50"], row["ratio"]) == (6000.0, 3000.0, 3.0)
 

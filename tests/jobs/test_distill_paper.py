@@ -17,10 +17,10 @@ from dyslctl.artifacts.files import read_json
 from dyslctl.engine import LayerSchedule, forward
 from dyslctl.errors import ArtifactError, ConfigError
 from dyslctl.jobs.data import collect
-from dyslctl.jobs.distill import DistillSettings, distill
+from dyslctl.jobs.distill_paper import DistillSettings, distill_paper
 from dyslctl.jobs.profile import profile
 from dyslctl.jobs.progress import NoProgress
-from dyslctl.jobs.trained import load_modules
+from dyslctl.jobs.trained_paper import load_modules
 from dyslctl.types import LayerState
 
 STAGE1 = DistillSettings(stage=1, steps=60, batch_size=16, adapter_lr=5e-3, precision="fp32", checkpoint_every=10)
@@ -38,7 +38,7 @@ def work(tiny_backbone, tiny_suite):
 @pytest.fixture(scope="module")
 def stage1(work, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stage1")
-    return distill(*work, STAGE1, out=folder / "out", bundle=folder / "bundle")
+    return distill_paper(*work, STAGE1, out=folder / "out", bundle=folder / "bundle")
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -77,7 +77,7 @@ def test_a_trained_adapter_lands_nearer_than_the_plain_skip(work, stage1) -> Non
 
 
 def test_stage_2_trains_both_and_logs_its_parts(work, stage1, tmp_path) -> None:
-    result = distill(*work, STAGE2, out=tmp_path / "out", bundle=tmp_path / "bundle", init=stage1.bundle_path)
+    result = distill_paper(*work, STAGE2, out=tmp_path / "out", bundle=tmp_path / "bundle", init=stage1.bundle_path)
     assert {"task", "penalty", "gate"} <= result.curve[0].keys()
     before, after = weights(stage1.bundle_path), weights(result.bundle_path)
     changed = {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])}
@@ -92,12 +92,13 @@ def read_curve(folder: Path) -> list[dict[str, float]]:
 
 def test_a_heavy_price_on_layers_opens_the_gates(work, stage1, tmp_path) -> None:
     greedy = dataclasses.replace(STAGE2, steps=60, penalty_weight=10.0, controller_lr=5e-2)
-    curve = distill(*work, greedy, out=tmp_path / "out", bundle=tmp_path / "bundle", init=stage1.bundle_path).curve
+    where = {"out": tmp_path / "out", "bundle": tmp_path / "bundle", "init": stage1.bundle_path}
+    curve = distill_paper(*work, greedy, **where).curve
     assert curve[0]["gate"] < 0.3 < 0.7 < curve[-1]["gate"]
 
 
 def test_the_backbone_is_untouched(work, tiny_backbone, stage1, tmp_path) -> None:
-    distill(*work, STAGE2, out=tmp_path / "out", bundle=tmp_path / "bundle", init=stage1.bundle_path)
+    distill_paper(*work, STAGE2, out=tmp_path / "out", bundle=tmp_path / "bundle", init=stage1.bundle_path)
     for trained, fresh in zip(work[0].parameters(), tiny_backbone().parameters(), strict=True):
         assert torch.equal(trained, fresh)
         assert trained.grad is None
@@ -105,7 +106,7 @@ def test_the_backbone_is_untouched(work, tiny_backbone, stage1, tmp_path) -> Non
 
 def test_bf16_autocast_learns_the_same_thing(work, stage1, tmp_path) -> None:
     bf16 = dataclasses.replace(STAGE1, precision="bf16")
-    result = distill(*work, bf16, out=tmp_path / "out", bundle=tmp_path / "bundle")
+    result = distill_paper(*work, bf16, out=tmp_path / "out", bundle=tmp_path / "bundle")
     assert result.loss_last == pytest.approx(stage1.loss_last, rel=0.05)
     assert all(tensor.dtype == torch.float32 for tensor in weights(result.bundle_path).values())
     assert not equal(result.bundle_path, stage1.bundle_path)
@@ -114,15 +115,15 @@ def test_bf16_autocast_learns_the_same_thing(work, stage1, tmp_path) -> None:
 def test_stage_2_without_stage_1_is_refused_unless_asked_for(work, tmp_path) -> None:
     where = {"out": tmp_path / "out", "bundle": tmp_path / "bundle"}
     with pytest.raises(ConfigError, match="stage 2 starts from the adapters of stage 1") as caught:
-        distill(*work, STAGE2, **where, init=tmp_path / "nothing")
+        distill_paper(*work, STAGE2, **where, init=tmp_path / "nothing")
     assert caught.value.hint == "dyslctl distill --stage 1 comes first"
     assert not (tmp_path / "bundle").exists()
-    assert distill(*work, dataclasses.replace(STAGE2, from_scratch=True), **where).stage == 2
+    assert distill_paper(*work, dataclasses.replace(STAGE2, from_scratch=True), **where).stage == 2
 
 
 def test_windows_need_a_head_that_remembers(work, tmp_path) -> None:
     with pytest.raises(ConfigError, match="window: expected 1 for TinyBackbone, whose head remembers nothing, found 3"):
-        distill(*work, dataclasses.replace(STAGE1, window=3), out=tmp_path, bundle=tmp_path / "bundle")
+        distill_paper(*work, dataclasses.replace(STAGE1, window=3), out=tmp_path, bundle=tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
 
 
@@ -131,12 +132,12 @@ def test_both_stages_learn_from_windows(tiny_backbone, tiny_suite, tmp_path) -> 
     made = profile(backbone, suite, plugin_name="tiny", checkpoint="here", samples=16, ratio=0.4).profile
     work = (backbone, made, collect(backbone, suite, episodes=6))
     how, stage1 = {"batch_size": 4, "window": 3, "steps": 20}, tmp_path / "stage1"
-    distill(*work, dataclasses.replace(STAGE1, **how), out=tmp_path / "1", bundle=stage1)
+    distill_paper(*work, dataclasses.replace(STAGE1, **how), out=tmp_path / "1", bundle=stage1)
     bundles = {}
     for window in (3, 1):
         settings = dataclasses.replace(STAGE2, **{**how, "window": window})
         bundles[window] = tmp_path / f"stage2-{window}"
-        distill(*work, settings, out=tmp_path / f"2-{window}", bundle=bundles[window], init=stage1)
+        distill_paper(*work, settings, out=tmp_path / f"2-{window}", bundle=bundles[window], init=stage1)
     assert not equal(bundles[3], bundles[1])
     assert not equal(bundles[3], stage1)
 
@@ -145,17 +146,17 @@ def test_a_stage_1_bundle_of_another_profile_is_refused(work, stage1, tmp_path) 
     backbone, made, data = work
     other = made.model_copy(update={"static_layers": (0, 3, 7)})
     with pytest.raises(ArtifactError, match="belongs to another skip profile"):
-        distill(backbone, other, data, STAGE2, out=tmp_path / "o", bundle=tmp_path / "b", init=stage1.bundle_path)
+        distill_paper(backbone, other, data, STAGE2, out=tmp_path / "o", bundle=tmp_path / "b", init=stage1.bundle_path)
 
 
 def test_a_profile_of_other_weights_is_refused(work, tiny_backbone, tmp_path) -> None:
     with pytest.raises(ArtifactError, match="made with other weights"):
-        distill(tiny_backbone(seed=1), *work[1:], STAGE1, out=tmp_path / "o", bundle=tmp_path / "b")
+        distill_paper(tiny_backbone(seed=1), *work[1:], STAGE1, out=tmp_path / "o", bundle=tmp_path / "b")
 
 
 def test_equal_seeds_give_equal_weights_and_others_do_not(work, stage1, tmp_path) -> None:
-    again = distill(*work, STAGE1, out=tmp_path / "o", bundle=tmp_path / "same")
-    other = distill(*work, dataclasses.replace(STAGE1, seed=1), out=tmp_path / "o", bundle=tmp_path / "other")
+    again = distill_paper(*work, STAGE1, out=tmp_path / "o", bundle=tmp_path / "same")
+    other = distill_paper(*work, dataclasses.replace(STAGE1, seed=1), out=tmp_path / "o", bundle=tmp_path / "other")
     assert equal(again.bundle_path, stage1.bundle_path)
     assert not equal(other.bundle_path, stage1.bundle_path)
 
@@ -163,7 +164,7 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(work, stage1, tmp_path
 def test_divergence_writes_no_bundle(work, tmp_path) -> None:
     wild = dataclasses.replace(STAGE1, adapter_lr=1e30)
     with pytest.raises(ConfigError, match="diverged"):
-        distill(*work, wild, out=tmp_path / "out", bundle=tmp_path / "bundle")
+        distill_paper(*work, wild, out=tmp_path / "out", bundle=tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
 
@@ -177,7 +178,7 @@ spec.loader.exec_module(tiny)
 
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.jobs.data import collect
-from dyslctl.jobs.distill import DistillSettings, distill
+from dyslctl.jobs.distill_paper import DistillSettings, distill_paper
 from dyslctl.jobs.progress import NoProgress
 
 class Kill(NoProgress):
@@ -192,8 +193,8 @@ settings = DistillSettings(stage=2, steps=30, batch_size=16, adapter_lr=5e-3, co
                            checkpoint_every=10)
 backbone = tiny.TinyBackbone()
 data = collect(backbone, tiny.TinyReach(), episodes=6)
-distill(backbone, SkipProfile.load(folder / "profile.yaml"), data, settings, out=folder / "out",
-        bundle=folder / "bundle", init=init, progress=Kill())
+distill_paper(backbone, SkipProfile.load(folder / "profile.yaml"), data, settings, out=folder / "out",
+              bundle=folder / "bundle", init=init, progress=Kill())
 """
 
 
@@ -206,9 +207,9 @@ def test_a_killed_stage_2_resumes_to_the_same_weights(work, stage1, tmp_path) ->
 
     where = {"out": tmp_path / "out", "bundle": tmp_path / "bundle", "resume": True}
     with pytest.raises(ConfigError, match="stage1: then"):
-        distill(*work, dataclasses.replace(STAGE2, from_scratch=True), **where)
-    resumed = distill(*work, STAGE2, **where, init=stage1.bundle_path)
-    whole = distill(*work, STAGE2, out=tmp_path / "o", bundle=tmp_path / "whole", init=stage1.bundle_path)
+        distill_paper(*work, dataclasses.replace(STAGE2, from_scratch=True), **where)
+    resumed = distill_paper(*work, STAGE2, **where, init=stage1.bundle_path)
+    whole = distill_paper(*work, STAGE2, out=tmp_path / "o", bundle=tmp_path / "whole", init=stage1.bundle_path)
     assert equal(resumed.bundle_path, whole.bundle_path)
     assert resumed.curve == whole.curve
 
@@ -224,8 +225,8 @@ def test_an_interrupted_stage_1_resumes_to_the_same_weights(work, stage1, tmp_pa
 
     where = {"out": tmp_path / "out", "bundle": tmp_path / "bundle"}
     with pytest.raises(KeyboardInterrupt):
-        distill(*work, STAGE1, **where, progress=Interrupt())
-    resumed = distill(*work, STAGE1, **where, resume=True)
+        distill_paper(*work, STAGE1, **where, progress=Interrupt())
+    resumed = distill_paper(*work, STAGE1, **where, resume=True)
     assert equal(resumed.bundle_path, stage1.bundle_path)
     assert resumed.curve == stage1.curve
 
@@ -233,10 +234,10 @@ def test_an_interrupted_stage_1_resumes_to_the_same_weights(work, stage1, tmp_pa
 def test_resume_refuses_other_settings(work, tmp_path) -> None:
     where = {"out": tmp_path / "out", "bundle": tmp_path / "bundle"}
     short = dataclasses.replace(STAGE1, steps=10)
-    distill(*work, short, **where)
+    distill_paper(*work, short, **where)
     with pytest.raises(ConfigError, match=r"adapter_lr: then 0.005, now 0.001"):
-        distill(*work, dataclasses.replace(short, adapter_lr=1e-3), **where, resume=True)
-    assert distill(*work, dataclasses.replace(short, checkpoint_every=3), **where, resume=True).steps == 10
+        distill_paper(*work, dataclasses.replace(short, adapter_lr=1e-3), **where, resume=True)
+    assert distill_paper(*work, dataclasses.replace(short, checkpoint_every=3), **where, resume=True).steps == 10
 
 
 def test_settings_are_overridden_by_name() -> None:
