@@ -120,3 +120,12 @@ def test_the_bundles_there_are(tmp_path: Path) -> None:
         run.bundle(method, stage).mkdir(parents=True)
     (run.path / "bundles" / ".half-written").mkdir()
     assert [folder.name for folder in run.bundles()] == ["dysl", "dysl-stage1", "static"]
+
+
+def test_a_run_of_an_earlier_version_says_its_horizon_elsewhere(tmp_path: Path) -> None:
+    run = start("old", tmp_path)
+    run.profile_config.parent.mkdir()
+    run.profile_config.write_text("data: {path: recorded, execute_horizon: 4}\n")
+    assert (run.execute_horizon(), run.told("data")) == (4, {"path": "recorded"})
+    run.profile_config.write_text("execute_horizon: 2\ndata: {path: recorded}\n")
+    assert (run.execute_horizon(), run.told("data")) == (2, {"path": "recorded"})

@@ -77,3 +77,9 @@ def test_save_writes_png_or_svg_or_says_why_not(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentMismatch):
         plots.save(figure, tmp_path / "file" / "a.png")
+
+
+def test_an_interval_of_one_episode_may_be_off_by_rounding() -> None:
+    rows = {"full": {"llm": 0.1, "head": 0.2}}
+    figure = plots.latency_breakdown(rows, {"full": (0.1 + 0.2 + 1e-16, 0.3)})
+    assert figure.axes

@@ -98,7 +98,10 @@ class RunDirectory:
         return horizon
 
     def _profiled(self) -> dict[str, Any]:
-        return read_yaml(self.profile_config) if self.profile_config.exists() else {}
+        profiled = read_yaml(self.profile_config) if self.profile_config.exists() else {}
+        data = dict(profiled.get("data") or {})
+        said_there = data.pop("execute_horizon", None)  # a run that an earlier version began
+        return {**profiled, "data": data, "execute_horizon": profiled.get("execute_horizon") or said_there}
 
     def bundle(self, method: str = "dysl", stage: int = 2) -> Path:
         """Folder of the bundle of ``method`` that stage ``stage`` writes; stage 2 is the one to deploy."""

@@ -17,6 +17,8 @@ from dyslctl.report.tables import Table, to_rich
 
 PIPE_WIDTH = 160
 """Columns of a table that goes to a file or a pipe, where there is no terminal to ask."""
+ENDLESS = 10_000
+"""Columns in which any table finds room, to see how many it needs."""
 
 
 def show(document: dict[str, Any], shown: Sequence[Table] | None = None, *, as_json: bool) -> None:
@@ -30,12 +32,22 @@ def show(document: dict[str, Any], shown: Sequence[Table] | None = None, *, as_j
     if as_json:
         sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
         return
-    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    for table in tables(document) if shown is None else shown:
+        sys.stdout.write(_rendered(table))
+
+
+def _rendered(table: Table) -> str:
+    """As wide as the terminal, or as the table needs: there its lines wrap, which is better than numbers cut short."""
+    width = Console().width if sys.stdout.isatty() else PIPE_WIDTH
+    shown, endless = to_rich(table), Console(width=ENDLESS)
+    if endless.measure(shown).maximum > width:
+        shown = to_rich(table, narrow=True)
+        width = max(width, endless.measure(shown).minimum)
+    console = Console(width=width)
     # Rich would turn a closed pipe into exit code 1; written by hand it stays a BrokenPipeError.
     with console.capture() as rendered:
-        for table in tables(document) if shown is None else shown:
-            console.print(to_rich(table))
-    sys.stdout.write(rendered.get())
+        console.print(shown)
+    return rendered.get()
 
 
 def conclude(

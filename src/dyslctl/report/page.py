@@ -72,6 +72,11 @@ def gather(run: RunDirectory) -> Results:
         raise ArtifactError(f"{run.path} holds no result yet", hint="dyslctl profile makes the first one")
     current = SkipProfile.load(run.skip_profile).hash
     fresh = [document for document in documents if document.get("profile_hash") == current]
+    if not fresh:
+        raise ArtifactError(
+            f"{run.path}: all {len(documents)} results belong to another skip profile than its {run.skip_profile.name}",
+            hint="dyslctl distill, eval and bench make new ones; dyslctl profile brings the measured profile back",
+        )
     return Results(run, sorted(fresh, key=lambda document: RESULTS.index(_kind(document))))
 
 

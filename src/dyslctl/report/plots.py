@@ -149,7 +149,8 @@ def latency_breakdown(
             left += widths
     for place, label in enumerate(labels if intervals is not None else ()):
         low, high = (intervals or {})[label]
-        axes.errorbar(left[place], place, xerr=[[left[place] - low], [high - left[place]]], color="black", capsize=3)
+        error = np.maximum([[left[place] - low], [high - left[place]]], 0)  # of one episode, 0 up to rounding
+        axes.errorbar(left[place], place, xerr=error, color="black", capsize=3)
         axes.annotate(f"{left[place]:.2f}", (high, place), (6, 0), textcoords="offset points", va="center", fontsize=8)
     if intervals is not None:
         axes.set_xlim(0, 1.12 * max(high for _, high in intervals.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,8 +33,13 @@ class Table:
     notes: Sequence[str] = ()
 
 
-def to_rich(table: Table) -> rich.table.Table:
-    """For the terminal. Cell text is shown as it is, never read as markup."""
+def to_rich(table: Table, *, narrow: bool = False) -> rich.table.Table:
+    """For the terminal. Cell text is shown as it is, never read as markup.
+
+    Args:
+        table: What to show.
+        narrow: Break headers into lines, and let no cell of one word be cut, as rich does where columns are many.
+    """
     shown = rich.table.Table(
         title=Text(table.title),
         title_justify="left",
@@ -41,8 +47,12 @@ def to_rich(table: Table) -> rich.table.Table:
         caption_justify="left",
         box=rich.box.SIMPLE_HEAD,
     )
-    for column in table.columns:
-        shown.add_column(Text(column.header), justify="right" if column.numeric else "left")
+    for number, column in enumerate(table.columns):
+        cells, header = [row[number] for row in table.rows], column.header
+        whole = narrow and not any(" " in cell for cell in cells)
+        if whole:
+            header = textwrap.fill(header, max(map(len, [*cells, *header.split(), " "])), break_long_words=False)
+        shown.add_column(Text(header), justify="right" if column.numeric else "left", no_wrap=whole)
     for row in table.rows:
         shown.add_row(*(Text(cell) for cell in row))
     return shown
