@@ -135,3 +135,11 @@ def test_names_are_checked_before_the_work_begins() -> None:
         check_names(["dsyl.success_rate < 0.9"], ["full", "dysl"])
     with pytest.raises(ConfigError, match="expected PATH OPERATOR NUMBER"):
         check_names(["dysl.success_rate"], ["dysl"])
+
+
+def test_what_could_not_be_measured_is_not_good_enough() -> None:
+    """Nor is it a mistake of who asks: exit code 5, not 2."""
+    crashed = {"dysl": {"success_rate": None, "episodes": 3}}
+    with pytest.raises(ThresholdNotMet, match=r"dysl.success_rate < 0.9 \(found none\)"):
+        check_conditions(["dysl.success_rate < 0.9"], crashed)
+    check_conditions(["dysl.episodes < 3"], crashed)

@@ -144,3 +144,9 @@ def test_headline() -> None:
     assert headline(rows) == 0.9
     assert headline([*rows, {"method": "dysl", "skip_efficiency": 0.8}]) == 0.8
     assert headline(rows[:1]) is None
+
+
+def test_the_headline_is_that_of_dysl_even_if_it_skipped_nothing() -> None:
+    chance = {"method": "random-skip-adapters", "skip_efficiency": 0.9}
+    assert headline([chance, {"method": "dysl", "skip_efficiency": None}]) is None
+    assert headline([{"method": "full", "skip_efficiency": None}, chance]) == 0.9

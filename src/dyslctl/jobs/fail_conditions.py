@@ -95,13 +95,17 @@ def look_up(results: Mapping[str, Any], path: str) -> float:
 def check_conditions(conditions: Sequence[str], results: Mapping[str, Any], where: str = "") -> None:
     """Fail if any of ``conditions`` holds for ``results``; the message says ``where``.
 
+    A number that could not be measured, ``null`` in the result, is not good enough either: a policy of which every
+    episode crashed has no success rate.
+
     Raises:
         ConfigError: If a condition does not parse or names no number of the result.
         ThresholdNotMet: If any holds; lists all that do.
     """
-    parsed = [parse_condition(text) for text in conditions]
-    found = [(condition, look_up(results, condition.path)) for condition in parsed]
-    broken = [f"  {condition} (found {value:g})" for condition, value in found if condition.holds(value)]
+    parsed, missing = [parse_condition(text) for text in conditions], set(_missing(results))
+    broken = [f"  {condition} (found none)" for condition in parsed if condition.path in missing]
+    found = [(each, look_up(results, each.path)) for each in parsed if each.path not in missing]
+    broken += [f"  {condition} (found {value:g})" for condition, value in found if condition.holds(value)]
     if broken:
         place = f" on {where}" if where else ""
         raise ThresholdNotMet(f"not good enough{place}, a --fail-if condition holds:\n" + "\n".join(broken))
@@ -121,6 +125,14 @@ def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
         yield path, float(value)
     for key, inner in _items(value):
         yield from _numbers(inner, f"{path}.{key}" if path else str(key))
+
+
+def _missing(value: Any, path: str = "") -> Iterator[str]:
+    """The path of everything below ``value`` that is ``None``."""
+    if value is None:
+        yield path
+    for key, inner in _items(value):
+        yield from _missing(inner, f"{path}.{key}" if path else str(key))
 
 
 def _items(value: Any) -> Iterable[tuple[Any, Any]]:

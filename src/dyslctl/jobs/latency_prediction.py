@@ -104,9 +104,9 @@ def predict_usages(
 
 
 def headline(rows: Sequence[Row]) -> float | None:
-    """DySL's skip efficiency, or the first one there is."""
-    known = {row["method"]: row["skip_efficiency"] for row in rows if row["skip_efficiency"] is not None}
-    return known.get("dysl", next(iter(known.values()), None))
+    """The skip efficiency of ``dysl``, ``None`` if it skipped nothing; without it the first one there is."""
+    found = {row["method"]: row["skip_efficiency"] for row in rows}
+    return found["dysl"] if "dysl" in found else next((each for each in found.values() if each is not None), None)
 
 
 def _usage(method: str, usage: Usage, ratio: float) -> Usage:
