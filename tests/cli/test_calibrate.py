@@ -122,6 +122,7 @@ def test_the_table_says_the_target_and_n(distilled: dict[str, Any], run: Run) ->
         (["--target-layers", "0"], "greater than 0"),
         (["--max-success-drop", "1%", "--target-layers", "5"], "percentage points such as 1pp"),
         (["--target-layers", "5", "--method", "full"], "'full' has no dial of its own"),
+        (["--target-layers", "50"], "50 layers: the model has 8"),
         (["--target-layers", "5", "--method", "dysl-paper-no-pre"], "--method dysl or dysl-paper"),
         (["--target-layers", "5", "--method", "dysel"], "Did you mean 'dysl'"),
         (["--target-layers", "1", "--episodes", "2", "-q"], "'dysl' reaches 2.00 to 8.00 layers"),
@@ -134,6 +135,18 @@ def test_what_cannot_be_met_leaves_the_bundle_as_it_was(
     result = run("calibrate", *arguments)
     assert result.exit_code == 2 and message in " ".join(result.stderr.replace("│", "").split())
     assert SETTINGS.read_bytes() == before
+
+
+def test_interrupted_it_goes_on_whatever_another_search_left(
+    distilled: dict[str, Any], document: Documents, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``distill`` tried dials with the bundle that it was about to set."""
+    asked = ("calibrate", "--target-layers", "5", "--episodes", "2")
+    assert list(Path("runs/tiny/calibrate/dysl").glob("dial_*"))
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(closed_loop.ClosedLoop, "at", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run(*asked).exit_code == 130
+    assert document(*asked, "--resume")["target"] == "5 layers"
 
 
 def test_without_a_bundle_it_says_what_makes_one(profiled: dict[str, Any], run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -46,12 +47,25 @@ def run_calibrate(workspace: Workspace, *, resume: bool, progress: Progress) -> 
     """What ``dyslctl calibrate`` does.
 
     Raises:
-        ConfigError: If the settings do not name exactly one target.
+        ConfigError: If the settings do not name exactly one target, or one of more layers than there are.
     """
     target = target_of(workspace.config.calibrate)
     if target is None:
         raise ConfigError("expected a target, found none", hint=f"one of {FLAGS}")
+    check_within(workspace.config.calibrate.target_layers, workspace.backbone.load().spec.num_layers)
     return calibrate_to(workspace, workspace.config.calibrate.method, target, resume=resume, progress=progress)
+
+
+def check_within(target_layers: float | None, num_layers: int) -> None:
+    """Before anything is played.
+
+    Raises:
+        ConfigError: If the target is more layers than the model has.
+    """
+    if target_layers is not None and target_layers > num_layers:
+        raise ConfigError(
+            f"{target_layers:g} layers: the model has {num_layers}", hint=f"--target-layers below {num_layers}"
+        )
 
 
 def calibrate_to(
@@ -91,6 +105,11 @@ def set_to_target(
         asked.batch or SIDE_BY_SIDE,
         progress,
     )
+    if (
+        not resume
+    ):  # what another search has tried, perhaps with another bundle, is nothing that --resume can go on with
+        for tried in (stage.out / method).glob("dial_*"):
+            shutil.rmtree(tried)
     found = find_dial(ClosedLoop(method, recipe, stage), (dial.low, dial.high), target)
     _check_reached(method, found)
     save_dial(bundle, found, stage, SkipProfile.load(recipe.skip_profile).suite)

@@ -9,7 +9,7 @@ from typing import Any
 
 from dyslctl.artifacts.files import make_folder, replace_folder, writing
 from dyslctl.cli.config import DistillConfig
-from dyslctl.cli.steps.calibrate import calibratable, keep_calibration, set_to_target, target_of
+from dyslctl.cli.steps.calibrate import calibratable, check_within, keep_calibration, set_to_target, target_of
 from dyslctl.cli.steps.offline import offline_target, set_offline
 from dyslctl.cli.steps.trainers import trainer
 from dyslctl.cli.workspace import Workspace
@@ -118,8 +118,7 @@ def run_distill_to_budget(
     On recorded episodes nothing is lost or won: see :mod:`dyslctl.jobs.fit_tolerance`.
     """
     method, budget = workspace.config.distill.method, workspace.config.calibrate
-    if budget.target_layers is not None:
-        _check_within(budget.target_layers, workspace.backbone.load().spec.num_layers)
+    check_within(budget.target_layers, workspace.backbone.load().spec.num_layers)
     if workspace.config.data.path is not None:
         offline = offline_target(budget, method)
         if budget.target_layers is not None:
@@ -131,13 +130,6 @@ def run_distill_to_budget(
     elif method == "dysl":
         target = MaxSuccessDrop(DEFAULT_DROP)
     return run_distill(workspace, stages, resume=resume, progress=progress, target=target)
-
-
-def _check_within(target_layers: float, num_layers: int) -> None:
-    if target_layers > num_layers:
-        raise ConfigError(
-            f"{target_layers:g} layers: the model has {num_layers}", hint=f"--target-layers below {num_layers}"
-        )
 
 
 def _check_can_meet(method: str, stages: Sequence[Stage]) -> None:
