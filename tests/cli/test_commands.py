@@ -52,6 +52,21 @@ def test_profile_without_a_backbone_stays_in_a_run_of_another_name(
     assert Path("runs/current").read_text() == "mine\n"
 
 
+def test_what_was_trained_for_other_weights_is_not_taken_over(
+    distilled: dict[str, Any], run: Run, document: Documents
+) -> None:
+    profile = Path("runs/tiny/skip_profile.yaml")
+    of = f"fingerprint: {read_yaml(profile)['backbone']['fingerprint']}"
+    other = profile.read_text().replace(of, "fingerprint: 0123456789abcdef")
+    profile.write_text(other)
+    refused = run("profile")
+    assert refused.exit_code == 2 and "what was trained for other weights" in refused.stderr
+    assert "0123456789abcdef" in refused.stderr and profile.read_text() == other
+    assert document("profile", "tiny", "--run", "mine")["run"] == "runs/mine"
+    profile.write_text("damaged")
+    assert document("profile", "--run", "tiny")["profile_path"] == str(profile)
+
+
 def test_a_bad_setting_leaves_the_old_profile(profiled: dict[str, Any], run: Run) -> None:
     before = Path("runs/tiny/skip_profile.yaml").read_bytes()
     assert run("profile", "--ratio", "1.5").exit_code == 2
@@ -278,9 +293,12 @@ def test_a_bad_condition_fails_before_any_work(distilled: dict[str, Any], run: R
     assert not Path("runs/tiny/eval").exists()
 
 
-def test_a_condition_on_an_unknown_number_is_a_usage_error(distilled: dict[str, Any], run: Run) -> None:
+def test_a_condition_on_an_unknown_number_fails_before_any_work(distilled: dict[str, Any], run: Run) -> None:
     result = run("eval", "--method", "full", "--fail-if", "full.sucess_rate < 1")
     assert result.exit_code == 2 and "Did you mean 'full.success_rate'?" in result.stderr
+    result = run("bench", "--method", "full", "--compare", "transformers", "--fail-if", "vs-transformer.ratio < 1")
+    assert result.exit_code == 2 and "Did you mean 'vs-transformers'?" in result.stderr
+    assert not Path("runs/tiny/eval").exists() and not Path("runs/tiny/bench").exists()
 
 
 def test_an_unknown_method_is_a_usage_error(distilled: dict[str, Any], run: Run) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from dyslctl import plugins
 from dyslctl.artifacts.bundle import load_bundle
-from dyslctl.cli.steps import suites
+from dyslctl.cli.steps import evaluate, suites
+from dyslctl.cli.steps.evaluate import measure_target
 from dyslctl.errors import PluginError
 from dyslctl.reference.published import published_latency, published_success
 
@@ -65,6 +66,41 @@ def test_layers_left_out_one_by_one(paper: dict[str, Any], document: Callable[..
     assert ran["errors"] == 0
     static = load_bundle(Path(paper["bundle_path"])).header.static_layers
     assert len(static) <= ran["mean_layers_run"] <= found["full"]["mean_layers_run"] == 8
+
+
+def test_episodes_that_all_crash_say_why_and_fail_the_command(
+    profiled: dict[str, Any], run: Callable[..., Any], tiny_backbone: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("no such motor")
+
+    monkeypatch.setattr(tiny_backbone, "predict", broken)
+    result = run("eval", "--method", "full", "--episodes", "2")
+    assert result.exit_code == 3
+    assert "full: 2 crashed, the first with: RuntimeError: no such motor" in result.stdout
+    assert "'full': every episode crashed, 2 in all, the first with: RuntimeError: no such motor" in result.stderr
+    assert json.loads(Path("runs/tiny/eval/tiny_reach/result.json").read_text())["methods"]["full"]["errors"] == 2
+
+
+def test_interrupted_before_the_comparison_it_goes_on_whatever_lay_there(
+    distilled: dict[str, Any],
+    document: Callable[..., dict[str, Any]],
+    run: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    methods = ("--method", "full,dysl,random-skip-adapters")
+    document("eval", *methods)
+
+    def measured_and_interrupted(*of: Any, **how: Any) -> float:
+        measure_target(*of, **how)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(evaluate, "measure_target", measured_and_interrupted)
+        assert run("eval", *methods, "--seed", "3").exit_code == 130
+    assert not Path("runs/tiny/eval/tiny_reach/episodes.jsonl").exists()
+    found = document("eval", *methods, "--seed", "3", "--resume")
+    assert found["seed"] == 3 and list(found["methods"]) == methods[1].split(",")
 
 
 @pytest.fixture

@@ -170,6 +170,22 @@ def test_a_number_of_tokens_that_cannot_be_is_refused(subject: Subject, tokens: 
         bench(subject, replace(PLAN, methods=("full",), tokens=(tokens,)), device=device)
 
 
+@pytest.mark.parametrize(
+    ("asked", "where", "said"),
+    [
+        ((16,), {"device": "cpu"}, "--tokens 16"),
+        ((9999,), {"device": "orin"}, "--tokens 9999"),
+        ((), {"device": "orin", "stack": "graf"}, "no stack named 'graf'"),
+    ],
+)
+def test_it_is_refused_before_anything_is_timed(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, asked: tuple[int, ...], where: dict[str, str], said: str
+) -> None:
+    monkeypatch.delattr(bench_module, "measure")
+    with pytest.raises(ConfigError, match=said):
+        bench(subject, replace(PLAN, tokens=asked), **where)
+
+
 def test_evenly_spaced_tokens_stay(tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach]) -> None:
     """Visual tokens stand at 1 to 4; two of them are the ends."""
     backbone, frame = tiny_backbone(), demonstration_frames(tiny_suite(), 1)[0][0]

@@ -268,8 +268,10 @@ def test_chosen_exits_and_sizes_reach_the_bundle(work, tmp_path) -> None:
 
 def test_stage_2_without_stage_1_is_refused(work, tmp_path) -> None:
     with pytest.raises(ConfigError, match="starts from the exits of stage 1") as caught:
-        distill_exits(*work, STAGE2, out=tmp_path / "o", bundle=tmp_path / "b", init=tmp_path / "nothing")
-    assert caught.value.hint == "dyslctl distill --stage 1 comes first"
+        distill_exits(
+            *work, STAGE2, out=tmp_path / "o", bundle=tmp_path / "b", init=tmp_path / "nothing", method="static"
+        )
+    assert caught.value.hint == "dyslctl distill --stage 1 --method static comes first"
     assert not (tmp_path / "b").exists()
 
 

@@ -116,7 +116,7 @@ def test_stage_2_without_stage_1_is_refused_unless_asked_for(work, tmp_path) -> 
     where = {"out": tmp_path / "out", "bundle": tmp_path / "bundle"}
     with pytest.raises(ConfigError, match="stage 2 starts from the adapters of stage 1") as caught:
         distill_paper(*work, STAGE2, **where, init=tmp_path / "nothing")
-    assert caught.value.hint == "dyslctl distill --stage 1 comes first"
+    assert caught.value.hint == "dyslctl distill --stage 1 --method dysl-paper comes first"
     assert not (tmp_path / "bundle").exists()
     assert distill_paper(*work, dataclasses.replace(STAGE2, from_scratch=True), **where).stage == 2
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dyslctl.errors import ConfigError, ThresholdNotMet
-from dyslctl.jobs.fail_conditions import OPERATORS, Condition, check_conditions, check_names, look_up, parse_condition
+from dyslctl.jobs.fail_conditions import OPERATORS, Condition, check_conditions, check_paths, look_up, parse_condition
 
 RESULTS: dict[str, Any] = {
     "dysl": {"success_rate": 0.88, "success_ci95": [0.85, 0.91], "llm_ms_p50": None, "ok": True, "nan": float("nan")},
@@ -130,11 +130,16 @@ def test_a_good_result_passes_but_a_wrong_condition_never_does() -> None:
 
 
 def test_names_are_checked_before_the_work_begins() -> None:
-    check_names(["dysl.success_rate < 0.9", "random-skip.errors > 0"], ["dysl", "random-skip"])
-    with pytest.raises(ConfigError, match=r"'dsyl' is none of the methods.*Did you mean 'dysl'"):
-        check_names(["dsyl.success_rate < 0.9"], ["full", "dysl"])
+    coming = {"dysl": ("success_rate", "success_ci95"), "random-skip": ()}
+    check_paths(["dysl.success_rate < 0.9", "dysl.success_ci95.0 < 0.5", "random-skip.errors > 0"], coming)
+    with pytest.raises(ConfigError, match=r"'dsyl' will not be measured.*Did you mean 'dysl'"):
+        check_paths(["dsyl.success_rate < 0.9"], coming)
+    with pytest.raises(ConfigError, match=r"no number 'dysl.sucess_rate'. Did you mean 'dysl.success_rate'"):
+        check_paths(["dysl.sucess_rate < 0.9"], coming)
+    with pytest.raises(ConfigError, match="no number 'dysl'"):
+        check_paths(["dysl < 0.9"], coming)
     with pytest.raises(ConfigError, match="expected PATH OPERATOR NUMBER"):
-        check_names(["dysl.success_rate"], ["dysl"])
+        check_paths(["dysl.success_rate"], coming)
 
 
 def test_what_could_not_be_measured_is_not_good_enough() -> None:

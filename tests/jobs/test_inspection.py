@@ -134,6 +134,12 @@ def test_anything_else_is_refused(tmp_path: Path, content: str) -> None:
         inspect(tmp_path / "file")
 
 
+def test_yaml_that_does_not_parse_says_where(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("schema: dyslctl.skip-profile/1\nstatic_layers: [0,\n")
+    with pytest.raises(ArtifactError, match=r"p.yaml is not valid YAML(.|\n)*line 3"):
+        inspect(tmp_path / "p.yaml")
+
+
 def test_a_missing_file_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no such file"):
         inspect(tmp_path / "none")

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from dyslctl.errors import PluginError
 from dyslctl.jobs.episodes import EpisodeRecord
-from dyslctl.jobs.summary import compare, summarize, summarize_method
+from dyslctl.jobs.summary import compare, require_played, summarize, summarize_method
 
 
 def record(method: str, index: int, score: int, **values: Any) -> EpisodeRecord:
@@ -59,6 +60,11 @@ def test_a_method_that_only_crashed_has_no_rate() -> None:
     summary = summarize_method([crash("dysl", 0), crash("dysl", 1)])
     assert (summary.episodes, summary.errors, summary.success_ci95) == (0, 2, (0.0, 1.0))
     assert summary.success_rate is None and summary.llm_ms_p50 is None and summary.mean_layers_run is None
+    assert summary.first_error == crash("dysl", 0).error
+    with pytest.raises(PluginError, match="'dysl' on chain: every episode crashed, 2 in all, the first with: "):
+        require_played({"dysl": asdict(summary)}, "chain")
+    some = summarize_method([crash("dysl", 0), record("dysl", 1, 2)])
+    require_played({"dysl": asdict(some)})
 
 
 def test_only_pairs_that_both_finished_are_compared() -> None:

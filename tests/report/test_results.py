@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dyslctl.report.cells import interval, number, percent
+from dyslctl.report.cells import crashes, interval, number, percent
 from dyslctl.report.results import tables
 
 METHOD = {
@@ -90,8 +90,15 @@ def test_an_evaluation_side_by_side_says_that_it_was_not_timed() -> None:
     untimed = {**METHOD, "llm_ms_mean": None, "llm_ms_p50": None}
     success, _ = tables({**EVAL, "batch": 32, "methods": {"full": untimed}})
     assert success.rows[0][6:8] == ("–", "–")
-    assert success.notes[-1] == "not timed: 32 episodes ran side by side (--batch 1 times them)"
-    assert len(tables({**EVAL, "batch": 1})[0].notes) == 1
+    assert success.notes[1] == "not timed: 32 episodes ran side by side (--batch 1 times them)"
+    assert not any("not timed" in note for note in tables({**EVAL, "batch": 1})[0].notes)
+
+
+def test_crashed_episodes_say_why() -> None:
+    methods = {"full": {**METHOD, "errors": 0}, "dysl": {**METHOD, "first_error": "RuntimeError: no motor"}}
+    (success, *_) = tables({**EVAL, "methods": methods})
+    assert success.notes[1:] == ["dysl: 1 crashed, the first with: RuntimeError: no motor; --resume plays them again"]
+    assert crashes({"full": METHOD}, " on reach")[0].startswith("full on reach: 1 crashed, the first with: unknown")
 
 
 def test_no_pairs_no_table() -> None:

@@ -59,6 +59,9 @@ MaxRegress = Annotated[
     typer.Option("--max-regress", metavar="PERCENT", help="Exit 5 if any time of --baseline grew by more, e.g. 5%."),
 ]
 
+FIGURES = ("skip_efficiency", "controller_overhead")
+"""At the top of the document, of the whole comparison."""
+
 
 def bench(
     device: DeviceName = "cpu",
@@ -86,14 +89,12 @@ def bench(
     """
     from dyslctl.cli.output import conclude
     from dyslctl.cli.progress import progress
-    from dyslctl.cli.steps.bench import run_bench
+    from dyslctl.cli.steps.bench import compared_with, run_bench
     from dyslctl.cli.workspace import enter, layers_of
     from dyslctl.errors import ConfigError
-    from dyslctl.jobs.fail_conditions import check_conditions, parse_condition
+    from dyslctl.jobs.fail_conditions import check_conditions, check_paths
     from dyslctl.jobs.regression import changes, check_regression, parse_percent, read_baseline
 
-    for condition in fail_if or ():
-        parse_condition(condition)
     if max_regress is not None and baseline is None:
         raise ConfigError("--max-regress: expected a --baseline to compare with", hint="dyslctl bench --json > FILE")
     limit = None if max_regress is None else parse_percent(max_regress)
@@ -106,13 +107,17 @@ def bench(
         model__backend=backend,
     )
     workspace = enter(run, layers_of(config, set_, given))
+    asked = workspace.config.bench
+    compared = compared_with(asked.compare, workspace.config.model.backend)
+    coming = (*FIGURES, "full", *asked.methods, *(f"vs-{name}" for name in compared))
+    check_paths(fail_if or (), dict.fromkeys(coming, ()))
     with progress(quiet=quiet) as listener:
         document = run_bench(workspace, device, size, listener)
     verdicts = [partial(check_conditions, fail_if or (), _numbers(document))]
     if before is not None:
-        compared = changes(before, document)
-        document["changes"] = [change.as_dict() for change in compared]
-        verdicts += [] if limit is None else [partial(check_regression, compared, limit)]
+        changed = changes(before, document)
+        document["changes"] = [change.as_dict() for change in changed]
+        verdicts += [] if limit is None else [partial(check_regression, changed, limit)]
     conclude(document, verdicts, summary, as_json=as_json)
 
 
@@ -123,4 +128,4 @@ def _numbers(document: dict[str, Any]) -> dict[str, Any]:
     """
     compared = {f"vs-{row['against']}": row for row in document.get("compared", [])}
     rows = {row["method"]: row for row in document["rows"] if row["source"] != "published"}
-    return {key: document[key] for key in ("skip_efficiency", "controller_overhead")} | rows | compared
+    return {key: document[key] for key in FIGURES} | rows | compared

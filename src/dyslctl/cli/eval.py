@@ -78,7 +78,8 @@ def evaluate(
     from dyslctl.cli.steps.evaluate import run_eval
     from dyslctl.cli.steps.suites import run_suites
     from dyslctl.cli.workspace import enter, layers_of
-    from dyslctl.jobs.fail_conditions import check_conditions, check_names
+    from dyslctl.jobs.fail_conditions import check_conditions, check_paths
+    from dyslctl.jobs.summary import SUMMARY_KEYS, require_played
 
     suites = list(dict.fromkeys(split_names(suite) or ()))
     given = flags(
@@ -94,7 +95,7 @@ def evaluate(
         eval__video=video,
     )
     workspace = enter(run, layers_of(config, set_, given))
-    check_names(fail_if or (), workspace.config.eval.methods)
+    check_paths(fail_if or (), dict.fromkeys(workspace.config.eval.methods, SUMMARY_KEYS))
     with progress(quiet=quiet) as listener:
         if len(suites) > 1:
             document = run_suites(workspace, suites, resume=resume, progress=listener)
@@ -103,3 +104,5 @@ def evaluate(
     results = document.get("suites", {"": document})
     verdicts = [partial(check_conditions, fail_if or (), found["methods"], on) for on, found in results.items()]
     conclude(document, verdicts, summary, as_json=as_json)
+    for on, found in results.items():
+        require_played(found["methods"], on)

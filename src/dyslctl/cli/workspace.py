@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.artifacts.strict_yaml import dump_yaml
 from dyslctl.cli.config import Config, Layer, merge, parse_set, read_config
 from dyslctl.devices.host import usable_cpus
-from dyslctl.errors import ConfigError
+from dyslctl.errors import ArtifactError, ConfigError
 from dyslctl.jobs.distributed import leads
 from dyslctl.jobs.recipe import BackboneRecipe, PolicyRecipe
 from dyslctl.suite import TaskSuite
@@ -34,7 +34,7 @@ class Workspace:
     backbone: BackboneRecipe
     suite: TaskSuite
 
-    def policies(self, names: Iterable[str], target_layers: float | None = None) -> PolicyRecipe:
+    def policies(self, names: Iterable[str]) -> PolicyRecipe:
         """How to make the policies of ``names`` in this run.
 
         The trained modules are loaded here once, so that damaged ones leave the files of an earlier result alone.
@@ -49,7 +49,6 @@ class Workspace:
             bundles={name: self.run.bundle(name) for name in methods.bundles(names)},
             execute_horizon=self.suite.execute_horizon,
             seed=self.config.seed,
-            target_layers=target_layers,
             pruning=self.config.pruning.settings(),
         )
         recipe.assets()
@@ -122,7 +121,8 @@ def begin(run_name: str | None, layers: Sequence[Layer]) -> Workspace:
     Nothing is written before :meth:`Workspace.start`: what cannot be profiled leaves an old run as it was.
 
     Raises:
-        ConfigError: If no backbone is named and there is no current run, or a setting is wrong.
+        ConfigError: If no backbone is named and there is no current run, a setting is wrong, or the run holds what was
+            trained for another checkpoint.
         ArtifactError: If the checkpoint is missing or damaged.
         PluginError: If a plugin does not load.
     """
@@ -135,9 +135,25 @@ def begin(run_name: str | None, layers: Sequence[Layer]) -> Workspace:
         raise ConfigError("expected a backbone, found none", hint="dyslctl plugins lists them")
     config = _resolved(config)
     recipe = _recipe(config)
+    run = run or place_run(recipe.plugin)
+    _keep_apart(run, recipe)
     revision = recipe.load().spec.commit or recipe.revision
     config = config.model_copy(update={"model": config.model.model_copy(update={"revision": revision})})
-    return Workspace(run or place_run(recipe.plugin), config, recipe, load_suite(config, recipe))
+    return Workspace(run, config, recipe, load_suite(config, recipe))
+
+
+def _keep_apart(run: RunDirectory, recipe: BackboneRecipe) -> None:
+    """What was trained for other weights is not left to these; a run whose profile is damaged may start anew."""
+    if not run.bundles():
+        return
+    with suppress(ArtifactError):
+        of, fingerprint = SkipProfile.load(run.skip_profile).backbone, recipe.load().spec.fingerprint
+        if of.fingerprint != fingerprint:
+            raise ConfigError(
+                f"{run.path} holds what was trained for other weights: those of {of.checkpoint} ({of.fingerprint}), "
+                f"not of {recipe.checkpoint} ({fingerprint})",
+                hint=f"--run NAME starts another run; or remove {run.path / 'bundles'}",
+            )
 
 
 def layers_of(config_file: Path | None, sets: Sequence[str] | None, flags: Layer) -> list[Layer]:

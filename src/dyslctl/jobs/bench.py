@@ -19,6 +19,7 @@ from dyslctl.backbone import Backbone
 from dyslctl.devices.host import usable_cpus
 from dyslctl.devices.power import PowerMeter, power_state
 from dyslctl.devices.presets import DEFAULT_STACK, LOCAL, DevicePreset, find_device, live_device
+from dyslctl.devices.roofline import find_stack
 from dyslctl.errors import ConfigError, EnvironmentMismatch
 from dyslctl.jobs.breakdown import PassShares, parts_ms, pass_shares
 from dyslctl.jobs.latency import (
@@ -43,7 +44,7 @@ from dyslctl.jobs.latency_prediction import (
 )
 from dyslctl.jobs.layer_rivals import compare
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
-from dyslctl.jobs.token_sweep import measured_sweep, predicted_sweep
+from dyslctl.jobs.token_sweep import measured_sweep, predicted_sweep, token_counts
 from dyslctl.method_assets import NO_ASSETS, Assets, Setup
 from dyslctl.policy import Policy
 from dyslctl.pruning.settings import PRUNING, PruningSettings
@@ -176,12 +177,13 @@ def bench(
 
 
 def _measured_here(subject: Subject, plan: BenchPlan, progress: Progress) -> Row:
-    power, meter = power_state(), PowerMeter()
+    power, meter, frames = power_state(), PowerMeter(), demonstration_frames(subject.suite, plan.episodes)
+    counts = token_counts(subject.backbone, frames, plan.tokens) if plan.tokens else []
     with meter:
-        measured = _measure(subject, plan, progress)
+        measured = _measure(subject, plan, frames, progress)
     document = _measured_document(subject, measured)
-    document["compared"] = _compared(subject, plan, progress)
-    document["tokens_sweep"] = _measured_sweep(subject, plan, progress)
+    document["compared"] = _compared(subject, plan, frames, progress)
+    document["tokens_sweep"] = _measured_sweep(subject, plan, frames, counts, progress)
     document["power_mode"] = power.mode
     document["power"] = {**power.as_dict(), "watts_mean": meter.watts}
     return document
@@ -199,10 +201,9 @@ def _threads(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _measure(subject: Subject, plan: BenchPlan, progress: Progress) -> Measured:
+def _measure(subject: Subject, plan: BenchPlan, frames: Episodes, progress: Progress) -> Measured:
     names = tuple(dict.fromkeys(("full", *plan.methods)))
     needs_target = any([methods.needs_target(name) for name in names])
-    frames = demonstration_frames(subject.suite, plan.episodes)
     target = plan.target_layers
     if needs_target and target is None:
         target = _mean_layers(subject, methods.reference(names), frames)
@@ -216,19 +217,20 @@ def _measure(subject: Subject, plan: BenchPlan, progress: Progress) -> Measured:
     return Measured(latency, shares, never_skip)
 
 
-def _measured_sweep(subject: Subject, plan: BenchPlan, progress: Progress) -> list[Row]:
-    if not plan.tokens:
+def _measured_sweep(
+    subject: Subject, plan: BenchPlan, frames: Episodes, counts: Sequence[int], progress: Progress
+) -> list[Row]:
+    if not counts:
         return []
-    frames, horizon = demonstration_frames(subject.suite, plan.episodes), subject.suite.execute_horizon
-    return measured_sweep(subject.backbone, frames, plan.tokens, plan.series, horizon, progress)
+    return measured_sweep(subject.backbone, frames, counts, plan.series, subject.suite.execute_horizon, progress)
 
 
-def _compared(subject: Subject, plan: BenchPlan, progress: Progress) -> list[Row]:
+def _compared(subject: Subject, plan: BenchPlan, frames: Episodes, progress: Progress) -> list[Row]:
     if not plan.compare:
         return []
-    frames = [frame for episode in demonstration_frames(subject.suite, plan.episodes) for frame in episode]
+    shown = [frame for episode in frames for frame in episode]
     upstream = subject.upstream or subject.backbone
-    return compare(subject.backbone, upstream, plan.compare, frames, plan.series, progress=progress)
+    return compare(subject.backbone, upstream, plan.compare, shown, plan.series, progress=progress)
 
 
 def _policy(
@@ -302,14 +304,15 @@ def _predicted_document(
     for method in plan.methods:
         if why := unpredictable(method):
             raise ConfigError(why, hint=f"dyslctl bench --device cpu --method {method} measures it here")
+    find_stack(device, stack)
     name, size = choose_workload(subject.backbone, workload)
-    measured = _measure(subject, plan, progress)
+    sweep = predicted_sweep(device, size, plan.tokens, stack) if plan.tokens else []
+    measured = _measure(subject, plan, demonstration_frames(subject.suite, plan.episodes), progress)
     usages = {method: latency.usage for method, latency in measured.latency.items()}
     never = None if measured.never_skip is None else measured.never_skip.usage
     layers = subject.backbone.spec.num_layers
     document = predict_usages(usages, layers, subject.assets, device, size, stack, never_skip=never)
-    document["tokens_sweep"] = predicted_sweep(device, size, plan.tokens, stack) if plan.tokens else []
-    return {"workload": name, **document}
+    return {"workload": name, **document, "tokens_sweep": sweep}
 
 
 def _refuse_untimed(names: Sequence[str]) -> None:

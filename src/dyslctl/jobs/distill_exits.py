@@ -202,7 +202,7 @@ def _start(
 ) -> ExitModules:
     """Stage 1 begins with plain exits, stage 2 with the adapters of stage 1."""
     if settings.stage == 2:
-        return load_exits(_required(init), profile, backbone).modules.float()
+        return load_exits(_required(init, method), profile, backbone).modules.float()
     sizes = ExitSizes.of(backbone.spec, settings.adapter_width, settings.planner_width, remembers=settings.remembers)
     partition = tail(partition_of(profile))
     exits = settings.exits or (partition.dynamic_layers[::INTERVAL] if method == "deer" else default_exits(partition))
@@ -225,11 +225,11 @@ def _require_subsets(backbone: Backbone, method: ExitMethod) -> None:
         backbone.attention_rows(0, state, torch.zeros_like(state.positions))
 
 
-def _required(init: Path | None) -> Path:
+def _required(init: Path | None, method: ExitMethod) -> Path:
     if init is None or not init.exists():
         raise ConfigError(
             f"stage 2 starts from the exits of stage 1, but there is no bundle at {init}",
-            hint="dyslctl distill --stage 1 comes first",
+            hint=f"dyslctl distill --stage 1 --method {method} comes first",
         )
     return init
 

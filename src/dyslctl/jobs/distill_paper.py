@@ -143,7 +143,7 @@ def _start(backbone: Backbone, profile: SkipProfile, settings: DistillSettings, 
     if settings.stage == 2 and not settings.from_scratch:
         raise ConfigError(
             f"stage 2 starts from the adapters of stage 1, but there is no bundle at {init}",
-            hint="dyslctl distill --stage 1 comes first",
+            hint="dyslctl distill --stage 1 --method dysl-paper comes first",
         )
     return new_modules(profile, backbone.spec.hidden_size, settings.seed).to(backbone.device)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,20 +59,26 @@ def parse_condition(text: str) -> Condition:
     return Condition(match["path"], match["operator"], limit)
 
 
-def check_names(conditions: Sequence[str], names: Sequence[str]) -> None:
-    """Before the work begins: does every one of ``conditions`` parse, and speak of one of ``names``?
+def check_paths(conditions: Sequence[str], coming: Mapping[str, Collection[str]]) -> None:
+    """Before the work begins: does every one of ``conditions`` parse, and speak of what the result will have?
+
+    Args:
+        conditions: As the user gave them.
+        coming: What the result will have at its top, with the keys below; no keys: any.
 
     Raises:
         ConfigError: If one does not.
     """
     for condition in map(parse_condition, conditions):
-        name = condition.path.partition(".")[0]
-        if name not in names:
+        name, _, rest = condition.path.partition(".")
+        if name not in coming:
             raise ConfigError(
-                f"--fail-if: '{name}' is none of the methods that will be evaluated.{did_you_mean(name, list(names))}\n"
-                f"  evaluated: {', '.join(names)}",
+                f"--fail-if: '{name}' will not be measured.{did_you_mean(name, list(coming))}\n"
+                f"  measured: {', '.join(coming)}",
                 hint="add it to --method",
             )
+        if coming[name] and rest.partition(".")[0] not in coming[name]:
+            raise _no_number(condition.path, [f"{name}.{key}" for key in coming[name]])
 
 
 def look_up(results: Mapping[str, Any], path: str) -> float:
@@ -83,13 +89,16 @@ def look_up(results: Mapping[str, Any], path: str) -> float:
     """
     numbers = dict(_numbers(results))
     if path not in numbers:
-        known = sorted(numbers)
-        near = [name for name in known if name.rpartition(".")[0] == path.rpartition(".")[0]] or known
-        raise ConfigError(
-            f"--fail-if: the result has no number '{path}'.{did_you_mean(path, known)}\n  near: {', '.join(near[:12])}",
-            hint="--json shows every key",
-        )
+        raise _no_number(path, sorted(numbers))
     return numbers[path]
+
+
+def _no_number(path: str, known: list[str]) -> ConfigError:
+    near = [name for name in known if name.rpartition(".")[0] == path.rpartition(".")[0]] or known
+    return ConfigError(
+        f"--fail-if: the result has no number '{path}'.{did_you_mean(path, known)}\n  near: {', '.join(near[:12])}",
+        hint="--json shows every key",
+    )
 
 
 def check_conditions(conditions: Sequence[str], results: Mapping[str, Any], where: str = "") -> None:

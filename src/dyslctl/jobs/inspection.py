@@ -23,6 +23,7 @@ EPISODES = "episodes.jsonl"
 """Stands for a schema: the lines of an episode log carry none."""
 BEGINNING = 512
 """Bytes of a file that are looked at before it is read."""
+YAML_SUFFIXES = (".yaml", ".yml")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 Facts = dict[str, Any]
 
@@ -75,7 +76,7 @@ def _file_schema(path: Path) -> str:
     if b"\0" in start:
         return ""  # no text, and perhaps gigabytes of it
     if not start.startswith(b"{"):
-        return _name(_yaml_or_nothing(path))
+        return _name(read_yaml(path) if path.suffix in YAML_SUFFIXES else _yaml_or_nothing(path))
     try:
         content = read_json(path)
     except ArtifactError:

@@ -33,6 +33,8 @@ from dyslctl.suite import EpisodeSpec, TaskSuite
 
 SCHEMA = "dyslctl.episodes/2"
 MAX_EQUAL_ERRORS = 3
+MANIFEST = "manifest.json"
+EPISODES = "episodes.jsonl"
 VIDEOS = "videos"
 
 
@@ -102,6 +104,13 @@ def evaluate(
     return summarize(suite.name, episodes[0].split, len(episodes), list(policies), kept, suite.max_score)
 
 
+def discard(out: Path) -> None:
+    """Forget the evaluation in ``out``, if there is one: its manifest first, so that no part of it is ever resumed."""
+    for name in (MANIFEST, EPISODES):
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / VIDEOS, ignore_errors=True)
+
+
 def videos(out: Path) -> list[Path]:
     """The videos of the evaluation in ``out``, also those made before it was resumed."""
     return sorted((out / VIDEOS).glob("*/*.mp4"))
@@ -111,19 +120,19 @@ class _EpisodeLog:
     """Manifest and episodes of one evaluation on disk."""
 
     def __init__(self, out: Path, manifest: dict[str, Any], episodes: Sequence[EpisodeSpec], resume: bool) -> None:
-        self.path = make_folder(out) / "episodes.jsonl"
+        self.path = make_folder(out) / EPISODES
         self.records: dict[tuple[str, int], EpisodeRecord] = {}
         self._errors: defaultdict[str, list[str | None]] = defaultdict(list)
-        if resume and (out / "manifest.json").exists():
-            then = _extended(read_json(out / "manifest.json"), episodes)
+        if resume and (out / MANIFEST).exists():
+            then = _extended(read_json(out / MANIFEST), episodes)
             check_same(then, manifest, f"cannot resume {out}: it evaluates something else", RESTART)
             records = (EpisodeRecord.of(row, self.path) for row in read_jsonl(self.path))
             self.records = {record.key: record for record in records if record.done}
         else:
-            shutil.rmtree(out / VIDEOS, ignore_errors=True)
+            discard(out)
         # Episodes first: a kill between the two must not leave old episodes under a new manifest.
         write_jsonl(self.path, [record.as_dict() for record in self.records.values()])
-        write_json(out / "manifest.json", manifest)
+        write_json(out / MANIFEST, manifest)
 
     def missing(self, methods: Sequence[str], spec: EpisodeSpec) -> list[str]:
         """The methods that have not finished ``spec``, each episode beginning with another one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ class MethodSummary:
 
     Attributes:
         episodes: Finished ones, ``n`` of every number here; crashed ones are in ``errors``.
+        first_error: What the first of those crashed with.
         success_ci95: Wilson interval.
         avg_len: Mean number of subtasks solved, with its bootstrap interval: CALVIN's average successful length.
         chain_rates: Share of episodes with at least 1, 2, ... subtasks solved; the last one is ``success_rate``.
@@ -36,6 +37,7 @@ class MethodSummary:
     success_rate: float | None
     success_ci95: tuple[float, float]
     errors: int
+    first_error: str | None
     avg_len: float | None
     avg_len_ci95: tuple[float, float] | None
     chain_rates: tuple[float, ...] | None
@@ -48,6 +50,10 @@ class MethodSummary:
     verifications_per_episode: float | None
     llm_ms_mean: float | None
     llm_ms_p50: float | None
+
+
+SUMMARY_KEYS = tuple(field.name for field in fields(MethodSummary))
+"""What ``--fail-if METHOD.KEY`` may name."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,26 @@ class EvaluationResult:
             )
 
 
+def require_played(methods: Mapping[str, Mapping[str, Any]], where: str = "") -> None:
+    """Did any episode of each method come to its end?
+
+    Args:
+        methods: Their summaries, from the document of an evaluation.
+        where: The suite, for the message.
+
+    Raises:
+        PluginError: If none of a method's did: the evaluation says nothing of it.
+    """
+    for name, found in methods.items():
+        if not found["episodes"]:
+            place = f" on {where}" if where else ""
+            raise PluginError(
+                f"'{name}'{place}: every episode crashed, {found['errors']} in all, the first with: "
+                f"{found['first_error']}",
+                hint="--resume plays them again",
+            )
+
+
 def summarize(
     suite: str,
     split: str,
@@ -154,6 +180,7 @@ def summarize_method(records: Sequence[EpisodeRecord], max_score: int = 1) -> Me
         success_rate=_ratio(successes, len(done)),
         success_ci95=wilson(successes, len(done)),
         errors=len(records) - len(done),
+        first_error=next((record.error for record in records if not record.done), None),
         avg_len=_ratio(sum(scores), len(done)),
         avg_len_ci95=bootstrap_mean(scores) if scores else None,
         chain_rates=_chain_rates(scores, max_score) if scores else None,

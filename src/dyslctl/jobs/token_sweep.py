@@ -44,6 +44,18 @@ class EvenlySpaced(LayerSchedule):
         return RUN
 
 
+def token_counts(backbone: Backbone, frames: Episodes, counts: Sequence[int]) -> list[int]:
+    """``counts`` and all tokens of the first frame, most first.
+
+    Raises:
+        ConfigError: If there are no visual tokens, or fewer tokens are asked for than stay in any case, or more than
+            there are.
+    """
+    kinds = backbone.encode([frames[0][0]]).kinds
+    visual, every = sum(map(len, views(kinds[0]))), kinds.shape[1]
+    return _descending(counts, every - visual + 1, every)
+
+
 def measured_sweep(
     backbone: Backbone,
     frames: Episodes,
@@ -52,18 +64,10 @@ def measured_sweep(
     execute_horizon: int,
     progress: Progress = NO_PROGRESS,
 ) -> list[Row]:
-    """One row a token count, most tokens first; all tokens are among them. Interleaved, as methods are.
-
-    Raises:
-        ConfigError: If there are no visual tokens, or fewer tokens are asked for than stay in any case, or more than
-            there are.
-    """
-    kinds = backbone.encode([frames[0][0]]).kinds
-    visual, every = sum(map(len, views(kinds[0]))), kinds.shape[1]
-    wanted = _descending(counts, every - visual + 1, every)
-    policies = {str(count): SchedulePolicy(backbone, EvenlySpaced(count), execute_horizon) for count in wanted}
+    """One row for each of ``counts``, as :func:`token_counts` gives them. Interleaved, as methods are."""
+    policies = {str(count): SchedulePolicy(backbone, EvenlySpaced(count), execute_horizon) for count in counts}
     latency = measure(backbone, policies, frames, series, progress=progress)
-    times = {count: (latency[str(count)].p50("llm"), latency[str(count)].p50("end_to_end")) for count in wanted}
+    times = {count: (latency[str(count)].p50("llm"), latency[str(count)].p50("end_to_end")) for count in counts}
     return [row | {"source": "measured"} for row in _rows(times)]
 
 

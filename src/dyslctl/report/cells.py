@@ -33,6 +33,16 @@ def points_interval(low_high: tuple[float, float] | list[float]) -> str:
     return f"{points(low_high[0])} to {points(low_high[1])}"
 
 
+def crashes(methods: Mapping[str, Mapping[str, Any]], where: str = "") -> list[str]:
+    """Of the summaries of an evaluation, a line for each method of which episodes crashed."""
+    return [
+        f"{name}{where}: {found['errors']} crashed, the first with: {found.get('first_error') or 'unknown'}; "
+        "--resume plays them again"
+        for name, found in methods.items()
+        if found["errors"]
+    ]
+
+
 def lost(row: Mapping[str, Any]) -> tuple[str, str]:
     """Percentage points that the ``difference`` of two success rates is below zero, and its interval."""
     middle, low, high = (0.0 - 100 * row[key] for key in ("difference", "difference_high", "difference_low"))

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from dyslctl.report import ablation, pareto, studies, suites
-from dyslctl.report.cells import MISSING, interval, number, percent
+from dyslctl.report.cells import MISSING, crashes, interval, number, percent
 from dyslctl.report.tables import Column, Table
 
 Document = Mapping[str, Any]
@@ -143,6 +143,7 @@ def _eval(document: Document) -> list[Table]:
     notes = [f"{document['episodes']} paired episodes; Wilson intervals in percent; layers run count re-predictions"]
     if document.get("batch", 1) > 1:
         notes.append(f"not timed: {document['batch']} episodes ran side by side (--batch 1 times them)")
+    notes += crashes(document["methods"])
     if found := document.get("videos"):
         notes.append(f"videos: {len(found)}, in {PurePosixPath(found[0]).parents[1]} below the run")
     return [Table(f"Success on {document['suite']}", columns, rows, notes), *_chains(document), *_paired(document)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dyslctl.report.cells import MISSING, interval, number, percent
+from dyslctl.report.cells import MISSING, crashes, interval, number, percent
 from dyslctl.report.tables import Column, Table
 
 Document = Mapping[str, Any]
@@ -34,6 +34,7 @@ def _success(document: Document) -> Table:
     notes = [
         f"measured: {document['episodes']} paired {document['split']} episodes a suite, Wilson 95 % intervals in "
         f"percent; {document['backbone']} of {document['num_layers']} layers, re-predictions counted",
+        *(line for suite, found in document["suites"].items() for line in crashes(found["methods"], f" on {suite}")),
         *_flags(document["success"]),
     ]
     return Table("Success by suite", columns, rows, notes)

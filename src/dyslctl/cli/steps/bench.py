@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from dyslctl import methods
+from dyslctl.artifacts.files import make_folder
 from dyslctl.cli.steps.recorded import trained_suite
 from dyslctl.cli.workspace import Workspace
 from dyslctl.errors import ConfigError
@@ -25,7 +26,7 @@ def run_bench(workspace: Workspace, device: str, size: str | None, progress: Pro
     """
     settings = workspace.config.bench
     backend = workspace.backbone.backend
-    compared = _compared_with(settings.compare, backend)
+    compared = compared_with(settings.compare, backend)
     # One load serves both sides of a comparison: of the plugin's own layers, with the packed ones beside them.
     as_loaded = replace(workspace.backbone, device=torch_device(device), backend=EAGER if compared else backend)
     workspace = replace(workspace, backbone=as_loaded)
@@ -35,6 +36,7 @@ def run_bench(workspace: Workspace, device: str, size: str | None, progress: Pro
     loaded = as_loaded.load()
     backbone = with_backend(loaded, backend, keep=True) if compared else loaded
     subject = Subject(as_loaded.plugin, backbone, suite, assets, backend, loaded if compared else None)
+    out = make_folder(workspace.run.bench(device))
     series = Series(settings.warmup, settings.iterations, settings.min_seconds)
     document = bench(
         subject,
@@ -52,11 +54,11 @@ def run_bench(workspace: Workspace, device: str, size: str | None, progress: Pro
         progress=progress,
     )
     document["figures"] = _draw(document, workspace)
-    workspace.keep(f"bench-{device}", document, workspace.run.bench(device))
+    workspace.keep(f"bench-{device}", document, out)
     return document
 
 
-def _compared_with(asked: Sequence[str], backend: str) -> tuple[str, ...]:
+def compared_with(asked: Sequence[str], backend: str) -> tuple[str, ...]:
     """What the layers are compared with. What changes their numbers is always shown beside the upstream ones.
 
     Raises:

@@ -15,7 +15,7 @@ from dyslctl.cli.workspace import Workspace
 from dyslctl.jobs.executor import LOCAL, Executor
 from dyslctl.jobs.progress import Progress
 from dyslctl.jobs.recipe import PolicyRecipe
-from dyslctl.jobs.rollout import evaluate, videos
+from dyslctl.jobs.rollout import discard, evaluate, videos
 from dyslctl.jobs.summary import EvaluationResult
 from dyslctl.jobs.video import Which
 from dyslctl.report import plots
@@ -89,10 +89,14 @@ def play_methods(
     workspace: Workspace, plan: PlayPlan, out: Path, *, resume: bool, progress: Progress
 ) -> tuple[EvaluationResult, PolicyRecipe]:
     """The episodes of ``plan``, kept in ``out``, and how the policies were made."""
-    target = None
+    recipe = workspace.policies(plan.methods)
     if any([methods.needs_target(name) for name in plan.methods]):
+        if not resume:  # or a target measured anew could be resumed beside the episodes of an earlier one
+            _make_once(replace(recipe, target_layers=float(workspace.backbone.load().spec.num_layers)), plan)
+            discard(out)
         target = measure_target(workspace, plan, out / "target", resume=resume, progress=progress)
-    recipe, specs = workspace.policies(plan.methods, target), workspace.suite.episodes(plan.split, plan.episodes)
+        recipe = replace(recipe, target_layers=target)
+    specs = workspace.suite.episodes(plan.split, plan.episodes)
     result = _play(workspace.suite, recipe, plan, specs, out, resume=resume, progress=progress)
     return result, recipe
 
@@ -123,13 +127,11 @@ def _play(
     progress: Progress,
     description: str = "episodes",
 ) -> EvaluationResult:
-    """``specs`` played as ``plan`` says. Each policy is made once here: one that cannot be leaves an earlier result."""
-    policies = {name: recipe.factory(name) for name in plan.methods}
-    for make in policies.values():
-        make()
+    """``specs`` played as ``plan`` says."""
+    _make_once(recipe, plan)
     return evaluate(
         suite,
-        policies,
+        {name: recipe.factory(name) for name in plan.methods},
         specs,
         out,
         about=recipe.about(plan.methods),
@@ -142,6 +144,12 @@ def _play(
         progress=progress,
         description=description,
     )
+
+
+def _make_once(recipe: PolicyRecipe, plan: PlayPlan) -> None:
+    """Make each policy: one that cannot be made leaves an earlier result alone."""
+    for name in plan.methods:
+        recipe.factory(name)()
 
 
 def write_cards(workspace: Workspace, documents: Sequence[dict[str, Any]]) -> None:
