@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
+from torch.nn.functional import normalize
 
 from dyslctl.backbone import Backbone
 from dyslctl.dysl.states import residual_states
@@ -20,6 +23,8 @@ from dyslctl.errors import ConfigError
 from dyslctl.types import LayerInputs, TokenKind
 
 TOKEN_CLASSES = ("all", "vision", "text", "action")
+EPS = 1e-12
+"""What a length is at least, where something is divided by it."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,35 @@ class _Sums:
         self.counts[name] = self.counts.get(name, 0) + 1
 
 
+class _Stream:
+    """The residual stream ``h_0 .. h_L`` of one sample, each ``[T, H]`` fp32, its valid tokens.
+
+    State by state, which stays in the cache: a profile costs little beside its pass.
+
+    Attributes:
+        units: ``[L+1, T, H]``, the states scaled to length 1.
+        finite: Whether every value is.
+        centred: ``[L]``, mean cosine of a state and the next, each without its mean token.
+        update: ``[L]``, mean of ``|h_{i+1} - h_i| / |h_i|``.
+    """
+
+    def __init__(self, states: Sequence[Tensor]) -> None:
+        lengths = [vector_norm(state, dim=-1) for state in states]
+        self.finite = bool(torch.stack(lengths).isfinite().all())
+        lengths = [length.clamp_min(EPS) for length in lengths]
+        self.units = torch.stack([state / length[:, None] for state, length in zip(states, lengths, strict=True)])
+        turned = [normalize(state - state.mean(0), dim=-1, eps=EPS) for state in states]
+        self.centred = torch.stack([(one * following).sum(-1).mean() for one, following in pairwise(turned)])
+        moved = [vector_norm(following - one, dim=-1) for one, following in pairwise(states)]
+        self.update = torch.stack([(step / length).mean() for step, length in zip(moved, lengths, strict=False)])
+
+    def cosines(self, members: Tensor) -> Tensor:
+        """``[L+1, L+1]``, of every two states, mean over the tokens that ``members`` ``[T]`` names."""
+        chosen = self.units if bool(members.all()) else self.units[:, members]
+        flat = chosen.flatten(1)
+        return flat @ flat.T / chosen.shape[1]
+
+
 class SimilarityAccumulator:
     """Feed it observations batch by batch, then ask for the result."""
 
@@ -93,27 +127,24 @@ class SimilarityAccumulator:
             ConfigError: If a hidden state is not finite.
         """
         states, _ = residual_states(backbone, inputs)
-        valid = torch.ones_like(inputs.kinds, dtype=torch.bool) if inputs.mask is None else inputs.mask
         for row, episode in enumerate(episodes):
-            stream = torch.stack([h[row, valid[row]] for h in states], dim=1).float()
-            if not bool(torch.isfinite(stream).all()):
+            # An index by a mask copies every state, and most samples have no padding.
+            seen = row if inputs.mask is None or bool(inputs.mask[row].all()) else (row, inputs.mask[row])
+            stream = _Stream([state[seen].float() for state in states])
+            if not stream.finite:
                 raise ConfigError(
                     f"the residual stream of episode {episode} is not finite: the weights are damaged, or overflow",
                     hint="copy the checkpoint again; of float16: --set model.dtype=float32",
                 )
-            self._add_sample(self._episodes[episode], stream, inputs.kinds[row, valid[row]])
+            self._add_sample(self._episodes[episode], stream, inputs.kinds[seen])
 
-    def _add_sample(self, sums: _Sums, stream: Tensor, kinds: Tensor) -> None:
-        """``stream`` ``[T, L+1, H]`` fp32, the valid tokens of one sample; ``kinds`` ``[T]``."""
-        cosines = _pairwise_cosines(stream)
+    def _add_sample(self, sums: _Sums, stream: _Stream, kinds: Tensor) -> None:
+        """``kinds`` ``[T]``."""
         for name, members in _token_classes(kinds).items():
             if bool(members.any()):
-                sums.add(name, cosines[members].mean(0).double().cpu().numpy())
-        centred = stream - stream.mean(0)
-        neighbours = torch.nn.functional.cosine_similarity(centred[:, :-1], centred[:, 1:], dim=-1)
-        sums.centred += neighbours.mean(0).double().cpu().numpy()
-        change = (stream[:, 1:] - stream[:, :-1]).norm(dim=-1) / stream[:, :-1].norm(dim=-1).clamp_min(1e-12)
-        sums.update += change.mean(0).double().cpu().numpy()
+                sums.add(name, stream.cosines(members).double().cpu().numpy())
+        sums.centred += stream.centred.double().cpu().numpy()
+        sums.update += stream.update.double().cpu().numpy()
 
     def result(self, *, resamples: int = 1000, seed: int = 0) -> SimilarityResult:
         """Everything seen so far.
@@ -139,12 +170,6 @@ class SimilarityAccumulator:
             samples=samples,
             episodes=len(sums),
         )
-
-
-def _pairwise_cosines(stream: Tensor) -> Tensor:
-    """``[T, L+1, H]`` -> ``[T, L+1, L+1]``, the cosine of every pair of layers' states, token by token."""
-    unit = torch.nn.functional.normalize(stream, dim=-1, eps=1e-12)
-    return unit @ unit.transpose(1, 2)
 
 
 def _token_classes(kinds: Tensor) -> dict[str, Tensor]:
