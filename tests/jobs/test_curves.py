@@ -125,6 +125,9 @@ def test_of_chains_the_drop_counts_subtasks(tmp_path: Path, monkeypatch: pytest.
     assert 0 < drop.low < 10 < drop.high < 20
     assert not find_success(loop, (0.0, 1.0), 9.0).met
     assert find_success(loop, (0.0, 1.0), 11.0).met
+    solved["dysl"] = solved["full"]
+    same = ClosedLoop("dysl", Recipe(), at).drop(1.0)
+    assert same.points == 0 and same.low < -20 < 20 < same.high  # 12 chains alike say little
 
 
 def test_a_crash_is_no_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from dyslctl.errors import ConfigError
 from dyslctl.jobs.curves import Point, Setting
 from dyslctl.jobs.episodes import EpisodeRecord
 from dyslctl.jobs.pareto import interpolate, pareto
-from dyslctl.jobs.statistics import mcnemar, paired_bootstrap
+from dyslctl.jobs.statistics import mcnemar, paired_difference, wilson
 
 
 def point(
@@ -59,6 +59,14 @@ def test_a_chain_has_a_mean_score_too() -> None:
     assert nearest.score_difference_ci95 == (0.25, 1.0)
 
 
+def test_two_that_solve_everything_are_not_certainly_equal() -> None:
+    """None of 10 differs, in either seed: Wilson ends at z^2 / (10 + z^2) = 0.277533."""
+    points = [point(name, "5", seed, [1] * 10, 5.0) for name in ("dysl", "static") for seed in (0, 1)]
+    nearest = pareto(points, "dysl").matched[0].nearest
+    assert nearest.difference == 0
+    assert nearest.difference_ci95 == pytest.approx((-0.277533, 0.277533), abs=1e-5)
+
+
 def test_the_full_model_stands_in_every_seed() -> None:
     points = [point("full", "", None, [1, 1, 1, 0], 12.0)]
     points += [point("dysl", "5", seed, [1, 0, 1, 0], 5.0) for seed in (0, 1, 2)]
@@ -94,13 +102,14 @@ def test_beyond_a_rivals_curve_nothing_is_read_off() -> None:
     assert [at(layers) for layers in (4.8, 4.9, 5.5, 6.1, 6.2)] == [False, True, True, True, False]
 
 
-def test_one_seed_is_mcnemar_and_the_paired_bootstrap() -> None:
+def test_one_seed_has_the_test_and_the_intervals_of_counts() -> None:
     ours, theirs = [1, 1, 1, 1, 1, 0, 0, 1], [0, 0, 0, 1, 1, 1, 0, 0]
-    (against,) = pareto([point("dysl", "5", 0, ours, 5.0), point("static", "5", 0, theirs, 5.1)], "dysl").matched
-    nearest = against.nearest
+    found = pareto([point("dysl", "5", 0, ours, 5.0), point("static", "5", 0, theirs, 5.1)], "dysl")
+    assert [pooled.success_ci95 for pooled in found.pooled] == [wilson(6, 8), wilson(3, 8)]
+    nearest = found.matched[0].nearest
     assert (nearest.wins, nearest.losses, nearest.ties) == (4, 1, 3)
     assert nearest.p_value == mcnemar(4, 1)
-    assert (nearest.difference, *nearest.difference_ci95) == pytest.approx(paired_bootstrap(ours, theirs))
+    assert (nearest.difference, nearest.difference_ci95) == (3 / 8, paired_difference(4, 1, 8))
     assert nearest.delta_layers == pytest.approx(-0.1)
 
 

@@ -94,32 +94,45 @@ def test_paired_difference_refuses_impossible_counts(wins: int, losses: int) -> 
 
 def test_bootstrap_mean_is_normal_theory_for_many_values() -> None:
     """400 alternating 0 and 1: standard error 0.5 / 20 = 0.025, so +-1.96 * 0.025 = 0.049."""
-    low, high = bootstrap_mean([0.0, 1.0] * 200)
+    low, high = bootstrap_mean([0.0, 1.0] * 200, (0, 1))
     assert (low, high) == pytest.approx((0.451, 0.549), abs=0.004)
 
 
-def test_bootstrap_mean_is_deterministic_and_exact_without_spread() -> None:
+def test_bootstrap_mean_is_deterministic() -> None:
     values = np.random.default_rng(1).normal(size=30).tolist()
-    assert bootstrap_mean(values) == bootstrap_mean(values)
-    assert bootstrap_mean(values) != bootstrap_mean(values, seed=1)
-    assert bootstrap_mean([2.5, 2.5, 2.5]) == (2.5, 2.5)
+    assert bootstrap_mean(values, (-9, 9)) == bootstrap_mean(values, (-9, 9))
+    assert bootstrap_mean(values, (-9, 9)) != bootstrap_mean(values, (-9, 9), seed=1)
     with pytest.raises(ValueError, match="no values"):
-        bootstrap_mean([])
+        bootstrap_mean([], (0, 1))
+
+
+def test_equal_values_are_no_certainty() -> None:
+    """None of 3: Wilson ends at z^2 / (3 + z^2) = 0.561497, the share of other values that may have gone unseen."""
+    assert bootstrap_mean([4.0, 4.0, 4.0], (0, 5)) == pytest.approx((4 - 0.561497 * 4, 4 + 0.561497), abs=1e-6)
+    assert bootstrap_mean([1.0] * 3, (0, 1)) == pytest.approx(wilson(3, 3))
 
 
 def test_paired_bootstrap_sees_through_the_spread_that_pairs_share() -> None:
-    """Chains of 0..4 solved subtasks, the second method always one more: the difference has no spread at all."""
+    """Chains of 0..4 solved subtasks, the second method one more but once: all that spreads is that one."""
     base = [0.0, 1.0, 2.0, 3.0, 4.0] * 4
-    assert paired_bootstrap([value + 1 for value in base], base) == (1.0, 1.0, 1.0)
+    better = [value + 1 for value in base[:-1]] + base[-1:]
+    assert paired_bootstrap(better, base, 5) == (0.95, 0.85, 1.0)
     with pytest.raises(ValueError, match="found 2 and 1"):
-        paired_bootstrap([1.0, 2.0], [1.0])
+        paired_bootstrap([1.0, 2.0], [1.0], 5)
+
+
+def test_equal_differences_are_no_certainty() -> None:
+    """20 chains of 5, always one more: q = z^2 / (20 + z^2) = 0.161125, of differences between -5 and 5."""
+    base = [0.0, 1.0, 2.0, 3.0, 4.0] * 4
+    found = paired_bootstrap([value + 1 for value in base], base, 5)
+    assert found == pytest.approx((1.0, 1 - 6 * 0.161125, 1 + 4 * 0.161125), abs=1e-5)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=20))
 def test_swapping_the_pair_changes_the_sign(pairs: list[tuple[int, int]]) -> None:
     a, b = [float(x) for x, _ in pairs], [float(y) for _, y in pairs]
-    mean, low, high = paired_bootstrap(a, b)
-    assert paired_bootstrap(b, a) == pytest.approx((-mean, -high, -low))
+    mean, low, high = paired_bootstrap(a, b, 5)
+    assert paired_bootstrap(b, a, 5) == pytest.approx((-mean, -high, -low))
     assert low <= mean + 1e-9 and mean - 1e-9 <= high
 
 

@@ -95,10 +95,11 @@ class ClosedLoop:
 
     def drop(self, dial: float) -> Drop:
         """What the method loses at ``dial`` against the full model, episode by episode."""
-        pair, subtasks = compare(self._play(dial).records, self._full.records), self._stage.suite.max_score
+        subtasks = self._stage.suite.max_score
+        pair = compare(self._play(dial).records, self._full.records, subtasks)
         if subtasks > 1 and pair.score_difference_ci95 is not None:
             worst, best = pair.score_difference_ci95
-            return Drop(*(-100 * gain / subtasks for gain in (pair.score_difference or 0.0, best, worst)))
+            return Drop(*(0.0 - 100 * gain / subtasks for gain in (pair.score_difference or 0.0, best, worst)))
         pairs = pair.wins + pair.losses + pair.ties
         low, high = paired_difference(pair.losses, pair.wins, pairs)
         return Drop(100 * (pair.losses - pair.wins) / pairs, 100 * low, 100 * high)

@@ -1,8 +1,8 @@
 """Success against layers: curves pooled over training seeds, and one method compared with the others at equal layers.
 
-Every seed's points are played from the same initial states. All intervals come from one joint resampling of seeds and
+Every seed's points are played from the same initial states. Intervals come from one joint resampling of seeds and
 initial states (``statistics.crossed_bootstrap``), so that what the methods share - a hard initial state, a badly
-trained seed - cancels in their differences.
+trained seed - cancels in their differences. Success of a single seed is a count, and has the intervals of counts.
 """
 
 from __future__ import annotations
@@ -17,11 +17,18 @@ from dyslctl.errors import ConfigError
 from dyslctl.jobs.budget import LAYER_TOLERANCE
 from dyslctl.jobs.curves import Point
 from dyslctl.jobs.episodes import EpisodeRecord
-from dyslctl.jobs.statistics import crossed_bootstrap, mcnemar, percentile_interval, wilson
+from dyslctl.jobs.statistics import (
+    crossed_bootstrap,
+    mcnemar,
+    paired_difference,
+    percentile_interval,
+    wilson,
+    without_spread,
+)
 
 INTERVALS = (
-    "success of one seed: 95 % Wilson; over seeds, and all differences: 95 % percentile bootstrap of seeds and "
-    "initial states (crossed)"
+    "95 %; of one seed: Wilson for success, adjusted Wald for its paired differences; all others: percentile bootstrap of "
+    "seeds and initial states (crossed)"
 )
 SUCCESS, SCORE, LAYERS, INFERENCES, VERIFICATIONS, EPISODES = range(6)
 """Quantities of an episode."""
@@ -34,8 +41,8 @@ class PooledPoint:
 
     Attributes:
         seeds, episodes: How many seeds, each on how many initial states.
-        success_ci95: Where every episode ended alike there is nothing to resample: then the Wilson interval of one
-            seed's episodes.
+        success_ci95: Of one seed Wilson's interval; and where every episode ended alike, since there is nothing to
+            resample, that of one seed's episodes.
         layers_per_inference: Total layers over total inferences; re-predictions add layers and no inference.
     """
 
@@ -200,7 +207,7 @@ class _Curves:
 
     def _success_interval(self, place: int) -> Interval:
         solved = self.values[:, :, place, SUCCESS]
-        if solved.min() == solved.max():
+        if len(solved) == 1 or solved.min() == solved.max():
             return wilson(int(solved[0].sum()), solved.shape[1])
         return percentile_interval(self._draws[:, place, SUCCESS])
 
@@ -219,13 +226,15 @@ def _interpolated(curves: _Curves, place: int, rival: str) -> Interpolated | Non
     (success, success_drawn), (other, other_drawn) = curves.means(place), curves.means(places)
     rival_success = float(interpolate(at[None], layers[None], other[None])[0])
     drawn = success_drawn - interpolate(at_drawn, layers_drawn, other_drawn)
-    return Interpolated(rival_success, float(success) - rival_success, percentile_interval(drawn))
+    difference = float(success) - rival_success
+    return Interpolated(rival_success, difference, _interval(drawn, difference, curves.values.shape[1], 1.0))
 
 
 def _nearest(curves: _Curves, place: int, rival: str) -> Nearest:
     places, (at, _) = curves.of(rival), curves.layers(place)
     other = min(places, key=lambda candidate: abs(float(curves.layers(candidate)[0] - at)))
     success, score = _difference(curves, place, other, SUCCESS), _difference(curves, place, other, SCORE)
+    seeds = len(curves.values)
     solved = curves.values[:, :, [place, other], SUCCESS].sum(0)
     wins, losses = int((solved[:, 0] > solved[:, 1]).sum()), int((solved[:, 0] < solved[:, 1]).sum())
     return Nearest(
@@ -233,7 +242,7 @@ def _nearest(curves: _Curves, place: int, rival: str) -> Nearest:
         delta_layers=float(at - curves.layers(other)[0]),
         delta_layers_per_episode=float(curves.layers(place, EPISODES)[0] - curves.layers(other, EPISODES)[0]),
         difference=success[0],
-        difference_ci95=success[1],
+        difference_ci95=paired_difference(wins, losses, len(solved)) if seeds == 1 else success[1],
         score_difference=score[0],
         score_difference_ci95=score[1],
         wins=wins,
@@ -245,7 +254,15 @@ def _nearest(curves: _Curves, place: int, rival: str) -> Nearest:
 
 def _difference(curves: _Curves, place: int, other: int, quantity: int) -> tuple[float, Interval]:
     (mean, drawn), (rival_mean, rival_drawn) = curves.means(place, quantity), curves.means(other, quantity)
-    return float(mean - rival_mean), percentile_interval(drawn - rival_drawn)
+    difference, largest = float(mean - rival_mean), max(1.0, float(curves.values[..., quantity].max()))
+    return difference, _interval(drawn - rival_drawn, difference, curves.values.shape[1], largest)
+
+
+def _interval(drawn: np.ndarray, difference: float, states: int, largest: float) -> Interval:
+    """Of a difference of values up to ``largest``, by its resamples; they tell nothing where all are equal."""
+    if np.ptp(drawn) == 0:
+        return without_spread(difference, states, (-largest, largest))
+    return percentile_interval(drawn)
 
 
 def interpolate(at: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -63,11 +63,14 @@ def paired_difference(wins: int, losses: int, pairs: int, confidence: float = 0.
     return max(-1.0, won - lost - half), min(1.0, won - lost + half)
 
 
-def bootstrap_mean(values: Sequence[float], confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def bootstrap_mean(
+    values: Sequence[float], bounds: tuple[float, float], confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
     """Percentile-bootstrap interval of a mean, e.g. of the average successful length of chains.
 
     Args:
-        values: ``n >= 1`` independent values.
+        values: ``n >= 1`` independent values. Where all are equal, see :func:`without_spread`.
+        bounds: The least and the largest that a value may be.
         confidence: Share of resampled means inside.
         seed: Of the resampling: equal inputs give equal intervals.
 
@@ -76,14 +79,31 @@ def bootstrap_mean(values: Sequence[float], confidence: float = 0.95, seed: int 
     """
     if len(values) == 0:
         raise ValueError("a mean of no values has no interval")
+    if min(values) == max(values):
+        return without_spread(values[0], len(values), bounds, confidence)
     column = np.asarray(values, np.float64)[None, :, None]
     return percentile_interval(crossed_bootstrap(column, seed)[:, 0], confidence)
 
 
+def without_spread(
+    value: float, count: int, bounds: tuple[float, float], confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval of a mean of ``count`` values that are all ``value``, which a bootstrap would be certain of.
+
+    Of another value there may be a share that was not seen, at most ``q``, the end of the Wilson interval of none:
+
+        value - q (value - low)  ..  value + q (high - value)
+    """
+    unseen, (low, high) = wilson(0, count, confidence)[1], bounds
+    return value - unseen * (value - low), value + unseen * (high - value)
+
+
 def paired_bootstrap(
-    a: Sequence[float], b: Sequence[float], confidence: float = 0.95, seed: int = 0
+    a: Sequence[float], b: Sequence[float], largest: float, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
     """Mean of ``a - b`` over pairs, with its percentile-bootstrap interval: ``(mean, low, high)``.
+
+    Values are from 0 to ``largest``; where all differences are equal, see :func:`without_spread`.
 
     Raises:
         ValueError: If ``a`` and ``b`` differ in length or are empty.
@@ -91,7 +111,7 @@ def paired_bootstrap(
     if len(a) != len(b):
         raise ValueError(f"pairs need equally many values, found {len(a)} and {len(b)}")
     differences = np.asarray(a, np.float64) - np.asarray(b, np.float64)
-    low, high = bootstrap_mean(differences.tolist(), confidence, seed)
+    low, high = bootstrap_mean(differences.tolist(), (-largest, largest), confidence, seed)
     return float(differences.mean()), low, high
 
 

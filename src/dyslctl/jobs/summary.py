@@ -160,7 +160,7 @@ def summarize(
         split=split,
         episodes=episodes,
         methods={name: summarize_method(own, max_score) for name, own in by_method.items()},
-        paired={name: compare(by_method[one], by_method[other]) for name, (one, other) in pairs.items()},
+        paired={name: compare(by_method[one], by_method[other], max_score) for name, (one, other) in pairs.items()},
         records=ordered,
     )
 
@@ -182,7 +182,7 @@ def summarize_method(records: Sequence[EpisodeRecord], max_score: int = 1) -> Me
         errors=len(records) - len(done),
         first_error=next((record.error for record in records if not record.done), None),
         avg_len=_ratio(sum(scores), len(done)),
-        avg_len_ci95=bootstrap_mean(scores) if scores else None,
+        avg_len_ci95=bootstrap_mean(scores, (0, max_score)) if scores else None,
         chain_rates=_chain_rates(scores, max_score) if scores else None,
         mean_layers_run=_ratio(layers, inferences),
         mean_tokens=_ratio(sum(record.layer_tokens for record in counted), sum(r.layers_run for r in counted)),
@@ -196,13 +196,14 @@ def summarize_method(records: Sequence[EpisodeRecord], max_score: int = 1) -> Me
     )
 
 
-def compare(method: Sequence[EpisodeRecord], versus: Sequence[EpisodeRecord]) -> Comparison:
+def compare(method: Sequence[EpisodeRecord], versus: Sequence[EpisodeRecord], max_score: int = 1) -> Comparison:
     """Pair ``method`` with ``versus`` by episode; episodes that either did not finish are left out."""
     other = {record.index: record for record in versus if record.done}
     pairs = [(record, other[record.index]) for record in method if record.done and record.index in other]
     wins = sum(a.success and not b.success for a, b in pairs)
     losses = sum(b.success and not a.success for a, b in pairs)
-    difference = paired_bootstrap([a.score for a, _ in pairs], [b.score for _, b in pairs]) if pairs else None
+    scores = [(a.score, b.score) for a, b in pairs]
+    difference = paired_bootstrap(*zip(*scores, strict=True), max_score) if pairs else None
     return Comparison(
         versus=versus[0].method if versus else BASELINE,
         wins=wins,
