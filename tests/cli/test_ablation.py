@@ -166,6 +166,16 @@ def test_cells_that_learn_the_same_share_a_training(profiled: dict[str, Any], do
     assert shown["methods"]["dysl-paper"]["episodes"] == 1
 
 
+def test_what_needs_no_training_needs_no_trained_run(profiled: dict[str, Any], document: Documents) -> None:
+    """``efficientvla`` is built from the skip profile, which is the run's where nothing has been trained."""
+    cells = "[{name: a, method: divprune}, {name: b, method: efficientvla}]"
+    Path("own.yaml").write_text(
+        f"schema: dyslctl.ablations/1\ntables:\n  x: {{title: t, reference: a, cells: {cells}}}\n"
+    )
+    assert [cell["name"] for cell in document(*SWEEP, "--table", "own.yaml")["cells"]] == ["full", "a", "b"]
+    assert not (RUN / "seeds").exists()
+
+
 def test_resumed_it_trains_fits_and_plays_nothing_again(
     profiled: dict[str, Any], document: Documents, run: Run, mine: str, monkeypatch: pytest.MonkeyPatch, tiny_suite: Any
 ) -> None:

@@ -115,6 +115,7 @@ def test_what_changes_no_weights_trains_nothing_again(
         (["--budgets", "0"], "greater than 0"),
         (["--seeds", "0.5"], "pareto.seeds"),
         (["--method", "dysl,statc"], "no method named 'statc'"),
+        (["--method", "full"], "'full' is always there"),
         (["--method", "dysl,static", "--set", "distill.kd_weight=1.0"], "distill.kd_weight: no method in use"),
         (["--method", "dysl-paper", "--set", "distill.remembers=false"], "distill.remembers: no method in use"),
         (["--method", "random-skip", "--set", "distill.steps=3"], "nothing is trained"),

@@ -18,6 +18,7 @@ from dyslctl.artifacts.lock import locked
 from dyslctl.artifacts.run_dir import RunDirectory
 from dyslctl.artifacts.strict_yaml import read_yaml
 from dyslctl.jobs import closed_loop
+from dyslctl.report.page import gather, summary
 
 Run = Callable[..., Result]
 Documents = Callable[..., dict[str, Any]]
@@ -394,6 +395,18 @@ def test_report_leaves_out_what_belongs_to_an_earlier_profile(distilled: dict[st
     assert len(document("report")["results"]) == 4
     document("profile", "--ratio", "0.75")
     assert document("report")["results"] == ["dyslctl.profile/1"]
+
+
+def test_report_puts_no_two_bundles_into_one_row(distilled: dict[str, Any], document: Documents) -> None:
+    document("eval", "--method", "full,dysl")
+    settings = Path("runs/tiny/bundles/dysl/bundle.yaml")
+    settings.write_text(settings.read_text() + "# calibrated anew\n")
+    document("bench", "--method", "full,dysl")
+    shown = summary(gather(RunDirectory(Path("runs/tiny"))))
+    assert [column.header for column in shown.columns] == ["method", "LLM ms on cpu, measured", "speedup"]
+    assert len(shown.notes) == 1 and shown.notes[0].startswith("not here, a bundle has changed since: dyslctl eval")
+    document("eval", "--method", "full,dysl")
+    assert "success on tiny_reach" in [c.header for c in summary(gather(RunDirectory(Path("runs/tiny")))).columns]
 
 
 def test_report_of_an_empty_run(profiled: dict[str, Any], run: Run) -> None:

@@ -60,6 +60,12 @@ def test_kept_layers_and_latency_take_what_is_trained(paper: dict[str, Any], doc
     assert {row["part"] for row in kept("latency", found)} == {*found["breakdowns"][0]["parts_ms"], "together"}
 
 
+def test_latency_of_a_method_that_prunes(profiled: dict[str, Any], document: Documents) -> None:
+    found = document("analyze", "latency", *FEW, "--method", "full,fastv")
+    full, fastv = (row["parts_ms"] for row in found["breakdowns"])
+    assert full["tokens"] == fastv["controllers"] == 0 < fastv["tokens"]
+
+
 def test_continuity(distilled: dict[str, Any], document: Documents) -> None:
     found = document("analyze", "continuity", *FEW, "--ranges", "2")
     assert (found["method"], len(found["rows"]), found["everywhere"]["share"]) == ("dysl", 2, 1.0)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from dyslctl.devices.presets import find_device
 from dyslctl.devices.roofline import Usage, predict
-from dyslctl.dysl.exit_policy import ExitSettings
+from dyslctl.dysl.exit_policy import ExitPolicy, ExitSettings
+from dyslctl.dysl.exit_schedule import PlannedExit
 from dyslctl.dysl.exits import ExitModules, ExitSizes
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.errors import ConfigError, EnvironmentMismatch
@@ -19,9 +20,9 @@ from dyslctl.jobs import bench as bench_module
 from dyslctl.jobs.bench import BenchPlan, Subject, bench, torch_device
 from dyslctl.jobs.charges import exit_params
 from dyslctl.jobs.latency import Series, demonstration_frames
-from dyslctl.jobs.token_sweep import EvenlySpaced
+from dyslctl.jobs.token_sweep import EvenlySpaced, alike
 from dyslctl.method_assets import Assets
-from dyslctl.types import LayerState
+from dyslctl.types import LayerInputs, LayerState, Observation
 
 if TYPE_CHECKING:
     from tests.tiny import TinyBackbone, TinyReach
@@ -179,11 +180,28 @@ def test_a_number_of_tokens_that_cannot_be_is_refused(subject: Subject, tokens: 
     ],
 )
 def test_it_is_refused_before_anything_is_timed(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch, asked: tuple[int, ...], where: dict[str, str], said: str
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, asked: tuple[int, ...], where: dict[str, Any], said: str
 ) -> None:
     monkeypatch.delattr(bench_module, "measure")
     with pytest.raises(ConfigError, match=said):
         bench(subject, replace(PLAN, tokens=asked), **where)
+
+
+@pytest.mark.parametrize("name", ["dysl", "dysl+specprune"])
+def test_what_never_skips_chooses_no_tokens_either(subject: Subject, name: str) -> None:
+    """Its time over that of ``full`` is what deciding about layers costs."""
+    (policy,) = bench_module._never_skip(subject, ("full", name)).values()
+    assert type(policy) is ExitPolicy and type(policy.schedule) is PlannedExit
+
+
+def test_a_sweep_takes_episodes_with_equally_many_tokens() -> None:
+    class Words:
+        def encode(self, observations: list[Observation]) -> LayerInputs:
+            count = len(observations[0].instruction.split())
+            return LayerInputs(torch.zeros(1, count, 2), *torch.zeros(2, 1, count, dtype=torch.int64).unbind())
+
+    short, long = (Observation({}, words) for words in ("take it", "take the red one"))
+    assert alike(Words(), [[short, short], [long], [short]]) == [[short, short], [short]]  # type: ignore[arg-type]
 
 
 def test_evenly_spaced_tokens_stay(tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach]) -> None:

@@ -138,6 +138,17 @@ def test_frames_are_those_a_policy_would_see(tiny_suite: type[TinyReach]) -> Non
     np.testing.assert_array_equal(shown, recorded)
 
 
+def test_a_chain_is_shown_instruction_by_instruction(tiny_suite: type[TinyReach]) -> None:
+    """A policy begins anew at each; the second may begin between two frames of a plain stride."""
+    suite = tiny_suite(3)
+    observations = suite.demonstrate(suite.episodes("tune", 1)[0]).observations
+    frames = demonstration_frames(suite, 1)
+    assert [len({frame.instruction for frame in shown}) for shown in frames] == [1, 1, 1]
+    words = [observation.instruction for observation in observations]
+    second = next(i for i, word in enumerate(words) if word != words[0])
+    np.testing.assert_array_equal(frames[1][0].images["agent"], observations[second].images["agent"])
+
+
 def test_no_frame_is_painted_while_the_clock_runs() -> None:
     frames = demonstration_frames(TabletopObject(), 1)
     assert all(type(frame.images) is dict for frame in frames[0])

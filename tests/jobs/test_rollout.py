@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from dyslctl.artifacts.lock import locked
 from dyslctl.engine import RUN, Jump, LayerSchedule, Step
 from dyslctl.errors import ArtifactError, ConfigError, EnvironmentMismatch, PluginError
 from dyslctl.jobs.crew import DEATHS, Died
-from dyslctl.jobs.rollout import evaluate
+from dyslctl.jobs.rollout import discard, evaluate
 from dyslctl.jobs.summary import EvaluationResult
 from dyslctl.jobs.workers import Policies, Task
 from dyslctl.policy import SchedulePolicy, full_policy
@@ -296,7 +297,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_resuming_completes_it(
     real, calls = os.write, iter(range(10**6))
 
     def write(descriptor: int, data: bytes) -> int:
-        if next(calls) == 5:
+        if next(calls) == 1 + 5:  # the first says who holds the lock
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(descriptor, data)
 
@@ -306,6 +307,18 @@ def test_a_disk_that_fills_up_stops_the_run_and_resuming_completes_it(
     assert len(rows(tmp_path / "cut")) == 5
     run(tmp_path / "cut", count=4, resume=True)
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+
+
+def test_two_evaluations_cannot_share_a_folder(tmp_path: Path) -> None:
+    """The file is reopened for every line: episodes of the older would stand under the manifest of the newer."""
+    run(tmp_path / "eval", count=1)
+    before = rows(tmp_path / "eval")
+    with locked(tmp_path / "eval.lock", "", ""):
+        for evaluate_or_discard in (lambda: run(tmp_path / "eval", count=1), lambda: discard(tmp_path / "eval")):
+            with pytest.raises(EnvironmentMismatch, match="eval is being evaluated by process"):
+                evaluate_or_discard()
+    assert rows(tmp_path / "eval") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["eval"]
 
 
 def test_an_unwritable_folder(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ def _parts(records: Sequence[EpisodeRecord], inferences: int, shares: PassShares
         "layers": first_pass * shares.layers,
         "controllers": first_pass * shares.controllers,
         "adapters": first_pass * shares.adapters,
+        "tokens": first_pass * shares.tokens,
         "reprediction": again,
         "head": head,
         "guidance": mean["guidance"],

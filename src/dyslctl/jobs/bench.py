@@ -44,7 +44,7 @@ from dyslctl.jobs.latency_prediction import (
 )
 from dyslctl.jobs.layer_rivals import compare
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
-from dyslctl.jobs.token_sweep import measured_sweep, predicted_sweep, token_counts
+from dyslctl.jobs.token_sweep import alike, measured_sweep, predicted_sweep, token_counts
 from dyslctl.method_assets import NO_ASSETS, Assets, Setup
 from dyslctl.policy import Policy
 from dyslctl.pruning.settings import PRUNING, PruningSettings
@@ -222,7 +222,8 @@ def _measured_sweep(
 ) -> list[Row]:
     if not counts:
         return []
-    return measured_sweep(subject.backbone, frames, counts, plan.series, subject.suite.execute_horizon, progress)
+    shown, horizon = alike(subject.backbone, frames), subject.suite.execute_horizon
+    return measured_sweep(subject.backbone, shown, counts, plan.series, horizon, progress)
 
 
 def _compared(subject: Subject, plan: BenchPlan, frames: Episodes, progress: Progress) -> list[Row]:
@@ -252,8 +253,11 @@ def _policy(
 
 
 def _never_skip(subject: Subject, names: Iterable[str]) -> dict[str, Policy]:
-    """The reference method with its dial at the end where every decision falls for running; none if none can skip."""
-    name = methods.reference(names)
+    """The reference method with its dial at the end where every decision falls for running; none if none can skip.
+
+    Choosing tokens is no such decision: of methods that do both, the one that skips layers is asked alone.
+    """
+    name = methods.reference(name for name in names if not methods.method(name).fewer_tokens)
     name = "dysl-paper-no-pre" if name.startswith("dysl-paper") else name
     dial = methods.method(name).dial
     if dial is None or methods.method(name).bundle not in subject.assets.bundles:

@@ -19,6 +19,7 @@ from dyslctl.backbone import Backbone
 from dyslctl.devices.roofline import Usage
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
+from dyslctl.jobs.trajectories import inference_steps
 from dyslctl.policy import Policy, StepReport
 from dyslctl.suite import Split, TaskSuite
 from dyslctl.types import Observation
@@ -187,9 +188,17 @@ def device_clock(device: torch.device) -> Clock:
 
 
 def demonstration_frames(suite: TaskSuite, episodes: int, split: Split = "tune") -> list[list[Observation]]:
-    """What a policy is shown in the first ``episodes`` of ``split``: every ``execute_horizon``-th expert frame."""
-    demonstrations = (suite.demonstrate(spec) for spec in suite.demonstrated_episodes(split, episodes))
-    return [[seen.painted() for seen in each.observations[:: suite.execute_horizon]] for each in demonstrations]
+    """What a policy is shown in the first ``episodes`` of ``split``: every ``execute_horizon``-th expert frame.
+
+    One list an instruction, since policies begin anew at each; a chain has several.
+    """
+    found = list[list[Observation]]()
+    for spec in suite.demonstrated_episodes(split, episodes):
+        demonstration = suite.demonstrate(spec)
+        seen = [demonstration.observations[step] for step in inference_steps(demonstration, suite.execute_horizon)]
+        by_instruction = itertools.groupby(seen, lambda observation: observation.instruction)
+        found += [[observation.painted() for observation in group] for _, group in by_instruction]
+    return found
 
 
 def skip_efficiency(full_ms: float, skip_ms: float, fraction_skipped: float) -> float:

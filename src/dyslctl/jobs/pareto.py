@@ -27,8 +27,8 @@ from dyslctl.jobs.statistics import (
 )
 
 INTERVALS = (
-    "95 %; of one seed: Wilson for success, adjusted Wald for its paired differences; all others: percentile bootstrap of "
-    "seeds and initial states (crossed)"
+    "95 %; of one seed: Wilson for success, adjusted Wald for its paired differences; all others: percentile "
+    "bootstrap of seeds and initial states (crossed)"
 )
 SUCCESS, SCORE, LAYERS, INFERENCES, VERIFICATIONS, EPISODES = range(6)
 """Quantities of an episode."""

@@ -100,20 +100,29 @@ class PolicyRecipe:
         return partial(make_policy, method, self)
 
     def identity(self) -> dict[str, str]:
-        """Digests of the trained modules and of their settings: what makes two evaluations comparable.
+        """Digests of the skip profile and the bundles: what makes two evaluations comparable.
 
         Raises:
             ArtifactError: If there is no bundle where one is expected.
         """
-        identity = {"skip_profile": sha256(self.skip_profile)} if self.skip_profile.exists() else {}
+        profile = {"skip_profile": sha256(self.skip_profile)} if self.skip_profile.exists() else {}
+        return {**profile, **{f"{method}_settings": digest for method, digest in self.digests().items()}}
+
+    def digests(self) -> dict[str, str]:
+        """Of each bundle, trained modules and settings: what a result says it was made with.
+
+        Raises:
+            ArtifactError: If there is no bundle where one is expected.
+        """
+        found = {}
         for method, folder in self.bundles.items():
             if not (folder / SETTINGS).exists():
                 raise ArtifactError(
                     f"there is no bundle at {folder}",
                     hint=f"dyslctl distill --method {method} makes it; --resume goes on with an interrupted one",
                 )
-            identity[f"{method}_settings"] = sha256(folder / SETTINGS)
-        return identity
+            found[method] = sha256(folder / SETTINGS)
+        return found
 
     def about(self, names: Iterable[str]) -> dict[str, Any]:
         """All that episodes of the methods ``names`` depend on beside suite and initial states: resuming compares it.
@@ -126,6 +135,7 @@ class PolicyRecipe:
         return {
             "backbone": self.backbone.load().spec.fingerprint,
             "options": self.backbone.options,
+            "device": self.backbone.device,
             "dtype": self.backbone.dtype,
             "backend": self.backbone.backend,
             "seed": self.seed,

@@ -12,7 +12,7 @@ import json
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 from dyslctl.artifacts.files import append_jsonl, make_folder, read_json, read_jsonl, write_json, write_jsonl
 from dyslctl.artifacts.fingerprint import environment
+from dyslctl.artifacts.lock import locked
 from dyslctl.artifacts.manifest import check_same
 from dyslctl.errors import ConfigError, PluginError
 from dyslctl.jobs.episodes import RESTART, EpisodeRecord
@@ -79,7 +80,8 @@ def evaluate(
     Raises:
         ConfigError: If there is nothing to evaluate.
         ArtifactError: If ``out`` holds an evaluation of something else, or a damaged one.
-        EnvironmentMismatch: If ``out`` cannot be written, worker processes die as they start, or videos cannot be made.
+        EnvironmentMismatch: If ``out`` cannot be written, another process evaluates there, worker processes die as they
+            start, or videos cannot be made.
         PluginError: If a method crashes with the same error three times in a row.
     """
     if not policies or not episodes:
@@ -87,25 +89,40 @@ def evaluate(
     place = Placement(workers, batch, episode_timeout, executor)
     filming = None if video is None else Filming.of(video, episodes, out / VIDEOS)
     manifest = _manifest(suite, list(policies), episodes, {"workers": workers, "batch": batch}, about or {})
-    log = _EpisodeLog(out, manifest, episodes, resume)
-    tasks = [(spec, method) for spec in episodes for method in log.missing(list(policies), spec)]
-    progress.start(len(episodes) * len(policies), description)
-    progress.advance(len(log.records))
-    try:
-        with closing(play(suite, policies, tasks, place, filming)) as records:
-            for record in records:
-                log.append(record)
-                progress.advance(1, **log.running_success(record.method))
-    finally:
-        progress.close()
-        if filming is not None:
-            filming.sweep()
+    with _alone(out):
+        log = _EpisodeLog(out, manifest, episodes, resume)
+        tasks = [(spec, method) for spec in episodes for method in log.missing(list(policies), spec)]
+        progress.start(len(episodes) * len(policies), description)
+        progress.advance(len(log.records))
+        try:
+            with closing(play(suite, policies, tasks, place, filming)) as records:
+                for record in records:
+                    log.append(record)
+                    progress.advance(1, **log.running_success(record.method))
+        finally:
+            progress.close()
+            if filming is not None:
+                filming.sweep()
     kept = list(log.records.values())
     return summarize(suite.name, episodes[0].split, len(episodes), list(policies), kept, suite.max_score)
 
 
+def _alone(out: Path) -> AbstractContextManager[None]:
+    """Nobody else writes into ``out``: episodes of two evaluations in one file could not be told apart."""
+    return locked(out.with_name(f"{out.name}.lock"), f"{out} is being evaluated", "evaluate in another run (--run)")
+
+
 def discard(out: Path) -> None:
-    """Forget the evaluation in ``out``, if there is one: its manifest first, so that no part of it is ever resumed."""
+    """Forget the evaluation in ``out``, if there is one: its manifest first, so that no part of it is ever resumed.
+
+    Raises:
+        EnvironmentMismatch: If another process evaluates there.
+    """
+    with _alone(out):
+        _remove(out)
+
+
+def _remove(out: Path) -> None:
     for name in (MANIFEST, EPISODES):
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / VIDEOS, ignore_errors=True)
@@ -129,7 +146,7 @@ class _EpisodeLog:
             records = (EpisodeRecord.of(row, self.path) for row in read_jsonl(self.path))
             self.records = {record.key: record for record in records if record.done}
         else:
-            discard(out)
+            _remove(out)
         # Episodes first: a kill between the two must not leave old episodes under a new manifest.
         write_jsonl(self.path, [record.as_dict() for record in self.records.values()])
         write_json(out / MANIFEST, manifest)

@@ -202,8 +202,8 @@ def compare(method: Sequence[EpisodeRecord], versus: Sequence[EpisodeRecord], ma
     pairs = [(record, other[record.index]) for record in method if record.done and record.index in other]
     wins = sum(a.success and not b.success for a, b in pairs)
     losses = sum(b.success and not a.success for a, b in pairs)
-    scores = [(a.score, b.score) for a, b in pairs]
-    difference = paired_bootstrap(*zip(*scores, strict=True), max_score) if pairs else None
+    ours, theirs = [a.score for a, _ in pairs], [b.score for _, b in pairs]
+    difference = paired_bootstrap(ours, theirs, max_score) if pairs else None
     return Comparison(
         versus=versus[0].method if versus else BASELINE,
         wins=wins,

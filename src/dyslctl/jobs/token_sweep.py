@@ -23,7 +23,7 @@ from dyslctl.jobs.latency import Episodes, Series, measure
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.policy import SchedulePolicy
 from dyslctl.pruning.tokens import retain, views
-from dyslctl.types import LayerState
+from dyslctl.types import LayerState, Observation
 
 Row = dict[str, Any]
 
@@ -42,6 +42,12 @@ class EvenlySpaced(LayerSchedule):
             kept = torch.linspace(0, len(seen) - 1, wanted, device=seen.device).round().long()
             retain(state, [state.positions[0, seen[kept]]])
         return RUN
+
+
+def alike(backbone: Backbone, frames: Episodes) -> list[list[Observation]]:
+    """Those of the episodes that begin with as many tokens as the first: a longer prompt has more to start from."""
+    count = backbone.encode([frames[0][0]]).kinds.shape[1]
+    return [list(episode) for episode in frames if backbone.encode([episode[0]]).kinds.shape[1] == count]
 
 
 def token_counts(backbone: Backbone, frames: Episodes, counts: Sequence[int]) -> list[int]:
@@ -64,7 +70,10 @@ def measured_sweep(
     execute_horizon: int,
     progress: Progress = NO_PROGRESS,
 ) -> list[Row]:
-    """One row for each of ``counts``, as :func:`token_counts` gives them. Interleaved, as methods are."""
+    """One row for each of ``counts``, as :func:`token_counts` gives them, on frames that are :func:`alike`.
+
+    Interleaved, as methods are.
+    """
     policies = {str(count): SchedulePolicy(backbone, EvenlySpaced(count), execute_horizon) for count in counts}
     latency = measure(backbone, policies, frames, series, progress=progress)
     times = {count: (latency[str(count)].p50("llm"), latency[str(count)].p50("end_to_end")) for count in counts}

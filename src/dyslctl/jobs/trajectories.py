@@ -113,7 +113,7 @@ def demonstrate(backbone: Backbone, suite: TaskSuite, spec: EpisodeSpec, *, foll
     """
     demonstration = suite.demonstrate(spec)
     trajectory = Trajectory(spec, score=demonstration.score)
-    starts = _inference_steps(demonstration, suite.execute_horizon)
+    starts = inference_steps(demonstration, suite.execute_horizon)
     for step, following in zip(starts, [*starts[1:], len(demonstration.actions)], strict=True):
         chunk = backbone.normalize(demonstration.chunk(step, backbone.spec.chunk_length)).astype(np.float32)
         (meant,) = backbone.decode_action(torch.from_numpy(chunk)[None])
@@ -141,7 +141,7 @@ def _followed(backbone: Backbone, trajectory: Trajectory) -> list[Tensor | None]
     return found
 
 
-def _inference_steps(demonstration: Demonstration, horizon: int) -> list[int]:
+def inference_steps(demonstration: Demonstration, horizon: int) -> list[int]:
     """Every ``horizon`` steps, and anew at each new instruction: a policy drops the rest of its chunk there."""
     steps: list[int] = []
     words = None

@@ -12,6 +12,7 @@ from functools import partial
 
 import torch
 
+from dyslctl.devices.host import usable_cpus
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.crew import Died
 from dyslctl.jobs.episodes import EpisodeRecord, episode
@@ -91,8 +92,7 @@ def play(
 
 
 def _player_of_a_worker(suite: TaskSuite, policies: Policies, place: Placement, filming: Filming | None) -> Player:
-    if place.workers > 1:
-        torch.set_num_threads(1)
+    torch.set_num_threads(1 if place.workers > 1 else min(torch.get_num_threads(), usable_cpus()))
     return Player(suite, policies, place.batch, filming)
 
 

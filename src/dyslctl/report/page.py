@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dyslctl.artifacts.files import atomic_write, read_json
+from dyslctl.artifacts.bundle import SETTINGS
+from dyslctl.artifacts.files import atomic_write, read_json, sha256
 from dyslctl.artifacts.run_dir import RESULTS, RunDirectory
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.errors import ArtifactError
@@ -81,8 +82,14 @@ def gather(run: RunDirectory) -> Results:
 
 
 def summary(results: Results) -> Table:
-    """One row a method: success of the last evaluation, latency of every device."""
-    evaluations, benches = results.of("eval"), results.of("bench")
+    """One row a method: success on the run's suite, or the last there is, and latency of every device.
+
+    Only what was played and timed with the bundles as they are now: numbers of two bundles do not belong in one row.
+    """
+    old = [document for document in (*results.of("eval"), *results.of("bench")) if _is_old(results.run, document)]
+    evaluations = [document for document in results.of("eval") if document not in old]
+    evaluations.sort(key=lambda document: document["suite"] == results.run.manifest().suite)
+    benches = [document for document in results.of("bench") if document not in old]
     columns = [Column("method", numeric=False)]
     if evaluations:
         columns += [Column(f"success on {evaluations[-1]['suite']}"), Column("95 % interval"), Column("layers run")]
@@ -98,6 +105,7 @@ def summary(results: Results) -> Table:
         for name in names
     ]
     notes = [f"{document['episodes']} paired episodes, split {document['split']}" for document in evaluations[-1:]]
+    notes += [f"not here, a bundle has changed since: {document['command']}" for document in old]
     return Table("Summary", columns, rows, notes)
 
 
@@ -139,6 +147,12 @@ def write_report(results: Results, output: Path | None = None) -> Path:
 
 def _kind(document: Document) -> str:
     return str(document["schema"]).removeprefix("dyslctl.").partition("/")[0]
+
+
+def _is_old(run: RunDirectory, document: Document) -> bool:
+    """Whether a bundle that ``document`` was made with has been trained or calibrated anew since, or is gone."""
+    files = {run.bundle(method) / SETTINGS: digest for method, digest in document.get("bundles", {}).items()}
+    return any(not file.exists() or sha256(file) != digest for file, digest in files.items())
 
 
 def _figures(run: RunDirectory, document: Document) -> list[Figure]:

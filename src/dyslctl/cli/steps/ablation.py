@@ -116,7 +116,9 @@ class Sweep:
     def _play(self, task: Task, name: str, seed: int) -> Point:
         own = variant(self.workspace, task.settings)
         config = own.config.model_copy(update={"seed": seed})
-        run = replace(own, run=replace(own.run, path=_seed_folder(own, seed)), config=config)
+        # What needs no training has no folder of its own: the variant's skip profile is all it is built from.
+        place = _seed_folder(own, seed) if methods.bundles([name]) else own.run.path
+        run = replace(own, run=replace(own.run, path=place), config=config)
         recipe, test = run.policies([name]), self._stage(TEST, task)
         if self.layers is None:
             return measure_point(Setting(name), recipe, test, seed)

@@ -53,6 +53,7 @@ def run_bench(workspace: Workspace, device: str, size: str | None, progress: Pro
         stack=settings.stack,
         progress=progress,
     )
+    document["bundles"] = recipe.digests()
     document["figures"] = _draw(document, workspace)
     workspace.keep(f"bench-{device}", document, out)
     return document

@@ -77,6 +77,7 @@ def evaluate_suite(workspace: Workspace, *, resume: bool, progress: Progress) ->
         "batch": workspace.config.eval.batch,
         "backend": workspace.backbone.backend,
         "target_layers": recipe.target_layers,
+        "bundles": recipe.digests(),
         "figures": _draw(result, workspace),
         "videos": [path.relative_to(workspace.run.path).as_posix() for path in videos(out)],
     }

@@ -37,7 +37,8 @@ def run_latency(workspace: Workspace, *, resume: bool, progress: Progress) -> di
     result, recipe = timed_episodes(workspace, STUDY, resume=resume, progress=progress)
     frames = demonstration_frames(workspace.suite, EPISODES)
     policies = {name: recipe.factory(name)() for name in result.methods}
-    shares = pass_shares(recipe.backbone.load(), policies, frames, FRAMES)
+    pruning = {name for name in result.methods if methods.method(name).prunes}
+    shares = pass_shares(recipe.backbone.load(), policies, frames, FRAMES, pruning=pruning)
     rows = [
         breakdown(name, [record for record in result.records if record.method == name], shares[name])
         for name in result.methods

@@ -12,6 +12,7 @@ from dyslctl.artifacts.files import atomic_write
 from dyslctl.cli.steps.calibrate import SIDE_BY_SIDE
 from dyslctl.cli.steps.seeds import check_settings, trained_run
 from dyslctl.cli.workspace import Workspace
+from dyslctl.errors import ConfigError
 from dyslctl.jobs.budget import Found
 from dyslctl.jobs.closed_loop import Stage
 from dyslctl.jobs.curves import Point, Splits, curves, full_model
@@ -40,14 +41,16 @@ def run_pareto(workspace: Workspace, *, resume: bool, progress: Progress) -> dic
     out = workspace.run.path / "analysis" / "pareto" / workspace.suite.name
     bundles = methods.bundles(names)
     check_settings(workspace.config.distill, bundles)
-    points = [full_model(workspace.policies([]), _stage(workspace, TEST, out, resume=resume, progress=progress))]
-    for seed in settings.seeds:
-        folder = f"seed{seed}"
-        run = trained_run(
-            workspace, workspace.run.path / "seeds" / folder, seed, bundles, resume=resume, progress=progress
+    trained = {
+        seed: trained_run(
+            workspace, workspace.run.path / "seeds" / f"seed{seed}", seed, bundles, resume=resume, progress=progress
         )
+        for seed in settings.seeds
+    }
+    points = [full_model(workspace.policies([]), _stage(workspace, TEST, out, resume=resume, progress=progress))]
+    for seed, run in trained.items():
         tune, test = [
-            _stage(run, split, out / folder / split, resume=resume, progress=progress) for split in (TUNE, TEST)
+            _stage(run, split, out / f"seed{seed}" / split, resume=resume, progress=progress) for split in (TUNE, TEST)
         ]
         points += curves(names, run.policies(names), settings.budgets, Splits(tune, test), seed)
     document = _document(workspace, names, points)
@@ -65,6 +68,10 @@ def _names(asked: Sequence[str] | None) -> list[str]:
     names = [name for name in asked or METHODS if name != BASELINE]
     for name in names:
         methods.method(name)
+    if not names:
+        raise ConfigError(
+            f"--method: '{BASELINE}' is always there; expected another to compare with it", "--method dysl"
+        )
     return names
 
 
