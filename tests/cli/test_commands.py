@@ -404,7 +404,7 @@ def test_report_puts_no_two_bundles_into_one_row(distilled: dict[str, Any], docu
     document("bench", "--method", "full,dysl")
     shown = summary(gather(RunDirectory(Path("runs/tiny"))))
     assert [column.header for column in shown.columns] == ["method", "LLM ms on cpu, measured", "speedup"]
-    assert len(shown.notes) == 1 and shown.notes[0].startswith("not here, a bundle has changed since: dyslctl eval")
+    assert shown.notes == ["not here, since a bundle has changed: eval on tiny_reach"]
     document("eval", "--method", "full,dysl")
     assert "success on tiny_reach" in [c.header for c in summary(gather(RunDirectory(Path("runs/tiny")))).columns]
 

@@ -105,7 +105,8 @@ def summary(results: Results) -> Table:
         for name in names
     ]
     notes = [f"{document['episodes']} paired episodes, split {document['split']}" for document in evaluations[-1:]]
-    notes += [f"not here, a bundle has changed since: {document['command']}" for document in old]
+    where = [f"{_kind(document)} on {document.get('suite') or document['device']}" for document in old]
+    notes += [f"not here, since a bundle has changed: {', '.join(where)}"] if old else []
     return Table("Summary", columns, rows, notes)
 
 
