@@ -68,6 +68,20 @@ def test_what_was_trained_for_other_weights_is_not_taken_over(
     assert document("profile", "--run", "tiny")["profile_path"] == str(profile)
 
 
+def test_no_more_actions_are_executed_than_predicted(
+    run: Run, document: Documents, tiny_suite: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A suite's horizon is that of the models it was made for; what a user names is refused."""
+    monkeypatch.setattr(tiny_suite, "execute_horizon", 8)
+    document("profile", "tiny")
+    assert read_yaml(Path("runs/tiny/config/profile.yaml"))["execute_horizon"] == 4
+    document("eval", "--method", "full")
+    assert json.loads(Path("runs/tiny/eval/tiny_reach/manifest.json").read_text())["execute_horizon"] == 4
+    for command in ("profile", "distill", "eval"):
+        refused = run(command, "--set", "execute_horizon=5")
+        assert refused.exit_code == 2 and "execute_horizon is 5, but the backbone predicts 4" in refused.stderr, command
+
+
 def test_a_bad_setting_leaves_the_old_profile(profiled: dict[str, Any], run: Run) -> None:
     before = Path("runs/tiny/skip_profile.yaml").read_bytes()
     assert run("profile", "--ratio", "1.5").exit_code == 2

@@ -1,3 +1,4 @@
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ from dyslctl.data.of_suite import SuiteSource
 from dyslctl.dysl.exit_training import exit_views
 from dyslctl.engine import FullSchedule, forward
 from dyslctl.errors import ConfigError
-from dyslctl.jobs.data import MAX_BYTES, Frame, collect, collect_recorded, encode, sample_states, stratify
+from dyslctl.jobs.data import MAX_BYTES, Frame, collect, collect_recorded, encode, sample_states, stratify, visit
 from dyslctl.jobs.dataset import WHOLE, Dataset, Part, Unencoded
 from dyslctl.jobs.trajectories import roll_out
 from dyslctl.policy import full_policy
@@ -71,6 +72,15 @@ def test_other_states_are_labelled_by_the_full_model(tiny_backbone, tiny_suite, 
     backbone = tiny_backbone()
     (group,) = collect(backbone, tiny_suite(), episodes=2, batch_size=8, **how).groups
     torch.testing.assert_close(group.target, full_prediction(backbone, group.inputs))
+
+
+def test_an_expert_that_fails_shows_nothing(tiny_backbone, tiny_suite, monkeypatch) -> None:
+    suite, real = tiny_suite(), tiny_suite.demonstrate
+    monkeypatch.setattr(
+        tiny_suite, "demonstrate", lambda self, spec: replace(real(self, spec), score=int(spec.index != 1))
+    )
+    with closing(visit(tiny_backbone(), suite, episodes=3, source="expert")) as shown:
+        assert [trajectory.spec.index for trajectory in shown] == [0, 2]
 
 
 def test_frames_with_and_without_a_chunk_may_share_a_batch(tiny_backbone, tiny_suite) -> None:

@@ -40,6 +40,15 @@ def test_recordings_are_cut_where_the_instruction_changes() -> None:
     assert [[chunk[0, 0] for chunk in part] for part in made.recordings()] == [[1, 2], [3]]
 
 
+def test_what_failed_is_nothing_to_learn_from() -> None:
+    """Of a chain of three, two solved: without the third instruction. Of one alone, nothing."""
+    made = trajectory([[1], [2], [3], [4]], ["a", "a", "b", "c"])
+    made.score = 2
+    assert [chunk[0, 0] for chunk in made.solved(3).chunks] == [1, 2, 3] and made.solved(2) is made
+    alone = trajectory([[1], [2]], ["a", "a"])
+    assert len(alone.solved(1)) == 0 == len(Trajectory(SPEC).solved(1))
+
+
 def test_only_executed_actions_are_recorded() -> None:
     made = Trajectory(SPEC)
     chunk = np.arange(4, dtype=np.float32)[:, None]

@@ -131,5 +131,29 @@ def test_a_download_lands_in_the_cache(settings: Settings, scene_files: Path, mo
 
     monkeypatch.setattr(assets.huggingface_hub, "snapshot_download", download)
     assert assets.fetch(settings) == settings.cache / "assets"
+    assert [path.name for path in settings.cache.iterdir()] == ["assets"]
     monkeypatch.setattr(assets.huggingface_hub, "snapshot_download", None)  # a second time would fail
     assert assets.fetch(settings) == settings.cache / "assets"
+
+
+def test_an_interrupted_download_is_no_set_of_scene_files(
+    settings: Settings, scene_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All folders are there long before all files are."""
+
+    def interrupted(*_: Any, local_dir: Path, **__: Any) -> None:
+        for folder in assets.FOLDERS:
+            (local_dir / folder).mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(assets.huggingface_hub, "snapshot_download", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        assets.fetch(settings)
+    with pytest.raises(NotInstalled):
+        assets.locate(settings)
+
+    def resumed(*_: Any, local_dir: Path, **__: Any) -> None:
+        shutil.copytree(scene_files, local_dir, dirs_exist_ok=True)
+
+    monkeypatch.setattr(assets.huggingface_hub, "snapshot_download", resumed)
+    assert assets.fingerprint(assets.fetch(settings)) == assets.fingerprint(scene_files)

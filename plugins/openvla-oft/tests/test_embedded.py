@@ -71,6 +71,19 @@ def test_each_has_the_suite_that_it_was_trained_on() -> None:
     assert OpenVLAOFT.suite_of(str(OpenVLAOFT.default_checkpoint())) == "tabletop_object"
 
 
+@pytest.mark.parametrize(
+    ("checkpoint", "suite"),
+    [
+        ("moojink/openvla-7b-oft-finetuned-libero-object", "libero_object"),
+        ("moojink/openvla-7b-oft-finetuned-libero-10@main", "libero_10"),
+        ("/libero-goal/mine", "tabletop_object"),
+        ("libero-100", "tabletop_object"),
+    ],
+)
+def test_a_released_checkpoint_is_named_after_its_suite(checkpoint: str, suite: str) -> None:
+    assert OpenVLAOFT.suite_of(checkpoint) == suite
+
+
 def solved_share(backbone: OpenVLAOFT, suite: TaskSuite, episodes: int) -> float:
     """Mean score on the first episodes of the tuning split, over the highest score there is."""
     policies = {"full": lambda: SchedulePolicy(backbone, FullSchedule(), suite.execute_horizon)}

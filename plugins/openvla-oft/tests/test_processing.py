@@ -89,6 +89,12 @@ def test_images_are_resized_only_if_they_must() -> None:
     assert np.array_equal(views[1], np.asarray(Image.fromarray(larger).resize((28, 28), Image.Resampling.LANCZOS)))
 
 
+def test_a_model_of_one_view_looks_through_the_first_camera() -> None:
+    scene, wrist = image(28, 28), image(28, 28, seed=1)
+    (seen,) = views_of(Observation({"agent": scene, "wrist": wrist}, "go"), views=("third person",), size=28)
+    assert np.array_equal(seen, scene)
+
+
 def smooth(size: int) -> np.ndarray:
     """Something like a photograph: ``[size, size, 3]`` without sharp edges, plus a few."""
     coarse = Image.fromarray(image(9, 9)).resize((size, size), Image.Resampling.BICUBIC)

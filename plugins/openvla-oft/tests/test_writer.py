@@ -16,7 +16,7 @@ from dyslctl_openvla_oft.weights import load_model
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from dyslctl.errors import ConfigError
+from dyslctl.errors import ConfigError, EnvironmentMismatch
 
 Write = Callable[[], Path]
 
@@ -94,7 +94,7 @@ def test_a_failure_leaves_what_was_there(write: Write, monkeypatch: pytest.Monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(EnvironmentMismatch, match="No space left"):
         write()
     assert sorted(path.name for path in folder.iterdir()) == before
     assert [path.name for path in folder.parent.iterdir()] == ["checkpoint"]

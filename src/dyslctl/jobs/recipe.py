@@ -16,7 +16,7 @@ from dyslctl.artifacts.bundle import SETTINGS
 from dyslctl.artifacts.files import sha256
 from dyslctl.artifacts.run_dir import open_run
 from dyslctl.artifacts.skip_profile import SkipProfile
-from dyslctl.backbone import Backbone
+from dyslctl.backbone import Backbone, BackboneSpec
 from dyslctl.devices.host import usable_cpus
 from dyslctl.errors import ArtifactError, ConfigError, EnvironmentMismatch
 from dyslctl.jobs.trained_methods import TRAINED
@@ -161,9 +161,12 @@ class PolicyRecipe:
 
         Raises:
             ArtifactError: As :meth:`assets`.
+            ConfigError: If more actions are to be executed than the backbone predicts.
         """
+        backbone = self.backbone.load()
+        check_horizon(self.execute_horizon, backbone.spec)
         return Setup(
-            self.backbone.load(),
+            backbone,
             self.execute_horizon,
             self.seed,
             self.assets(),
@@ -171,6 +174,27 @@ class PolicyRecipe:
             self.dial,
             self.pruning,
         )
+
+
+def check_horizon(execute_horizon: int, spec: BackboneSpec) -> None:
+    """An inference gives no more actions than it predicts.
+
+    Raises:
+        ConfigError: If more are to be executed before the next one.
+    """
+    if execute_horizon > spec.chunk_length:
+        raise ConfigError(
+            f"execute_horizon is {execute_horizon}, but the backbone predicts {spec.chunk_length} actions",
+            hint=horizon_hint(spec),
+        )
+
+
+def horizon_hint(spec: BackboneSpec) -> str:
+    """How to say how many actions are executed."""
+    return (
+        f"--execute-horizon N (or --set execute_horizon=N), N up to {spec.chunk_length}; released models execute all "
+        "that they predict"
+    )
 
 
 def load_policy(

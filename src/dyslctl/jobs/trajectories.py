@@ -7,7 +7,7 @@ in lock-step.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 
@@ -91,6 +91,23 @@ class Trajectory:
         """The inferences that begin an instruction; policies forget their past there. The first is always 0."""
         words = [observation.instruction for observation in self.observations]
         return [i for i in range(len(words)) if i == 0 or words[i] != words[i - 1]]
+
+    def solved(self, max_score: int) -> Trajectory:
+        """What led to something: all of it, or without the last instruction, in which the episode failed.
+
+        ``max_score``: subtasks of an episode that is solved.
+        """
+        if self.score >= max_score or not self.observations:
+            return self
+        end = self.restarts()[-1]
+        return replace(
+            self,
+            observations=self.observations[:end],
+            chunks=self.chunks[:end],
+            predicted=self.predicted[:end],
+            executed=self.executed[:end],
+            histories=self.histories[:end],
+        )
 
     def near_flip(self, gripper_dim: int | None, within: int) -> np.ndarray:
         """``[n]`` bool: does the gripper open or close within ``within`` steps of the inference, before or after?

@@ -61,13 +61,19 @@ def fetch(settings: Settings) -> Path:
             kept.symlink_to(folder)
         return folder
     if not _complete(kept):
+        partial = kept.with_name("assets.partial")
+        if kept.is_symlink():
+            kept.unlink()  # it leads nowhere, or to a part of them
+        if kept.is_dir():
+            kept.rename(partial)  # a download that an earlier version made in place, and did not finish
         try:
-            huggingface_hub.snapshot_download(HUB_DATASET, repo_type="dataset", local_dir=kept)
+            huggingface_hub.snapshot_download(HUB_DATASET, repo_type="dataset", local_dir=partial)
         except Exception as error:  # errors of whichever HTTP library the Hub client uses come through
             raise EnvironmentMismatch(
                 f"the scene files of '{HUB_DATASET}' could not be downloaded: {type(error).__name__}: {error}",
                 hint=f"check the network, or download them elsewhere and export {ASSETS}=FOLDER or ARCHIVE.tar.xz",
             ) from error
+        partial.rename(kept)
     return locate(settings)
 
 

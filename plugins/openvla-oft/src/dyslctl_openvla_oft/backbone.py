@@ -23,8 +23,6 @@ from dyslctl_openvla_oft.probe import probe_model
 from dyslctl_openvla_oft.processing import pixels, proprio_of, views_of
 
 DEFAULT = EMBEDDED / "mini-tabletop"
-SUITES = {"mini-libero-object": "libero_object"}
-"""Of embedded checkpoints that were not trained on the table top."""
 
 
 class OpenVLAOFT(PrismaticBackbone):
@@ -38,11 +36,6 @@ class OpenVLAOFT(PrismaticBackbone):
     def default_checkpoint(cls) -> Path | str:
         """The embedded mini model."""
         return embedded_checkpoint(DEFAULT, "dyslctl-openvla-oft")
-
-    @classmethod
-    def suite_of(cls, checkpoint: str) -> str:
-        """What an embedded model was trained on, else the table top."""
-        return SUITES.get(checkpoint, cls.default_suite)
 
     def probe(self) -> None:
         """Attention in both directions."""

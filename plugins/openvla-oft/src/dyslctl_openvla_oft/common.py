@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from dyslctl_openvla_oft.prismatic import PrismaticModel
 from dyslctl_openvla_oft.probe import probe_normalization
 from dyslctl_openvla_oft.weights import load_model
 
+LIBERO = re.compile(r"libero-(spatial|object|goal|10)\b")
 NOMINAL_INSTRUCTION = "put the red cube in the purple bin"
 
 
@@ -56,6 +58,12 @@ class PrismaticBackbone(Backbone):
             views=config.views,
             proprio_dim=config.proprio_dim if config.use_proprio else 0,
         )
+
+    @classmethod
+    def suite_of(cls, checkpoint: str) -> str:
+        """LIBERO's suite if the checkpoint is named after one, as the released ones are; else the table top."""
+        named = LIBERO.search(Path(checkpoint).name)
+        return f"libero_{named[1]}" if named else cls.default_suite
 
     @abstractmethod
     def probe(self) -> None:

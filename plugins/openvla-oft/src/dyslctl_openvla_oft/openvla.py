@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
@@ -57,7 +55,7 @@ class OpenVLA(PrismaticBackbone):
     def encode(self, observations: Sequence[Observation]) -> LayerInputs:
         """The first camera view and the prompt to the sequence that enters layer 0."""
         size, views = self.checkpoint.preprocessor.size, self.config.views
-        images = np.stack([views_of(_first(o, len(views)), views, size, self.config.jpeg) for o in observations])
+        images = np.stack([views_of(o, views, size, self.config.jpeg) for o in observations])
         ids, lengths = self.checkpoint.tokenizer.encode_batch([observation.instruction for observation in observations])
         seen = pixels(images, self.checkpoint.preprocessor, self.config.center_crop, self.device)
         return self.model.embed(seen.to(self.dtype), ids.to(self.device), lengths)
@@ -84,8 +82,3 @@ class OpenVLA(PrismaticBackbone):
         To have a gradient, they take that of the mean over the action tokens (:meth:`ActionTokens.decode`).
         """
         return self.model.generate(state)[1][:, None]
-
-
-def _first(observation: Observation, views: int) -> Observation:
-    """The model was trained with the scene camera alone, which comes first; suites may show more."""
-    return replace(observation, images=dict(islice(observation.images.items(), views)))

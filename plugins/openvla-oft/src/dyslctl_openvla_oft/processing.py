@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -120,12 +121,15 @@ def resized(image: np.ndarray, size: int) -> np.ndarray:
 def views_of(observation: Observation, views: Sequence[str], size: int, jpeg: bool = False) -> np.ndarray:
     """The camera views, as many as ``views`` names, as ``[V, s, s, 3]`` uint8.
 
-    Those of another size are (compressed, if ``jpeg``, and) resized.
+    Those of another size are (compressed, if ``jpeg``, and) resized. A model of one view was trained with the scene
+    camera alone, which comes first: it takes no notice of what a suite shows beside it.
 
     Raises:
         ConfigError: If the number of views, an image's shape, its dtype or a value is wrong.
     """
     images = observation.images
+    if len(views) == 1:
+        images = dict(islice(images.items(), 1))
     if len(images) != len(views):
         raise ConfigError(
             f"the model reads {len(views)} camera views ({', '.join(views)}), the observation has {len(images)}: "

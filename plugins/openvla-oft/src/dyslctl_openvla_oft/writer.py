@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dyslctl.artifacts.files import atomic_folder
 from dyslctl.errors import ConfigError
 from dyslctl_openvla_oft import layout
 from dyslctl_openvla_oft.config import RELEASED, OFTConfig
@@ -80,21 +79,15 @@ def write_files(
     with torch.device("meta"):
         parameters = new_model(config).state_dict()
     shapes = layout.published_shapes(config, parameters)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        _write_json(temporary / layout.INDEX, write_shards(temporary, shapes, source, dtype, max_shard_size))
+    with atomic_folder(folder) as new:
+        _write_json(new / layout.INDEX, write_shards(new, shapes, source, dtype, max_shard_size))
         for component in layout.components_of(config):
             state = _component(component, parameters, source or _zeros, dtype)
-            torch.save(state, temporary / f"{component}--{step}_checkpoint.pt")
-        _write_json(temporary / layout.CONFIG, _config_values(config))
-        _write_json(temporary / layout.STATISTICS_FILE, STATISTICS.dump_python(dict(statistics), exclude_none=True))
-        _write_json(temporary / layout.PREPROCESSOR, PreprocessorConfig.of(config).model_dump())
-        tokenizer.save(temporary)
-        temporary.chmod(0o755)
-        _replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            torch.save(state, new / f"{component}--{step}_checkpoint.pt")
+        _write_json(new / layout.CONFIG, _config_values(config))
+        _write_json(new / layout.STATISTICS_FILE, STATISTICS.dump_python(dict(statistics), exclude_none=True))
+        _write_json(new / layout.PREPROCESSOR, PreprocessorConfig.of(config).model_dump())
+        tokenizer.save(new)
 
 
 def _component(
@@ -129,17 +122,6 @@ def _check_replaceable(folder: Path) -> None:
         f"{folder}: expected no folder, an empty one or a checkpoint to replace, found no {layout.INDEX} in it",
         hint="name a new folder",
     )
-
-
-def _replace(temporary: Path, folder: Path) -> None:
-    """Put ``temporary`` in ``folder``'s place. A folder cannot be overwritten, so the old one steps aside first."""
-    if not folder.exists():
-        temporary.rename(folder)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-    folder.rename(aside / folder.name)
-    temporary.rename(folder)
-    shutil.rmtree(aside)
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -113,8 +113,8 @@ class RecurrentHead(nn.Module):
         behind the former. So whoever learns from a history needs one step of the LSTM, not ``window``.
         """
         past, state = memory.features, memory.carried
-        if len(past) == self.window > 1:
-            _, state = self._recur(torch.stack(past[1:], 1), None)
+        if len(past) == self.window:
+            state = self._recur(torch.stack(past[1:], 1), None)[1] if past[1:] else None
         if state is None:
             return torch.zeros(2 * self.rnn.num_layers * self.rnn.hidden_size)
         return torch.stack(state)[:, :, 0].float().cpu().flatten()

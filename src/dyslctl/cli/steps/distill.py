@@ -18,6 +18,7 @@ from dyslctl.jobs.budget import MaxSuccessDrop, Target
 from dyslctl.jobs.distributed import leads
 from dyslctl.jobs.fit_tolerance import OfflineTarget
 from dyslctl.jobs.progress import Progress
+from dyslctl.jobs.recipe import check_horizon
 from dyslctl.jobs.stage_result import DistillResult, Stage
 from dyslctl.jobs.trained_methods import TRAINED
 from dyslctl.report import plots
@@ -118,8 +119,11 @@ def run_distill_to_budget(
     On recorded episodes nothing is lost or won: see :mod:`dyslctl.jobs.fit_tolerance`.
     """
     method, budget = workspace.config.distill.method, workspace.config.calibrate
-    check_within(budget.target_layers, workspace.backbone.load().spec.num_layers)
-    if workspace.config.data.path is not None:
+    spec = workspace.backbone.load().spec
+    check_within(budget.target_layers, spec.num_layers)
+    if workspace.config.data.path is None:
+        check_horizon(workspace.suite.execute_horizon, spec)
+    else:
         offline = offline_target(budget, method)
         if budget.target_layers is not None:
             _check_can_meet(method, stages)

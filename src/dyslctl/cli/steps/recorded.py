@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dyslctl.backbone import BackboneSpec
 from dyslctl.cli.workspace import Workspace
 from dyslctl.data.open import open_source
 from dyslctl.data.replay import RecordedSuite
 from dyslctl.data.source import DemonstrationSource
 from dyslctl.errors import ConfigError
+from dyslctl.jobs.recipe import check_horizon, horizon_hint
 
 
 def recorded_source(workspace: Workspace) -> DemonstrationSource | None:
@@ -26,11 +26,8 @@ def recorded_source(workspace: Workspace) -> DemonstrationSource | None:
         return None
     source = open_source(settings.path, settings.map)
     horizon = workspace.config.execute_horizon or source.execute_horizon
-    if horizon is not None and horizon > spec.chunk_length:
-        raise ConfigError(
-            f"execute_horizon is {horizon}, but the backbone predicts {spec.chunk_length} actions",
-            hint=_horizon_hint(spec),
-        )
+    if horizon is not None:
+        check_horizon(horizon, spec)
     if source.action_dim != spec.action_dim:
         raise ConfigError(
             f"{source.name}: the backbone's actions have {spec.action_dim} dimensions, the recorded ones "
@@ -38,13 +35,6 @@ def recorded_source(workspace: Workspace) -> DemonstrationSource | None:
             hint="--data-map names the column of the actions",
         )
     return source
-
-
-def _horizon_hint(spec: BackboneSpec) -> str:
-    return (
-        f"--execute-horizon N (or --set execute_horizon=N), N up to {spec.chunk_length}; released models execute all "
-        "that they predict"
-    )
 
 
 def recorded_suite(workspace: Workspace, trained_for: int | None = None) -> RecordedSuite | None:
@@ -70,7 +60,7 @@ def recorded_suite(workspace: Workspace, trained_for: int | None = None) -> Reco
         raise ConfigError(
             "recorded episodes do not say how many actions are executed before the next inference, and it is not "
             "guessed",
-            hint=_horizon_hint(spec),
+            hint=horizon_hint(spec),
         )
     if trained_for not in (None, horizon):
         raise ConfigError(
