@@ -77,8 +77,8 @@ def test_no_more_actions_are_executed_than_predicted(
     assert read_yaml(Path("runs/tiny/config/profile.yaml"))["execute_horizon"] == 4
     document("eval", "--method", "full")
     assert json.loads(Path("runs/tiny/eval/tiny_reach/manifest.json").read_text())["execute_horizon"] == 4
-    for command in ("profile", "distill", "eval"):
-        refused = run(command, "--set", "execute_horizon=5")
+    for command in (("profile",), ("distill",), ("eval", "--method", "full")):
+        refused = run(*command, "--set", "execute_horizon=5")
         assert refused.exit_code == 2 and "execute_horizon is 5, but the backbone predicts 4" in refused.stderr, command
 
 
