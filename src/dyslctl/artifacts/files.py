@@ -1,7 +1,8 @@
 """Files, written atomically and read strictly.
 
 A reader finds the old content or the new one, never a part: everything goes to a temporary neighbour that is synced
-and then renamed. Only :func:`append_jsonl` writes in place; its reader expects a torn last line.
+and then renamed. (To replace a folder takes two renames: in the instant between them there is none.) Only
+:func:`append_jsonl` writes in place; its reader expects a torn last line.
 
 What cannot be written is the machine's fault (:class:`EnvironmentMismatch`, exit code 3); what cannot be read or
 parsed is a bad artifact (:class:`ArtifactError`, exit code 4).
