@@ -2,8 +2,8 @@
 
     {"language": {"ann": [words, ...], "task": [id, ...], ...}, "info": {"indx": [(first, end), ...], ...}}
 
-A pickled dictionary, which ``torch.load(weights_only=True)`` cannot read. A pickle may call whatever it names, so only arrays,
-their types and plain containers can be named here; nothing else is even imported.
+A pickled dictionary, which ``torch.load(weights_only=True)`` cannot read. A pickle may call whatever it names, so only
+arrays, their types and plain containers can be named here; nothing else is even imported.
 """
 
 from __future__ import annotations

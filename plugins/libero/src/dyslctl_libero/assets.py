@@ -65,6 +65,7 @@ def fetch(settings: Settings) -> Path:
         if kept.is_symlink():
             kept.unlink()  # it leads nowhere, or to a part of them
         if kept.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
             kept.rename(partial)  # a download that an earlier version made in place, and did not finish
         try:
             huggingface_hub.snapshot_download(HUB_DATASET, repo_type="dataset", local_dir=partial)
