@@ -26,7 +26,7 @@ TableName = Annotated[
     typer.Option(
         "--table",
         metavar="NAME|FILE",
-        help="4 (default), 5, 6, k, criterion, gripper, chunk, horizon, adapter, dysl, flexidepth, joint; or a "
+        help="4 (default), 5, 6, k, criterion, gripper, chunk, horizon, adapter, dysl, flexidepth, rivals, joint; or a "
         "YAML file of your own.",
         show_default=False,
     ),
