@@ -14,10 +14,10 @@ from torch import Tensor
 from dyslctl.backbone import Backbone
 from dyslctl.baselines.flexidepth import squared_layers
 from dyslctl.baselines.flexidepth_tokens import TokenMix, require_token_skips
-from dyslctl.dysl.distillation import MixSchedule, Stage2Settings, stage2_loss
+from dyslctl.dysl.distillation import MixSchedule, stage2_loss
 from dyslctl.dysl.skip_modules import PUBLISHED_WIDTH, SkipModules
 from dyslctl.jobs.dataset import Dataset, Part
-from dyslctl.jobs.labelled import batches, drawn, scale_adapters
+from dyslctl.jobs.labelled import MixTraining, batches, drawn, scale_adapters
 from dyslctl.jobs.single_stage import OneStage, Work, train_once
 from dyslctl.jobs.stage_result import DistillResult
 from dyslctl.jobs.trained_flexidepth import RouterMethod, default_sizes, new_routers, save_routers
@@ -28,22 +28,10 @@ MIXES: Mapping[RouterMethod, type[MixSchedule]] = {"flexidepth": MixSchedule, "f
 
 
 @dataclass(frozen=True, kw_only=True)
-class RouterTraining(OneStage):
-    """Everything that decides what is learnt. Steps are as many as both stages of ``dysl-paper`` take together.
+class RouterTraining(OneStage, MixTraining):
+    """Everything that decides what is learnt. Steps are as many as both stages of ``dysl-paper`` take together."""
 
-    Attributes:
-        adapter_lr: Learning rate of the adapters.
-        controller_lr: Learning rate of the routers.
-        penalty_weight: Weight of ``L_skip`` against the task loss.
-        kd_weight: Weight of the distance to the full model's action; the paper has no such term.
-        hard: Decide as inference does, straight-through, instead of mixing softly.
-    """
-
-    adapter_lr: float = 1e-4
-    controller_lr: float = 1e-4
     penalty_weight: float = 1e-3
-    kd_weight: float = 0.0
-    hard: bool = False
 
     @classmethod
     def default(cls, hidden_size: int, window: int = 1) -> RouterTraining:
@@ -88,13 +76,7 @@ def router_step(
     backbone: Backbone, modules: SkipModules, data: Dataset, settings: RouterTraining, mix: type[MixSchedule]
 ) -> StepLoss:
     """Every layer is left as far as its router says; task loss and the square of the layers that run add up."""
-    terms = Stage2Settings(
-        settings.penalty_weight,
-        kd_weight=settings.kd_weight,
-        hard=settings.hard,
-        window=settings.window,
-        recompute=settings.gradient_checkpointing,
-    )
+    terms = settings.terms()
     layers = modules.partition.dynamic_layers
 
     def loss(step: int, part: Part) -> tuple[Tensor, Mapping[str, float]]:

@@ -19,7 +19,6 @@ from dyslctl.backbone import Backbone
 from dyslctl.dysl.distillation import (
     Norm,
     SamplingLaw,
-    Stage2Settings,
     sample_exits,
     stage1_loss,
     stage2_loss,
@@ -29,7 +28,7 @@ from dyslctl.dysl.states import residual_states
 from dyslctl.errors import ConfigError
 from dyslctl.jobs import distributed
 from dyslctl.jobs.dataset import Dataset, Part
-from dyslctl.jobs.labelled import LabelledTraining, batches, drawn, scale_adapters
+from dyslctl.jobs.labelled import MixTraining, batches, drawn, scale_adapters
 from dyslctl.jobs.progress import NO_PROGRESS, Progress
 from dyslctl.jobs.stage_result import CHECKPOINT, DistillResult, Stage, save_curve, training_info
 from dyslctl.jobs.trained_paper import load_modules, new_modules, save_modules
@@ -40,32 +39,22 @@ EXITS = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillSettings(LabelledTraining):
+class DistillSettings(MixTraining):
     """Everything that decides what a stage learns. The defaults are the paper's for OpenVLA-OFT (Table 10).
 
     In stage 1 no gradient goes through a layer, so ``gradient_checkpointing`` is of stage 2.
 
     Attributes:
         stage: 1 = adapters alone (Eq. 4), 2 = adapters and controllers (Eq. 5-6).
-        adapter_lr: Learning rate of the adapters.
-        controller_lr: Learning rate of the controllers, stage 2.
         norm: How stage 1 measures the distance of hidden states.
         law: How stage 2 draws the layer at which a segment is left.
-        penalty_weight: The paper's lambda: the weight of executed layers against the task loss, Eq. 6.
-        kd_weight: Weight of the distance to the full model's action; the paper has no such term.
-        hard: Decide as inference does, straight-through, instead of mixing softly (Eq. 5).
         from_scratch: There is no stage 1: stage 2 starts from untrained adapters. The paper finds that its controllers
             then stay closed (Table 4).
     """
 
     stage: Stage
-    adapter_lr: float = 1e-4
-    controller_lr: float = 1e-4
     norm: Norm = "fro_rms"
     law: SamplingLaw = "harmonic"
-    penalty_weight: float = 1e-2
-    kd_weight: float = 0.0
-    hard: bool = False
     from_scratch: bool = False
 
     @classmethod
@@ -175,13 +164,7 @@ def stage1_step(backbone: Backbone, modules: SkipModules, data: Dataset, setting
 
 def stage2_step(backbone: Backbone, modules: SkipModules, data: Dataset, settings: DistillSettings) -> StepLoss:
     """Eq. 5-6: in each segment one sampled layer is left as far as its controller says; task loss and layers add up."""
-    terms = Stage2Settings(
-        settings.penalty_weight,
-        kd_weight=settings.kd_weight,
-        hard=settings.hard,
-        window=settings.window,
-        recompute=settings.gradient_checkpointing,
-    )
+    terms = settings.terms()
 
     def loss(step: int, part: Part) -> tuple[Tensor, Mapping[str, float]]:
         batch = drawn(data, settings, step, part, backbone)

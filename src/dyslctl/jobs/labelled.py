@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from dyslctl.backbone import Backbone
-from dyslctl.dysl.distillation import calibrate_scales
+from dyslctl.dysl.distillation import Stage2Settings, calibrate_scales
 from dyslctl.dysl.skip_modules import PUBLISHED_WIDTH, SkipModules
 from dyslctl.dysl.states import residual_states
 from dyslctl.errors import ConfigError
@@ -48,6 +48,35 @@ class LabelledTraining(Optimization):
                 f"distill.window: expected 1 for {name}, whose head remembers nothing, found {self.window}",
                 hint="leave distill.window out",
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixTraining(LabelledTraining):
+    """Settings of a training that mixes what a layer does with what skipping it does (Eq. 5).
+
+    Attributes:
+        adapter_lr: Learning rate of the adapters.
+        controller_lr: Learning rate of the controllers or routers.
+        penalty_weight: Weight of executed layers against the task loss: the paper's lambda, Eq. 6.
+        kd_weight: Weight of the distance to the full model's action; the paper has no such term.
+        hard: Decide as inference does, straight-through, instead of mixing softly (Eq. 5).
+    """
+
+    adapter_lr: float = 1e-4
+    controller_lr: float = 1e-4
+    penalty_weight: float = 1e-2
+    kd_weight: float = 0.0
+    hard: bool = False
+
+    def terms(self) -> Stage2Settings:
+        """What it minimises."""
+        return Stage2Settings(
+            self.penalty_weight,
+            kd_weight=self.kd_weight,
+            hard=self.hard,
+            window=self.window,
+            recompute=self.gradient_checkpointing,
+        )
 
 
 class Batches(TypedDict):
