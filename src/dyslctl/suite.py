@@ -96,7 +96,7 @@ class Demonstration:
     Attributes:
         observations: ``steps`` observations.
         actions: ``[steps, A]`` the expert's actions in the suite's units; executed, unless it was disturbed.
-        score: Subtasks the expert solved.
+        score: Subtasks the expert solved. Below ``max_score`` its last instruction is not learnt from.
     """
 
     spec: EpisodeSpec
