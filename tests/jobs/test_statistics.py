@@ -15,6 +15,7 @@ from dyslctl.jobs.statistics import (
     paired_bootstrap,
     paired_difference,
     percentile_interval,
+    ratio_error,
     wilson,
 )
 
@@ -110,6 +111,23 @@ def test_equal_values_are_no_certainty() -> None:
     """None of 3: Wilson ends at z^2 / (3 + z^2) = 0.561497, the share of other values that may have gone unseen."""
     assert bootstrap_mean([4.0, 4.0, 4.0], (0, 5)) == pytest.approx((4 - 0.561497 * 4, 4 + 0.561497), abs=1e-6)
     assert bootstrap_mean([1.0] * 3, (0, 1)) == pytest.approx(wilson(3, 3))
+
+
+def test_ratio_error_by_hand() -> None:
+    """12 layers in 2 inferences and 6 in 2: 4.5 each; off by 3 and -3: sqrt(2 / 1 * 18) / 4 = 1.5."""
+    assert ratio_error([12, 6], [2, 2]) == pytest.approx(1.5)
+    assert ratio_error([6, 12], [2, 4]) == 0.0
+    assert ratio_error([6], [2]) is None and ratio_error([0, 0], [0, 0]) is None
+
+
+def test_ratio_error_is_the_spread_of_the_ratio() -> None:
+    """Long episodes run more layers an inference: the error is that of the ratio of totals."""
+    generator = np.random.default_rng(0)
+    counts = generator.integers(5, 50, (4000, 40))
+    totals = counts * (4 + counts / 20 + generator.normal(size=counts.shape))
+    ratios = totals.sum(1) / counts.sum(1)
+    said = np.mean([ratio_error(x, c) for x, c in zip(totals, counts, strict=True)])
+    assert said == pytest.approx(ratios.std(), rel=0.05)
 
 
 def test_paired_bootstrap_sees_through_the_spread_that_pairs_share() -> None:

@@ -7,6 +7,7 @@ all on the same ones, and this file decides which to try next. It runs nothing i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -14,13 +15,11 @@ from types import MappingProxyType
 from typing import Protocol
 
 LAYER_TOLERANCE = 0.1
-"""Layers. A dial whose mean is this near to the target is good enough: other episodes differ by as much."""
+"""Layers. A dial whose mean is this near to the target is good enough, wherever the episodes cannot tell so little."""
 MS_TOLERANCE = 0.03
 """Of the asked milliseconds, likewise."""
 EVALUATIONS = 12
-"""Dials tried for one number of layers, the two ends of the range included."""
-HALVED_FIRST = 5
-"""Up to so many trials the range is only halved: in its flat ends a straight line would lead astray."""
+"""Dials tried for one number of layers."""
 MS_ROUNDS = 3
 GRID, HALVINGS = 8, 3
 """Of the search for the fewest layers within a drop of success."""
@@ -75,12 +74,22 @@ class Outcome:
         successes: Episodes solved, chains to their end.
         layers: Mean executed layers an inference.
         solved: Share of all subtasks; that of ``successes`` where an episode has one.
+        layers_se: Standard error of ``layers`` over episodes; 0 if there is but one.
     """
 
     episodes: int
     successes: int
     layers: float
     solved: float
+    layers_se: float = 0.0
+
+    def runs(self, layers: float) -> bool:
+        """Is ``layers`` what was run, as far as these episodes can tell?
+
+        Within one standard error: to come nearer on the same episodes would fit their noise. The error that is left on
+        other episodes grows by at most a sixth, to ``sqrt(1 + 1/3)`` errors, the target being anywhere in that range.
+        """
+        return abs(self.layers - layers) <= max(LAYER_TOLERANCE, self.layers_se)
 
 
 @dataclass(frozen=True)
@@ -158,27 +167,26 @@ def find_layers(
 ) -> Found:
     """The dial whose mean layers is nearest to ``layers``.
 
-    Both ends are tried, then dials between the two neighbours that ``layers`` lies between: half-way at first, then in
-    turn where a straight line puts it and half-way, so that neither a bend nor a jump of the curve holds the search up.
-    It ends within :data:`LAYER_TOLERANCE`, or after ``evaluations``.
+    The first dial is the middle of the range, the second half-way to the end that ``layers`` lies towards, the third
+    that end. As soon as ``layers`` lies between two neighbours, in turn the dial where a straight line puts it and the
+    one half-way, so that neither a bend nor a jump of the curve holds the search up. It ends where a trial
+    :meth:`~Outcome.runs` as many, or after ``evaluations``.
 
     Args:
         runner: Runs the trials.
         dials: Where to search.
         layers: Mean executed layers an inference.
         known: Earlier trials of the same method on the same episodes; they cost nothing.
-        evaluations: New trials at most, at least 2.
+        evaluations: New trials at most, at least 1.
     """
-    new = {dial: runner.at(dial) for dial in dials if dial not in known}
-    tried = {**known, **new}
-    for _ in range(evaluations - len(new)):
-        dial = _next_dial(tried, layers)
+    tried = dict(known)
+    for _ in range(evaluations):
+        dial = _next_dial(tried, dials, layers)
         if dial is None or dial in tried:
             break
         tried[dial] = runner.at(dial)
     best = min(tried, key=lambda dial: abs(tried[dial].layers - layers))
-    met = abs(tried[best].layers - layers) <= LAYER_TOLERANCE
-    return Found(TargetLayers(layers), best, tried[best], met, tried)
+    return Found(TargetLayers(layers), best, tried[best], tried[best].runs(layers), tried)
 
 
 def find_success(runner: Runner, dials: DialRange, points: float) -> Found:
@@ -226,18 +234,23 @@ def find_ms(runner: Runner, dials: DialRange, ms: float) -> Found:
     return replace(best, tried=known)
 
 
-def _next_dial(tried: Trials, layers: float) -> float | None:
+def _next_dial(tried: Trials, dials: DialRange, layers: float) -> float | None:
     """Between the two neighbours that ``layers`` lies between; ``None`` if there is nothing to gain."""
-    if min(abs(outcome.layers - layers) for outcome in tried.values()) <= LAYER_TOLERANCE:
+    if any(outcome.runs(layers) for outcome in tried.values()):
         return None
-    pairs = pairwise(sorted(tried))
-    brackets = [(a, b) for a, b in pairs if tried[a].layers > layers > tried[b].layers]
+    low, high = dials
+    # Of an end that was not tried, only the side is known.
+    runs = {low: math.inf, high: -math.inf} | {dial: outcome.layers for dial, outcome in tried.items()}
+    brackets = [(a, b) for a, b in pairwise(sorted(runs)) if runs[a] > layers > runs[b]]
     if not brackets:
         return None
     # Chance can make the curve cross the target more than once: there where it is flattest, the most is known.
-    a, b = min(brackets, key=lambda pair: tried[pair[0]].layers - tried[pair[1]].layers)
-    halve = len(tried) < HALVED_FIRST or len(tried) % 2 == 0
-    share = 0.5 if halve else (tried[a].layers - layers) / (tried[a].layers - tried[b].layers)
+    a, b = min(brackets, key=lambda pair: runs[pair[0]] - runs[pair[1]])
+    untried = [dial for dial in (a, b) if dial not in tried]
+    if untried and len(tried) > 1:
+        return untried[0]
+    straight = not untried and len(tried) % 2 == 1
+    share = (runs[a] - layers) / (runs[a] - runs[b]) if straight else 0.5
     return round(a + share * (b - a), DECIMALS)
 
 

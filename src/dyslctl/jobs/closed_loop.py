@@ -130,7 +130,8 @@ def outcome(summary: MethodSummary, max_score: int) -> Outcome:
     """What the search for a dial needs of an evaluation in which every episode was played to its end."""
     if summary.mean_layers_run is None or summary.avg_len is None:
         raise ConfigError("nothing to decide by: expected at least one finished episode, found none")
-    return Outcome(summary.episodes, summary.successes, summary.mean_layers_run, summary.avg_len / max_score)
+    solved, error = summary.avg_len / max_score, summary.mean_layers_run_se or 0.0
+    return Outcome(summary.episodes, summary.successes, summary.mean_layers_run, solved, error)
 
 
 def _factory(method: str, recipe: PolicyRecipe, around: Around | None) -> Callable[[], Policy]:

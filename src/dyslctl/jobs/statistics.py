@@ -1,7 +1,8 @@
 """Statistics of paired evaluations: intervals and tests, always from counts or values of known ``n``.
 
 Sources: E. B. Wilson 1927 (score interval), Q. McNemar 1947 in its exact binomial form, B. Efron 1979 (bootstrap),
-A. B. Owen 2007 (pigeonhole bootstrap of crossed factors), D. G. Bonett and R. M. Price 2012 (paired proportions).
+A. B. Owen 2007 (pigeonhole bootstrap of crossed factors), D. G. Bonett and R. M. Price 2012 (paired proportions),
+W. G. Cochran 1977 (ratio of two totals).
 """
 
 from __future__ import annotations
@@ -96,6 +97,25 @@ def without_spread(
     """
     unseen, (low, high) = wilson(0, count, confidence)[1], bounds
     return value - unseen * (value - low), value + unseen * (high - value)
+
+
+def ratio_error(totals: Sequence[float], counts: Sequence[float]) -> float | None:
+    """Standard error of a ratio of totals, e.g. of the layers an inference where episodes are what is drawn.
+
+        r = sum x / sum c      se^2 = n / (n - 1)  sum (x_i - r c_i)^2 / (sum c)^2
+
+    Args:
+        totals: ``x``, of ``n`` independent draws.
+        counts: ``c``, of the same.
+
+    Returns:
+        ``None`` if there are fewer than two draws, or nothing was counted.
+    """
+    x, c = np.asarray(totals, np.float64), np.asarray(counts, np.float64)
+    if len(x) < 2 or not c.sum():
+        return None
+    rest = x - x.sum() / c.sum() * c
+    return float(np.sqrt(len(x) / (len(x) - 1) * (rest @ rest)) / c.sum())
 
 
 def paired_bootstrap(

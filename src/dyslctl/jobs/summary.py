@@ -10,7 +10,7 @@ import numpy as np
 
 from dyslctl.errors import PluginError
 from dyslctl.jobs.episodes import EpisodeRecord
-from dyslctl.jobs.statistics import bootstrap_mean, mcnemar, paired_bootstrap, wilson
+from dyslctl.jobs.statistics import bootstrap_mean, mcnemar, paired_bootstrap, ratio_error, wilson
 
 BASELINE = "full"
 CHANCE = ("dysl", "random-skip-adapters")
@@ -28,6 +28,7 @@ class MethodSummary:
         avg_len: Mean number of subtasks solved, with its bootstrap interval: CALVIN's average successful length.
         chain_rates: Share of episodes with at least 1, 2, ... subtasks solved; the last one is ``success_rate``.
         mean_layers_run: Executed layers an inference, re-predictions counted.
+        mean_layers_run_se: Its standard error over episodes; ``None`` also where there was but one.
         mean_tokens: Tokens that an executed layer saw; ``None`` if not known.
         llm_ms_mean, llm_ms_p50: Latency of the decoder layers of one inference, milliseconds.
     """
@@ -42,6 +43,7 @@ class MethodSummary:
     avg_len_ci95: tuple[float, float] | None
     chain_rates: tuple[float, ...] | None
     mean_layers_run: float | None
+    mean_layers_run_se: float | None
     mean_tokens: float | None
     layers_per_episode: float | None
     inferences_per_episode: float | None
@@ -185,6 +187,7 @@ def summarize_method(records: Sequence[EpisodeRecord], max_score: int = 1) -> Me
         avg_len_ci95=bootstrap_mean(scores, (0, max_score)) if scores else None,
         chain_rates=_chain_rates(scores, max_score) if scores else None,
         mean_layers_run=_ratio(layers, inferences),
+        mean_layers_run_se=ratio_error([record.layers_run for record in done], [record.inferences for record in done]),
         mean_tokens=_ratio(sum(record.layer_tokens for record in counted), sum(r.layers_run for r in counted)),
         layers_per_episode=_ratio(layers, len(done)),
         inferences_per_episode=_ratio(inferences, len(done)),

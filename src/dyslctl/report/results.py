@@ -80,6 +80,7 @@ def _calibrate(document: Document) -> list[Table]:
     took = [f"{document['llm_ms']:.2f} ms of layers an inference"] if document["llm_ms"] is not None else []
     notes = [
         f"target: {document['target']}; {'met' if document['met'] else 'the nearest there is'}",
+        *_layers_error(document),
         f"success {percent(document['success_rate'])}, 95 % Wilson {interval(document['success_ci95'])}, "
         f"n = {document['episodes']} {document['split']} episodes of {document['suite']}",
         *_drop(document),
@@ -100,6 +101,14 @@ def _calibrate_offline(document: Document) -> Table:
         f"dial: {document['meaning']}; written to {document['bundle_path']}",
     ]
     return Table(f"Dial of {document['method']}, from recorded episodes", columns, [row], notes)
+
+
+def _layers_error(document: Document) -> list[str]:
+    """How far the layers of other episodes may be from these; runs of earlier versions did not say."""
+    error = document.get("layers_per_inference_se")
+    if error is None:
+        return []
+    return [f"{document['layers_per_inference']:.2f} layers an inference, standard error over episodes {error:.2f}"]
 
 
 def _drop(document: Document) -> list[str]:

@@ -150,11 +150,12 @@ def _check_reached(method: str, found: Found) -> None:
 
 
 def _check_between(asked: float, low: float, high: float, unit: str, method: str) -> None:
-    if not low < asked < high:
-        raise ConfigError(
-            f"{asked:g} {unit}: '{method}' reaches {low:.2f} to {high:.2f} {unit} on these episodes",
-            hint=f"--target-{unit} between {low:.2f} and {high:.2f}",
-        )
+    for beyond, how, end, hint in (asked >= high, "at most", high, "below"), (asked <= low, "at least", low, "above"):
+        if beyond:
+            raise ConfigError(
+                f"{asked:g} {unit}: '{method}' takes {how} {end:.2f} {unit} on these episodes",
+                hint=f"--target-{unit} {hint} {end:.2f}",
+            )
 
 
 def _document(method: str, found: Found, stage: Stage) -> dict[str, Any]:
@@ -169,6 +170,7 @@ def _document(method: str, found: Found, stage: Stage) -> dict[str, Any]:
         "met": found.met,
         "dial": found.dial,
         "layers_per_inference": outcome.layers,
+        "layers_per_inference_se": outcome.layers_se,
         "successes": outcome.successes,
         "success_rate": outcome.successes / outcome.episodes,
         "success_ci95": wilson(outcome.successes, outcome.episodes),
