@@ -48,6 +48,18 @@ def test_a_backbone_that_pads_a_single_observation_is_sound(
     assert check_backbone(tiny_backbone(), observations[::-1]).failures == ()
 
 
+def test_a_backbone_without_vision_tokens_is_sound(tiny_backbone: Base, observations: list[Observation]) -> None:
+    class Blended(tiny_backbone):  # type: ignore[misc, valid-type]
+        def encode(self, observations: Sequence[Observation]) -> LayerInputs:
+            inputs: LayerInputs = super().encode(observations)
+            seen = inputs.kinds == TokenKind.VISION
+            return replace(inputs, kinds=inputs.kinds.masked_fill(seen, TokenKind.PROPRIO))
+
+    backbone = Blended()
+    backbone.spec = replace(backbone.spec, visual_tokens=False)
+    assert check_backbone(backbone, observations).failures == ()
+
+
 def test_one_observation_is_too_few(tiny_backbone: Base, observations: list[Observation]) -> None:
     with pytest.raises(ConfigError, match="two or more observations, found 1"):
         check_backbone(tiny_backbone(), observations[:1])
@@ -164,6 +176,16 @@ def attends_to_padding(base: Base) -> TinyBackbone:
         def attention_rows(self, layer: int, state: LayerState, queries: Tensor) -> Tensor:
             unmasked = replace(state, mask=None, context=None)
             return super().attention_rows(layer, unmasked, queries)  # type: ignore[no-any-return]
+
+    return Broken()
+
+
+def rows_of_the_whole_batch(base: Base) -> TinyBackbone:
+    class Broken(base):  # type: ignore[misc, valid-type]
+        def attention_rows(self, layer: int, state: LayerState, queries: Tensor) -> Tensor:
+            rows: Tensor = super().attention_rows(layer, state, queries)
+            shared = rows.mean(0, keepdim=True) * (rows > 0)
+            return shared / shared.sum(-1, keepdim=True)
 
     return Broken()
 
@@ -338,6 +360,7 @@ def negative_loss(base: Base) -> TinyBackbone:
         (ignores_positions, "Tokens can be gathered"),
         (forgets_padding_once_tokens_go, "Tokens can be gathered"),
         (attends_to_padding, "Attention rows"),
+        (rows_of_the_whole_batch, "Attention rows"),
         (raw_scores, "Attention rows"),
         (whole_map, "Attention rows"),
         (shows_rows_of_another_layer, "Attention rows"),
@@ -424,6 +447,16 @@ class PoorExpert:
         return replace(true, actions=np.zeros_like(true.actions), score=0)
 
 
+class TiredExpert:
+    """Suite mix-in: the expert breaks down after its first episode."""
+
+    def demonstrate(self, spec: EpisodeSpec) -> Demonstration:
+        if spec.index:
+            raise PluginError("the action is not finite")
+        true: Demonstration = super().demonstrate(spec)  # type: ignore[misc]
+        return true
+
+
 class ForgetfulExpert:
     """Suite mix-in: a disturbed demonstration holds what was executed."""
 
@@ -475,6 +508,7 @@ class StubbornExpert:
         (LateHorizon, "The numbers of the suite"),
         (LyingExpert, "The expert's demonstrations"),
         (PoorExpert, "The expert's demonstrations"),
+        (TiredExpert, "The expert's demonstrations"),
         (UnknownSkill, "The expert's demonstrations"),
     ],
 )
@@ -486,6 +520,10 @@ def test_each_broken_suite_rule_is_named(tiny_suite: type[TinyReach], flaw: type
 
 def unseeded_reset(world: TinyWorld, spec: EpisodeSpec) -> Observation:
     return type(world).reset(world, replace(spec, seed=int(np.random.default_rng().integers(1 << 30))))
+
+
+def deaf_to_the_seed(world: TinyWorld, spec: EpisodeSpec) -> Observation:
+    return type(world).reset(world, replace(spec, seed=spec.index))
 
 
 def float_pixels(world: TinyWorld, spec: EpisodeSpec) -> Observation:
@@ -509,6 +547,7 @@ def endless_step(world: TinyWorld, action: np.ndarray) -> StepResult:
     ("method", "flaw", "rule"),
     [
         ("reset", unseeded_reset, "Equal specs begin equal episodes"),
+        ("reset", deaf_to_the_seed, "Splits never overlap"),
         ("reset", float_pixels, "Observations are uint8"),
         ("step", careless_step, "Step refuses a bad action"),
         ("step", noisy_step, "Equal actions lead"),
@@ -526,6 +565,18 @@ def test_each_broken_simulator_rule_is_named(
 
     with pytest.raises(PluginError, match=rule):
         check_suite(Broken(), episodes=2)
+
+
+def test_a_chain_that_keeps_its_progress_to_itself_is_named(tiny_suite: type[TinyReach]) -> None:
+    class Silent(tiny_suite):  # type: ignore[misc, valid-type]
+        def make(self) -> TinyWorld:
+            world: TinyWorld = super().make()
+            step = world.step
+            world.step = lambda action: replace(step(action), new_instruction=False)  # type: ignore[method-assign]
+            return world
+
+    with pytest.raises(PluginError, match="a subtask is solved, and no new instruction begins"):
+        check_suite(Silent(2), episodes=2)
 
 
 def test_a_suite_without_an_expert_is_sound(tiny_suite: type[TinyReach]) -> None:

@@ -440,6 +440,15 @@ def test_demo_goes_the_whole_way(document: Documents) -> None:
     assert Path("runs/current").read_text() == "demo\n"
 
 
+@pytest.mark.parametrize(
+    "asked", ["calibrate.target_layers=5", "calibrate.max_success_drop=90", "distill.method=flexidepth"]
+)
+def test_demo_takes_the_settings_of_its_commands(document: Documents, asked: str) -> None:
+    found = document("demo", "tiny", "--set", "eval.methods=[full]", "--set", "bench.methods=[full]", "--set", asked)
+    assert found["distill_stage2"]["stage"] == 2
+    assert ("distill_stage1" in found) == ("flexidepth" not in asked)
+
+
 def test_tables_are_for_people(distilled: dict[str, Any], run: Run) -> None:
     result = run("eval", "--method", "full", "--quiet")
     assert "Success on tiny_reach" in result.stdout and "95 % interval" in result.stdout

@@ -209,6 +209,11 @@ def test_hdf5_with_a_column_mapping_of_ones_own(
     assert document("distill", "--stage", "1")["stage"] == 1
 
 
+def test_a_folder_does_not_stand_for_a_preset(lerobot: str, document: Documents) -> None:
+    Path("lerobot").mkdir()  # a clone of that library, say
+    document("profile", "tiny", "--data", lerobot, "--data-map", "lerobot", "--execute-horizon", "2")
+
+
 def test_what_is_printed_says_that_no_robot_acted(lerobot: str, document: Documents, run: Run) -> None:
     document("profile", "tiny", "--data", lerobot, "--execute-horizon", "2")
     shown = run("distill", "--quiet")

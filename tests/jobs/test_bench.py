@@ -101,7 +101,7 @@ def test_a_live_device_is_measured(subject: Subject, monkeypatch: pytest.MonkeyP
     document = bench(subject, BenchPlan(("full",), PLAN.series, 1), device="orin")
     assert document["source"] == "measured"
     assert {row["source"] for row in document["rows"]} == {"measured", "published"}
-    assert torch_device("orin") == "cuda"
+    assert torch_device("orin", "cpu") == "cuda"
 
 
 def test_without_a_bundle_only_the_full_model_runs(subject: Subject) -> None:
@@ -132,8 +132,12 @@ def test_wrong_names_are_refused(subject: Subject, monkeypatch: pytest.MonkeyPat
         bench(subject, BenchPlan(("oracle",)))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(EnvironmentMismatch, match="no CUDA device"):
-        torch_device("cuda")
-    assert (torch_device("cpu"), torch_device("a6000")) == ("cpu", "cpu")
+        torch_device("cuda", "cpu")
+    assert torch_device("cpu", "cuda") == "cpu"
+
+
+def test_what_is_predicted_counts_its_layers_where_the_run_has_its_model() -> None:
+    assert (torch_device("a6000", "cpu"), torch_device("a6000", "cuda:1")) == ("cpu", "cuda:1")
 
 
 def test_choosing_tokens_is_inside_the_time_and_listed_apart(subject: Subject) -> None:

@@ -119,6 +119,19 @@ def test_a_result_shows_its_plain_values(tmp_path: Path) -> None:
     assert (found.kind, found.facts) == ("eval result", {"suite": "reach"})
 
 
+def test_a_result_of_another_version_is_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "r.json", {"schema": "dyslctl.eval/99"})
+    with pytest.raises(ArtifactError, match=r"version /1, found schema 'dyslctl\.eval/99'"):
+        inspect(tmp_path / "r.json")
+
+
+def test_a_torn_result_is_no_episode_log(tmp_path: Path) -> None:
+    write_json(tmp_path / "r.json", {"schema": "dyslctl.eval/1", "suite": "reach", "methods": {}})
+    (tmp_path / "r.json").write_bytes((tmp_path / "r.json").read_bytes()[:-4])
+    with pytest.raises(ArtifactError, match="JSON"):
+        inspect(tmp_path / "r.json")
+
+
 @pytest.mark.parametrize("name", [*RESULTS, "curve", "behaviour"])
 def test_every_result_of_a_run_is_known(tmp_path: Path, name: str) -> None:
     write_json(tmp_path / "r.json", {"schema": f"dyslctl.{name}/1"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from dyslctl.engine import FullSchedule
 from dyslctl.errors import ConfigError
+from dyslctl.jobs.charges import scaled
 from dyslctl.jobs.latency import (
     Latency,
     Series,
@@ -65,6 +67,12 @@ def report(
 
 def latency(*reports: StepReport) -> Latency:
     return Latency(tuple(Timing(sum(r.timings_ms.values()), r) for r in reports))
+
+
+def test_a_second_prediction_passes_the_head_again() -> None:
+    usage = latency(report(8.0, 8), report(12.0, 11, reprediction_ms=4.0)).usage
+    assert (usage.layers, usage.heads) == (9.5, 1.5)
+    assert scaled(usage, 2.0) == replace(usage, layers=19.0)
 
 
 def test_every_frame_goes_to_every_method_in_a_rotating_order(tiny_backbone: type[TinyBackbone]) -> None:

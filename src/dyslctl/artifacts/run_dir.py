@@ -162,7 +162,7 @@ def save_start(run: RunDirectory, manifest: RunManifest, root: Path = RUNS) -> N
     atomic_write(root / "current", f"{run.name if run.path.parent == root else run.path.resolve()}\n")
 
 
-def open_run(name: str | None = None, root: Path = RUNS) -> RunDirectory:
+def open_run(name: str | Path | None = None, root: Path = RUNS) -> RunDirectory:
     """The run called ``name`` (or at that path); without a name, the current one.
 
     Raises:
@@ -190,9 +190,9 @@ def current_run(root: Path = RUNS) -> str:
     return read_text(root / "current", START_HINT).strip()
 
 
-def _locate(name: str, root: Path) -> Path:
-    """``name`` is a plain name below ``root``, or a path if it holds a separator."""
-    if "/" in name:
+def _locate(name: str | Path, root: Path) -> Path:
+    """``name`` is a plain name below ``root``, or a path if it is one, or holds a separator."""
+    if isinstance(name, Path) or "/" in name:
         return Path(name)
     if not _NAME.fullmatch(name):
         raise ConfigError(

@@ -59,7 +59,7 @@ def _work(workspace: Any, *, quiet: bool) -> dict[str, Any]:
     from dyslctl.cli.output import note
     from dyslctl.cli.progress import progress
     from dyslctl.cli.steps.bench import run_bench
-    from dyslctl.cli.steps.distill import run_distill_to_budget
+    from dyslctl.cli.steps.distill import in_two_stages, run_distill, run_distill_to_budget
     from dyslctl.cli.steps.evaluate import run_eval
     from dyslctl.cli.steps.profile import run_profile
 
@@ -67,8 +67,9 @@ def _work(workspace: Any, *, quiet: bool) -> dict[str, Any]:
     with progress(quiet=quiet) as listener:
         note("1/5 profile: which layers are informative?", quiet=quiet)
         done["profile"] = run_profile(workspace, listener)
-        note("2/5 distill, stage 1: adapters stand in for layers", quiet=quiet)
-        done["distill_stage1"] = run_distill_to_budget(workspace, [1], resume=False, progress=listener)
+        if in_two_stages(workspace.config.distill):
+            note("2/5 distill, stage 1: adapters stand in for layers", quiet=quiet)
+            done["distill_stage1"] = run_distill(workspace, [1], resume=False, progress=listener)
         note("3/5 distill, stage 2: a planner learns when they can, and how much to skip is found", quiet=quiet)
         done["distill_stage2"] = run_distill_to_budget(workspace, [2], resume=False, progress=listener)
         note("4/5 eval: the same episodes with and without skipping", quiet=quiet)

@@ -23,5 +23,5 @@ def inspect(
     from dyslctl.jobs.inspection import inspect as job
 
     found = job(path)
-    document = {"schema": "dyslctl.inspect/1", "kind": found.kind, "path": str(path), "valid": True, **found.facts}
+    document = {**found.facts, "schema": "dyslctl.inspect/1", "kind": found.kind, "path": str(path), "valid": True}
     show(document, as_json=as_json)

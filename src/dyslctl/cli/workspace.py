@@ -197,7 +197,9 @@ def _layers_below(run: RunDirectory) -> list[Layer]:
 def _resolved(config: Config) -> Config:
     """``config`` with full paths where it names files or folders that are here: the run is used from elsewhere too."""
     model = config.model.model_copy(update={"checkpoint": _full_path(config.model.checkpoint)})
-    data = config.data.model_copy(update={"path": _full_path(config.data.path), "map": _full_path(config.data.map)})
+    own_map = str(config.data.map or "").endswith((".yaml", ".yml"))  # others are presets, whatever folders are here
+    columns = _full_path(config.data.map) if own_map else config.data.map
+    data = config.data.model_copy(update={"path": _full_path(config.data.path), "map": columns})
     return config.model_copy(update={"model": model, "data": data})
 
 

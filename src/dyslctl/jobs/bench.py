@@ -111,8 +111,8 @@ class Measured:
     never_skip: Latency | None
 
 
-def torch_device(name: str) -> str:
-    """Where the backbone must be loaded for ``bench --device name``: on the GPU if that is the device asked for.
+def torch_device(name: str, own: str) -> str:
+    """Where the backbone must be loaded for ``bench --device name``: on that device if it is here, else on ``own``.
 
     Raises:
         ConfigError: If no device has that name.
@@ -126,7 +126,7 @@ def torch_device(name: str) -> str:
     if name in LOCAL:
         return name
     find_device(name)
-    return "cuda" if live_device() == name else "cpu"
+    return "cuda" if live_device() == name else own
 
 
 def bench(

@@ -43,9 +43,8 @@ class Charge(Generic[Asset]):
 
 def scaled(usage: Usage, ratio: float, *, once: bool = False) -> Usage:
     """The same behaviour on a backbone with ``ratio`` times as many layers; ``once``: it decides once an inference."""
-    if once:
-        return Usage(usage.layers * ratio, usage.controllers, usage.jumps)
-    return Usage(usage.layers * ratio, usage.controllers * ratio, usage.jumps * ratio)
+    deeper = replace(usage, layers=usage.layers * ratio)
+    return deeper if once else replace(deeper, controllers=usage.controllers * ratio, jumps=usage.jumps * ratio)
 
 
 def _tried(usage: Usage, ratio: float) -> Usage:

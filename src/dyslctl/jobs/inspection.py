@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from dyslctl import plugins
 from dyslctl.artifacts.bundle import SETTINGS, WEIGHTS, check_belongs, load_bundle
@@ -25,6 +28,7 @@ BEGINNING = 512
 """Bytes of a file that are looked at before it is read."""
 YAML_SUFFIXES = (".yaml", ".yml")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+RESULT_VERSION = "/1"
 Facts = dict[str, Any]
 
 
@@ -77,11 +81,20 @@ def _file_schema(path: Path) -> str:
         return ""  # no text, and perhaps gigabytes of it
     if not start.startswith(b"{"):
         return _name(read_yaml(path) if path.suffix in YAML_SUFFIXES else _yaml_or_nothing(path))
-    try:
-        content = read_json(path)
-    except ArtifactError:
-        return EPISODES  # more than one JSON object: one a line
+    if _one_object_a_line(path):
+        return EPISODES
+    content = read_json(path)
     return EPISODES if "schema" not in content and "method" in content else _name(content)
+
+
+def _one_object_a_line(path: Path) -> bool:
+    """More than one line, the first of which is whole: no document, which one object fills."""
+    with reading(path), path.open("rb") as file:
+        first, more = file.readline(), file.readline()
+    try:
+        return bool(more.strip()) and isinstance(json.loads(first), dict)
+    except ValueError:
+        return False
 
 
 def _yaml_or_nothing(path: Path) -> Mapping[str, Any]:
@@ -162,6 +175,11 @@ def _episodes(path: Path) -> Facts:
 
 def _result(path: Path) -> Facts:
     content = read_json(path)
+    if not str(content["schema"]).endswith(RESULT_VERSION):
+        raise ArtifactError(
+            f"{path}: expected a result of version {RESULT_VERSION}, found schema '{content['schema']}'",
+            hint="another version of dyslctl wrote it",
+        )
     return {key: value for key, value in content.items() if key != "schema" and not isinstance(value, dict | list)}
 
 
@@ -182,7 +200,8 @@ def _checkpoint(path: Path) -> Facts | None:
             continue
         try:
             if (checkpoint := plugin.checkpoint_at(path)) is not None:
-                return {"backbone": name, **_sizes(plugin.load(checkpoint))}
+                # Half the memory of what it would run in here; every tensor is read and checked all the same.
+                return {"backbone": name, **_sizes(plugin.load(checkpoint, dtype=torch.bfloat16))}
         except DyslctlError as error:
             refusals[name] = error
     if not refusals and not (missing and _looks_like_weights(path)):

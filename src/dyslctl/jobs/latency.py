@@ -103,12 +103,13 @@ class Latency:
 
     @property
     def usage(self) -> Usage:
-        """Layers, controllers and jumps of the average inference."""
+        """Layers, controllers, jumps and passes of the head of the average inference."""
         reports = [timing.report for timing in self.timings]
         return Usage(
             layers=float(self.layers.mean()),
             controllers=float(np.mean([len(report.consulted) for report in reports])),
             jumps=float(np.mean([len(report.jumps) for report in reports])),
+            heads=1.0 + float(np.mean([report.verified for report in reports])),
         )
 
     def as_dict(self) -> dict[str, float | int]:

@@ -198,13 +198,13 @@ def horizon_hint(spec: BackboneSpec) -> str:
 
 
 def load_policy(
-    run: str | None = None,
+    run: str | Path | None = None,
     method: str = "dysl",
     *,
     device: str | None = None,
     dtype: str | None = None,
     options: Mapping[str, Any] | None = None,
-    checkpoint: str | None = None,
+    checkpoint: str | Path | None = None,
     execute_horizon: int | None = None,
     target_layers: float | None = None,
     dial: float | None = None,
@@ -217,7 +217,7 @@ def load_policy(
     else says: how many actions to execute.
 
     Args:
-        run: Name or folder of the run; ``None``: the current one.
+        run: Name of the run, or its folder (a path, or text with a ``/`` in it); ``None``: the current one.
         method: Any name that ``dyslctl eval --method`` knows.
         device: As torch names it; ``None``: the one that the run was profiled on.
         dtype: As torch names it; ``None``: the one that the run was profiled in.
@@ -242,7 +242,7 @@ def load_policy(
     manifest, loaded = directory.manifest(), directory.told("model")
     backbone = BackboneRecipe.of(
         manifest.backbone,
-        checkpoint or manifest.checkpoint,
+        str(checkpoint or manifest.checkpoint),
         {**loaded.get("options", {}), **(options or {})},
         revision=manifest.revision,
         device=device or loaded.get("device", "cpu"),

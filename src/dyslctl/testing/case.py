@@ -66,12 +66,16 @@ class At(LayerSchedule):
 
 
 def kept(state: LayerState) -> Tensor:
-    """``[B, K]`` int64: all tokens but every other vision token (inner token, where the layers see no vision)."""
+    """``[B, K]`` int64: all tokens but every other vision token.
+
+    Where the layers see no vision, every other inner token that is neither proprio nor an action.
+    """
     return torch.stack([_kept(kinds) for kinds in state.kinds])
 
 
 def _kept(kinds: Tensor) -> Tensor:
     inner = torch.arange(1, len(kinds) - 1, device=kinds.device)
+    inner = inner[(kinds[1:-1] != TokenKind.PROPRIO) & (kinds[1:-1] != TokenKind.ACTION)]
     vision = torch.nonzero(kinds >= TokenKind.VISION).flatten()
     keep = torch.ones_like(kinds, dtype=torch.bool)
     keep[(vision if len(vision) > 1 else inner)[1::2]] = False

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dyslctl.engine import EXIT, Jump
 from dyslctl.errors import ConfigError
@@ -136,8 +137,9 @@ def select(case: Case) -> Findings:
         error, tokens = _gathering_error(case, gathered)
         if error > TOLERANCE[case.backbone.dtype]:
             yield f"keeping {tokens} tokens{what} differs from masking out the others (relative error {error:.1e})"
-    subset.select(kept(subset))
-    yield from check_shape(case, case.predict(case.run(subset)), batch=1)
+    if case.backbone.spec.visual_tokens:  # a head may need every other token
+        subset.select(kept(subset))
+        yield from check_shape(case, case.predict(case.run(subset)), batch=1)
 
 
 def _gathering_error(case: Case, inputs: LayerInputs) -> tuple[float, int]:
@@ -155,8 +157,7 @@ def _gathering_error(case: Case, inputs: LayerInputs) -> tuple[float, int]:
 def attention(case: Case) -> Findings:
     """Attention rows, if they are shown, are a softmax over the tokens that the layer sees."""
     state = LayerState.of(case.backbone.encode(case.observations[:2]))
-    real = torch.ones_like(state.kinds, dtype=torch.bool) if state.mask is None else state.mask
-    queries, before = real.int().argmax(1, keepdim=True).expand(-1, 2), state.hidden.clone()
+    real, queries, before = _real(state), _last(_real(state)), state.hidden.clone()
     try:
         rows = case.backbone.attention_rows(0, state, queries)
     except ConfigError:
@@ -171,11 +172,25 @@ def attention(case: Case) -> Findings:
     if not torch.equal(state.hidden, before):
         yield "looking at the attention writes into the hidden state"
     alone = LayerState.of(case.inputs())
-    hidden, beside = case.backbone.run_layer_with_rows(0, alone.fork(), queries[:1])
+    last = _last(_real(alone))
+    hidden, beside = case.backbone.run_layer_with_rows(0, alone.fork(), last)
+    apart = case.backbone.attention_rows(0, alone.fork(), last)
     if not torch.equal(hidden, case.backbone.run_layer(0, alone.fork())):
         yield "a layer that shows rows beside its output gives another output than run_layer"
-    if not torch.allclose(beside, case.backbone.attention_rows(0, alone.fork(), queries[:1]), atol=1e-4):
+    if not torch.allclose(beside, apart, atol=1e-4):
         yield "the rows that a layer shows beside its output are not those of attention_rows"
+    if relative_error(rows[:1, ..., real[0]], apart[..., _real(alone)[0]]) > TOLERANCE[case.backbone.dtype]:
+        yield "rows of a sample depend on the samples beside it in the batch"
+
+
+def _real(state: LayerState) -> Tensor:
+    """``[B, T]`` bool, the tokens that are no padding."""
+    return torch.ones_like(state.kinds, dtype=torch.bool) if state.mask is None else state.mask
+
+
+def _last(real: Tensor) -> Tensor:
+    """``[B, 2]`` int64, the last two real tokens of each sample: whatever the mask, they see the most."""
+    return (torch.arange(real.shape[1], device=real.device) * real).topk(2, 1).indices
 
 
 def beside(case: Case) -> Findings:

@@ -95,9 +95,22 @@ def _splits(case: SuiteCase) -> Findings:
     for split, found in states.items():
         if len(found) < count:
             yield f"{split}: only {len(found)} of {count} initial states are distinct"
+    seen = _first_looks(case)
     for one, other in combinations(SPLITS, 2):
         if shared := len(states[one] & states[other]):
             yield f"{one} and {other} share {shared} initial states"
+        elif any(_same(a, b) for a in seen[one] for b in seen[other]):
+            yield f"{one} and {other} begin equal episodes, whatever their seeds"
+
+
+def _first_looks(case: SuiteCase) -> dict[str, list[Observation]]:
+    """What is seen at the beginning of the first episodes of one task, by split: a seed may be told and not used."""
+    environment, tasks = case.suite.make(), len(case.suite.tasks)
+    looks = {
+        split: [environment.reset(spec) for spec in case.suite.episodes(split, tasks + 1)[::tasks]] for split in SPLITS
+    }
+    environment.close()
+    return looks
 
 
 def _observation(case: SuiteCase) -> Findings:
@@ -181,11 +194,14 @@ def _expert(case: SuiteCase) -> Findings:
     if unknown := set(suite.demonstrated_tasks) - set(suite.tasks):
         yield f"demonstrated_tasks are no tasks: {sorted(unknown)}"
         return
-    for spec in suite.demonstrated_episodes("train", case.episodes) if suite.demonstrated_tasks else ():
+    specs = suite.demonstrated_episodes("train", case.episodes) if suite.demonstrated_tasks else ()
+    for played, spec in enumerate(specs):
         try:
             demonstration = suite.demonstrate(spec)
-        except PluginError:
-            return  # The contract lets a suite have no expert.
+        except PluginError as error:
+            if played:  # otherwise there is none, which the contract allows
+                yield f"{spec.task}: the expert fails after {played} demonstrations: {error.message}"
+            return
         solved += demonstration.score == suite.max_score
         shape = (len(demonstration.observations), suite.action_dim)
         if demonstration.actions.shape != shape or not np.isfinite(demonstration.actions).all():
@@ -209,8 +225,10 @@ def _disturbed(case: SuiteCase) -> Findings:
     for spec in suite.demonstrated_episodes("train", 1) if suite.demonstrated_tasks else ():
         try:
             shown = suite.demonstrate_disturbed(spec, hold_back)
-        except PluginError:
-            return  # The contract lets a suite have no such expert.
+        except PluginError as error:
+            if executed:  # otherwise there is no such expert, which the contract allows
+                yield f"{spec.task}: the expert fails after {len(executed)} actions: {error.message}"
+            return
         if len(executed) != len(shown.actions):
             yield f"{spec.task}: {len(shown.actions)} actions, of which disturb was asked for {len(executed)}"
             return
@@ -235,6 +253,8 @@ def _replay(case: SuiteCase, spec: EpisodeSpec, actions: np.ndarray, score: int)
     for result, gained in zip(results, np.diff(scores), strict=True):
         if result.new_instruction and (not gained or result.done):
             yield f"{spec.task}: a new instruction begins without a solved subtask, or after the end"
+        if gained and not result.done and not result.new_instruction:
+            yield f"{spec.task}: a subtask is solved, and no new instruction begins"
 
 
 def _image(what: str, image: np.ndarray) -> Findings:

@@ -28,7 +28,8 @@ def run_bench(workspace: Workspace, device: str, size: str | None, progress: Pro
     backend = workspace.backbone.backend
     compared = compared_with(settings.compare, backend)
     # One load serves both sides of a comparison: of the plugin's own layers, with the packed ones beside them.
-    as_loaded = replace(workspace.backbone, device=torch_device(device), backend=EAGER if compared else backend)
+    where = torch_device(device, workspace.backbone.device)
+    as_loaded = replace(workspace.backbone, device=where, backend=EAGER if compared else backend)
     workspace = replace(workspace, backbone=as_loaded)
     recipe = workspace.policies(methods.with_reference(settings.methods))
     assets = recipe.assets()

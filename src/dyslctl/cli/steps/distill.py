@@ -78,13 +78,18 @@ def _run_distill(
     return {**_document(rows), **({"calibrated": calibrated} if calibrated else {})} if rows else {}
 
 
+def in_two_stages(settings: DistillConfig) -> bool:
+    """Does the method train in two stages, as it is set?"""
+    return not TRAINED[settings.method].in_one_stage and not settings.from_scratch
+
+
 def _stages_of(settings: DistillConfig, stages: Sequence[Stage]) -> Sequence[Stage]:
     """Those of ``stages`` that the method has.
 
     Raises:
         ConfigError: If it has none of them.
     """
-    if not TRAINED[settings.method].in_one_stage and not settings.from_scratch:
+    if in_two_stages(settings):
         return stages
     if 2 not in stages:
         how = "from scratch" if settings.from_scratch else f"'{settings.method}'"
