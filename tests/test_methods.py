@@ -18,6 +18,7 @@ from dyslctl.dysl.skip_modules import SkipModules, SkipSizes
 from dyslctl.errors import ConfigError
 from dyslctl.method_assets import DEER, FLEXIDEPTH, MOLE, NO_ASSETS, PAPER, Assets, Setup
 from dyslctl.policy import StepReport
+from dyslctl.runtime.packed import with_backend
 from dyslctl.trained import Trained
 
 if TYPE_CHECKING:
@@ -35,12 +36,14 @@ DELTAS = np.linspace(0, 1, 101)[:, None]
 class Paper:
     modules: SkipModules
     guidance: GuidanceSettings
+    execute_horizon: int | None = None
 
 
 @dataclass(frozen=True)
 class Routers:
     modules: SkipModules
     tau: float = 0.5
+    lenience: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -231,6 +234,45 @@ def test_exits_refuse_another_number_of_executed_actions(
     methods.build(name, Setup(tiny_backbone(), 2, assets=assets, target_layers=5.0))
 
 
+@pytest.mark.parametrize("name", ["dysl-paper", "dysl-paper-no-post", "dysl-paper+specprune"])
+def test_the_papers_thresholds_refuse_another_number_of_executed_actions(
+    tiny_backbone: type[TinyBackbone], assets: Assets, name: str
+) -> None:
+    """A change of continuity over other actions is another number; thresholds set by hand are the user's affair."""
+    paper = assets.bundle(PAPER)
+    assert paper is not None
+    fitted = replace(assets, bundles={"dysl-paper": Paper(paper.modules, paper.guidance, execute_horizon=2)})
+    with pytest.raises(ConfigError, match="thresholds of 'dysl-paper' were trained for 2 executed actions"):
+        methods.build(name, Setup(tiny_backbone(), 3, assets=fitted))
+    assert fitted.execute_horizon == 2
+    methods.build(name, Setup(tiny_backbone(), 2, assets=fitted))
+    methods.build(name, Setup(tiny_backbone(), 3, assets=assets))
+
+
+def test_the_dial_stands_where_it_is_put_wherever_it_stood(tiny_backbone: type[TinyBackbone], assets: Assets) -> None:
+    paper, routers = assets.bundle(PAPER), assets.bundle(FLEXIDEPTH)
+    assert paper is not None and routers is not None
+
+    def thresholds(lenience: float, dial: float | None) -> list[float]:
+        guidance = GuidanceSettings(-1.0, 0.0, tau=0.5, lenience=lenience)
+        bundles = {"dysl-paper": Paper(paper.modules, guidance), "flexidepth": Routers(routers.modules, 0.5, lenience)}
+        having = replace(assets, bundles=bundles)
+        made = [methods.build(name, Setup(tiny_backbone(), 2, assets=having, dial=dial)) for name in bundles]
+        return [policy.schedule._tau[1] for policy in made]  # type: ignore[attr-defined]
+
+    assert thresholds(3.0, None) == thresholds(0.0, 3.0) == thresholds(-9.0, 3.0) != thresholds(0.0, None)
+
+
+@pytest.mark.parametrize("name", ["fastv", "sparsevlm", "specprune", "vla-cache", "efficientvla", "dysl+specprune"])
+def test_what_shows_no_attention_is_refused_before_anything_is_played(
+    tiny_backbone: type[TinyBackbone], assets: Assets, name: str
+) -> None:
+    packed = with_backend(tiny_backbone(), "packed")
+    with pytest.raises(ConfigError, match="shows no attention"):
+        methods.build(name, Setup(packed, 2, assets=assets))
+    methods.build("divprune", Setup(packed, 2, assets=assets))
+
+
 def test_methods_do_what_they_say(
     tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach], assets: Assets
 ) -> None:
@@ -248,7 +290,7 @@ def test_methods_do_what_they_say(
     assert 3 <= min(layers["random-skip-layers"]) < max(layers["random-skip-layers"]) <= 8
     assert layers["random-skip-adapters"] == {1, 2, 4, 8}
     assert layers["static"] == {6}, "of its own exits the one nearest to five layers"
-    assert layers["flexidepth"] == layers["flexidepth-tokens"] == {0}, "no layer is static"
+    assert layers["flexidepth"] == {1} and layers["flexidepth-tokens"] == {0}, "no layer is static"
     assert layers["deer"] == {6}, "half of the layers is less than it can run"
     assert layers["mole"] == {4}
     assert layers["divprune"] == layers["fastv"] == layers["vla-cache"] == layers["specprune"] == {8}
@@ -288,7 +330,7 @@ def test_a_dial_goes_from_all_layers_to_few_and_never_back(
         "dysl": 1,
         "dysl+specprune": 1,
         "oracle": 1,
-        "flexidepth": 0,
+        "flexidepth": 1,
         "flexidepth-tokens": 0,
         "deer": 6,
         "mole": 1,

@@ -92,7 +92,7 @@ class ForwardTrace:
         tokens: Number of tokens that went through each executed layer; as long as ``layers_run``.
         resume_layer: The layer of the first jump or exit, ``None`` if every layer ran.
         resume_state: The state before that layer. ``forward(..., resume_state, FullSchedule(), first=resume_layer)``
-            completes it to the full pass, bit for bit.
+            completes it to the full pass, bit for bit; over the tokens that are left, where some had been gathered.
     """
 
     layers_run: list[int] = field(default_factory=list)

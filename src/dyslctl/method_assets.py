@@ -51,6 +51,10 @@ class SkipAssets(Protocol):
     def guidance(self) -> GuidanceSettings:
         """Calibrated thresholds."""
 
+    @property
+    def execute_horizon(self) -> int | None:
+        """Actions executed before the next inference where these were fitted; ``None``: they were set by hand."""
+
 
 class RouterAssets(Protocol):
     """What the methods need of a bundle of ``flexidepth`` or ``flexidepth-tokens``."""
@@ -61,7 +65,11 @@ class RouterAssets(Protocol):
 
     @property
     def tau(self) -> float:
-        """The calibrated threshold."""
+        """The threshold."""
+
+    @property
+    def lenience(self) -> float:
+        """Logits that every router is more willing to skip by."""
 
 
 class ConsistencyAssets(AnyExits, Protocol):
@@ -134,12 +142,13 @@ class Assets:
 
     @property
     def execute_horizon(self) -> int | None:
-        """Actions executed before the next inference in the training of the exits at hand; ``None`` if there are none.
+        """Actions executed before the next inference, as the bundles at hand were made for it; ``None``: any number.
 
-        Exits are trained for one horizon and serve no other. The others remember nothing.
+        Exits are trained for one horizon and serve no other, nor do the thresholds of ``dysl-paper``. The others
+        remember nothing.
         """
-        exits: list[AnyExits | None] = [self.bundle(DYSL), self.bundle(STATIC), self.bundle(DEER)]
-        return next((bundle.execute_horizon for bundle in exits if bundle is not None), None)
+        made = (self.bundle(DYSL), self.bundle(STATIC), self.bundle(DEER), self.bundle(PAPER))
+        return next((bundle.execute_horizon for bundle in made if bundle is not None), None)
 
 
 NO_ASSETS = Assets()
@@ -198,14 +207,27 @@ class Setup:
             ConfigError: If it is not at hand, or was trained for another number of executed actions.
         """
         assets = self.bundle(of)
-        if assets.execute_horizon != self.execute_horizon:
-            raise ConfigError(
-                f"the exits of '{of.method}' were trained for {assets.execute_horizon} executed actions an inference, "
-                f"found {self.execute_horizon} to execute",
-                hint=f"--set execute_horizon={assets.execute_horizon}, or dyslctl distill --method {of.method} --set "
-                f"execute_horizon={self.execute_horizon} trains exits for these",
-            )
+        self._check_horizon(assets.execute_horizon, of, "exits")
         return assets
+
+    def paper(self) -> SkipAssets:
+        """The bundle of ``dysl-paper``, if its thresholds were fitted to changes of continuity as they will come.
+
+        Raises:
+            ConfigError: If it is not at hand, or was fitted for another number of executed actions.
+        """
+        assets = self.bundle(PAPER)
+        self._check_horizon(assets.execute_horizon, PAPER, "thresholds")
+        return assets
+
+    def _check_horizon(self, made_for: int | None, of: BundleOf[Asset], what: str) -> None:
+        if made_for not in (None, self.execute_horizon):
+            raise ConfigError(
+                f"the {what} of '{of.method}' were trained for {made_for} executed actions an inference, found "
+                f"{self.execute_horizon} to execute",
+                hint=f"--set execute_horizon={made_for}, or dyslctl distill --method {of.method} --set "
+                f"execute_horizon={self.execute_horizon} trains {what} for these",
+            )
 
     def target(self) -> float:
         """The number of layers to match.

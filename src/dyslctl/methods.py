@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dyslctl.backbone import Backbone
+import torch
+
+from dyslctl.backbone import Backbone, one_token
 from dyslctl.baselines.deer import ConsistencyPolicy, thresholds_for
 from dyslctl.baselines.flexidepth import FlexiDepthPolicy
 from dyslctl.baselines.flexidepth_tokens import FlexiDepthTokensPolicy
@@ -27,7 +29,17 @@ from dyslctl.engine import LayerSchedule
 from dyslctl.errors import ConfigError
 from dyslctl.joint.policy import JointPolicy
 from dyslctl.joint.skipping import Controllers, PlannedExits
-from dyslctl.method_assets import DEER, DYSL, FLEXIDEPTH, FLEXIDEPTH_TOKENS, MOLE, PAPER, STATIC, Dial, Setup
+from dyslctl.method_assets import (
+    DEER,
+    DYSL,
+    FLEXIDEPTH,
+    FLEXIDEPTH_TOKENS,
+    MOLE,
+    STATIC,
+    Dial,
+    RouterAssets,
+    Setup,
+)
 from dyslctl.plugins import did_you_mean
 from dyslctl.policy import Policy, SchedulePolicy, full_policy
 from dyslctl.pruning import divprune, fastv, sparsevlm
@@ -36,6 +48,18 @@ from dyslctl.pruning.settings import PruningSettings
 from dyslctl.pruning.specprune_policy import SpecPrunePolicy
 from dyslctl.pruning.vla_cache import VLACachePolicy
 from dyslctl.trained import Trained
+from dyslctl.types import LayerState
+
+Offer = Callable[[Backbone, LayerState], object]
+"""Tries, on a state before layer 0, what not every backbone offers."""
+
+
+def _attention(backbone: Backbone, state: LayerState) -> object:
+    return backbone.attention_rows(0, state, torch.zeros_like(state.positions))
+
+
+def _beside(backbone: Backbone, state: LayerState) -> object:
+    return backbone.run_layer_beside(0, state, None)
 
 
 @dataclass(frozen=True)
@@ -46,24 +70,24 @@ class Method:
         summary: One line for ``--help`` and reports.
         build: Makes the policy.
         bundle: Whose bundle it needs.
-        needs_partition: The skip profile's partition must be given.
         needs_target: The mean number of executed layers must be given.
         in_steps: It runs equally many layers each time, so it can only come near to a target.
         dial: How it trades success for layers, if it can.
         privileged: It knows what no robot knows: a bound, whose time means nothing.
         prunes: Its layers see fewer visual tokens, as ``PruningSettings`` say.
+        needs: What else than running its layers the backbone must offer.
         by_token: Each token goes through layers of its own.
     """
 
     summary: str
     build: Callable[[Setup], Policy]
     bundle: Trained | None = None
-    needs_partition: bool = False
     needs_target: bool = False
     in_steps: bool = False
     dial: Dial | None = None
     privileged: bool = False
     prunes: bool = False
+    needs: tuple[Offer, ...] = ()
     by_token: bool = False
 
     @property
@@ -118,8 +142,8 @@ def build(name: str, setup: Setup) -> Policy:
     """A policy for ``name``, ready for ``reset``.
 
     Raises:
-        ConfigError: If the name is unknown, the method lacks its bundle or its target, or it prunes visual tokens and
-            the backbone's layers see none.
+        ConfigError: If the name is unknown, the method lacks its bundle or its target, or the backbone does not offer
+            what it needs: visual tokens in its layers, their attention.
     """
     if method(name).prunes and not setup.backbone.spec.visual_tokens:
         kind = type(setup.backbone).__name__
@@ -128,6 +152,9 @@ def build(name: str, setup: Setup) -> Policy:
             "cross-attention",
             hint="token pruning is for backbones whose language model reads image tokens, such as openvla-oft",
         )
+    for offer in method(name).needs:
+        with torch.inference_mode():
+            offer(setup.backbone, one_token(setup.backbone))
     return method(name).build(setup)
 
 
@@ -147,11 +174,12 @@ def _planned(setup: Setup) -> PlannedExit:
 
 def _paper(*, pre_skip: bool = True, post_skip: bool = True) -> Callable[[Setup], DySLPolicy]:
     def make(setup: Setup) -> DySLPolicy:
-        assets = setup.bundle(PAPER)
+        assets = setup.paper()
+        guidance = assets.guidance
         return DySLPolicy(
             setup.backbone,
             assets.modules,
-            assets.guidance.shifted(setup.dial or 0.0),
+            guidance if setup.dial is None else replace(guidance, lenience=setup.dial),
             setup.execute_horizon,
             pre_skip=pre_skip,
             post_skip=post_skip,
@@ -184,14 +212,16 @@ def _static(setup: Setup) -> Policy:
 
 def _flexidepth(setup: Setup) -> Policy:
     assets = setup.bundle(FLEXIDEPTH)
-    tau = shift_threshold(assets.tau, setup.dial or 0.0)
-    return FlexiDepthPolicy(setup.backbone, assets.modules, tau, setup.execute_horizon)
+    return FlexiDepthPolicy(setup.backbone, assets.modules, _threshold(assets, setup), setup.execute_horizon)
 
 
 def _flexidepth_tokens(setup: Setup) -> Policy:
     assets = setup.bundle(FLEXIDEPTH_TOKENS)
-    tau = shift_threshold(assets.tau, setup.dial or 0.0)
-    return FlexiDepthTokensPolicy(setup.backbone, assets.modules, tau, setup.execute_horizon)
+    return FlexiDepthTokensPolicy(setup.backbone, assets.modules, _threshold(assets, setup), setup.execute_horizon)
+
+
+def _threshold(assets: RouterAssets, setup: Setup) -> float:
+    return shift_threshold(assets.tau, assets.lenience if setup.dial is None else setup.dial)
 
 
 def _deer(setup: Setup) -> Policy:
@@ -242,7 +272,7 @@ def _dysl_specprune(setup: Setup) -> Policy:
 
 def _paper_specprune(*, post_skip: bool = True) -> Callable[[Setup], JointPolicy]:
     def make(setup: Setup) -> JointPolicy:
-        dynamic, horizon = setup.bundle(PAPER).modules.partition.dynamic_layers, setup.execute_horizon
+        dynamic, horizon = setup.paper().modules.partition.dynamic_layers, setup.execute_horizon
         policy = _paper(post_skip=post_skip)(setup)
         return JointPolicy(
             Controllers(policy, setup.backbone.spec.num_layers, dynamic, horizon), setup.pruning, horizon
@@ -276,13 +306,11 @@ METHODS: Mapping[str, Method] = {
     "random-skip": Method(
         "random jumps to the next static layer, without adapters",
         _random_skip("segment"),
-        needs_partition=True,
         needs_target=True,
     ),
     "random-skip-layers": Method(
         "each dynamic layer left out by a coin of its own",
         _random_skip("layer"),
-        needs_partition=True,
         needs_target=True,
     ),
     "random-skip-adapters": Method("random exits through dysl's adapters", _random_exits, "dysl", needs_target=True),
@@ -306,26 +334,42 @@ METHODS: Mapping[str, Method] = {
         "every layer, on the visual tokens that differ most from each other", _pruned(divprune.schedule), prunes=True
     ),
     "fastv": Method(
-        "after two layers the visual tokens that the action attends to most", _pruned(fastv.schedule), prunes=True
+        "after two layers the visual tokens that the action attends to most",
+        _pruned(fastv.schedule),
+        prunes=True,
+        needs=(_attention,),
     ),
     "sparsevlm": Method(
         "at three depths fewer visual tokens, by the words about the picture; some are merged",
         _pruned(sparsevlm.schedule),
         prunes=True,
+        needs=(_attention,),
     ),
     "efficientvla": Method(
-        "without the least important layers, and after two of them on fewer visual tokens", _efficientvla, prunes=True
+        "without the least important layers, and after two of them on fewer visual tokens",
+        _efficientvla,
+        prunes=True,
+        needs=(_attention,),
     ),
     "vla-cache": Method(
         "visual tokens that look as before are not computed again: their keys and values are reused",
         _vla_cache,
         prunes=True,
+        needs=(_attention, _beside),
     ),
     "specprune": Method(
-        "visual tokens that were important last time, have changed, or are attended to at once", _specprune, prunes=True
+        "visual tokens that were important last time, have changed, or are attended to at once",
+        _specprune,
+        prunes=True,
+        needs=(_attention,),
     ),
     "dysl+specprune": Method(
-        "planned exits, on the tokens that specprune retains", _dysl_specprune, "dysl", dial=DAMAGE, prunes=True
+        "planned exits, on the tokens that specprune retains",
+        _dysl_specprune,
+        "dysl",
+        dial=DAMAGE,
+        prunes=True,
+        needs=(_attention,),
     ),
     "dysl-paper+specprune": Method(
         "the rule of the paper, on the tokens that specprune retains",
@@ -333,6 +377,7 @@ METHODS: Mapping[str, Method] = {
         "dysl-paper",
         dial=LENIENCE,
         prunes=True,
+        needs=(_attention,),
     ),
     "dysl-paper-no-post+specprune": Method(
         "... without post-skip verification: no second prediction",
@@ -340,5 +385,6 @@ METHODS: Mapping[str, Method] = {
         "dysl-paper",
         dial=LENIENCE,
         prunes=True,
+        needs=(_attention,),
     ),
 }

@@ -36,6 +36,13 @@ def test_the_points_are_those_that_each_inference_had(backbone: TinyBackbone, su
     assert found.instruction
 
 
+def test_points_that_nobody_obeys_are_not_shown(backbone: TinyBackbone, suite: TinyReach) -> None:
+    modules = SkipModules(LayerPartition(8, (0, 4, 7)), SkipSizes.mini(16)).eval()
+    policy = DySLPolicy(backbone, modules, GuidanceSettings(-1e-6, 0.0, tau=0.0), 2, pre_skip=False)
+    with pytest.raises(ConfigError, match="skipping-allow points"):
+        trace(policy, suite, suite.episodes("test", 1)[0])
+
+
 def test_other_policies_have_no_points(backbone: TinyBackbone, suite: TinyReach) -> None:
     with pytest.raises(ConfigError, match="skipping-allow points"):
         trace(full_policy(backbone, 2), suite, suite.episodes("test", 1)[0])

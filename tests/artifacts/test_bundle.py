@@ -251,7 +251,7 @@ def test_the_model_card_states_base_model_thresholds_and_results() -> None:
     bundle = Bundle(bundle.header, bundle.tensors, bundle.self_test, Guidance(eta_1=-0.02, eta_2=0.01))
     card = model_card(bundle, "tiny_reach", metrics)
     assert "| dysl | 90.0% [87.0%, 92.5%] | 500 | 7.25 |" in card
-    assert "eta_1 = -0.02, eta_2 = 0.01, tau = 0.5, k = 5" in card
+    assert "eta_1 = -0.02, eta_2 = 0.01, tau = 0.5, lenience = 0, k = 5" in card
 
 
 def exits(tolerance: float | None = None, method: str = "dysl", *, remembers: bool = True) -> Bundle:

@@ -106,6 +106,15 @@ def test_with_every_layer_kept_it_is_the_full_model_bit_for_bit(
         assert [each.layer for each in policy.last.consulted] == list(range(8))
 
 
+def test_one_layer_runs_in_any_case(
+    backbone: TinyBackbone, modules: SkipModules, observations: list[Observation]
+) -> None:
+    decide(modules, set(range(8)))
+    policy = FlexiDepthPolicy(backbone, modules, 0.5, 4)
+    policy.select_action(observations[0])
+    assert policy.last.layers == (7,) and len(policy.last.jumps) == 7
+
+
 def test_a_skipped_layer_is_not_executed_and_its_adapter_is(
     backbone: TinyBackbone, modules: SkipModules, observations: list[Observation], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,5 +89,11 @@ def test_tau_lets_through_the_wanted_share() -> None:
     assert [(values > tau[layer]).mean() for layer, values in probabilities.items()] == pytest.approx(
         [0.3, 0.3], abs=0.01
     )
+    assert tau_by_quantile(probabilities, 1.0) == {1: 0.0, 4: 0.0} and tau_by_quantile(probabilities, 0.0) == {
+        1: 1,
+        4: 1,
+    }
+    alike = tau_by_quantile({3: np.full(5, 0.2)}, 0.4)[3]
+    assert 0.19 < alike < 0.2
     with pytest.raises(ConfigError, match=r"\[0, 1\]"):
         tau_by_quantile(probabilities, 1.2)

@@ -88,6 +88,11 @@ def test_what_is_no_damage_to_speak_of_is_not_taken(damages: list[float], layer:
     assert worthwhile(damages, 0.0, (2, 3, 5), 8) == layer
 
 
+@pytest.mark.parametrize(("tolerance", "layer"), [(math.inf, 2), (500.0, 2), (-500.0, 8), (-math.inf, 8)])
+def test_a_tolerance_may_be_as_large_as_one_likes(tolerance: float, layer: int) -> None:
+    assert worthwhile([-3.0, -4.0, -5.0], tolerance, (2, 3, 5), 8) == layer
+
+
 def test_the_head_reads_what_the_adapter_made_of_the_query_tokens(
     backbone: TinyBackbone, exits: ExitModules, observations: list[Observation]
 ) -> None:

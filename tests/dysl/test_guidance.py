@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -250,13 +251,15 @@ def test_reset_starts_an_episode_from_nothing() -> None:
 def test_lenience_shifts_every_threshold_in_logits() -> None:
     """logit(0.5) - log 3 = logit(1 / 4); logit(0.8) - log 4 = logit(0.5)."""
     settings = GuidanceSettings(-1.0, 0.0, tau=0.5, tau_by_layer={3: 0.8, 4: 1.0, 5: 0.0})
-    assert settings.shifted(math.log(3)).tau == pytest.approx(0.25)
-    assert settings.shifted(math.log(4)).tau_by_layer == {3: pytest.approx(0.5), 4: 1.0, 5: 0.0}
-    assert settings.shifted(0.0) == settings
+    assert replace(settings, lenience=math.log(3)).threshold(1) == pytest.approx(0.25)
+    lenient = replace(settings, lenience=math.log(4))
+    assert [lenient.threshold(layer) for layer in (3, 4, 5)] == [pytest.approx(0.5), 1.0, 0.0]
+    assert [settings.threshold(layer) for layer in (1, 3)] == [0.5, 0.8]
+    assert [replace(settings, lenience=end).threshold(1) for end in (math.inf, -math.inf)] == [pytest.approx(0), 1.0]
 
 
 @given(st.floats(0.01, 0.99), st.floats(-16, 16), st.floats(-16, 16))
 def test_more_lenience_never_raises_a_threshold(tau: float, one: float, two: float) -> None:
     settings = GuidanceSettings(-1.0, 0.0, tau=tau)
     low, high = sorted((one, two))
-    assert settings.shifted(high).tau <= settings.shifted(low).tau
+    assert replace(settings, lenience=high).threshold(1) <= replace(settings, lenience=low).threshold(1)

@@ -31,6 +31,9 @@ class Sum:
     def restore(self, memory):
         self.memory = memory
 
+    def reset(self):
+        self.memory = 0
+
 
 def inputs(samples):
     hidden = torch.zeros(samples, 1, 2)
@@ -42,6 +45,13 @@ def test_by_hand():
     backbone = Sum()
     assert skip_sensitivity(backbone, [inputs(2), inputs(3)]).tolist() == [0.0, 1.0, 2.0, 3.0]
     assert backbone.memory == 0
+
+
+def test_what_the_head_remembers_is_left_out_and_left_alone():
+    backbone = Sum()
+    backbone.memory = 7
+    assert skip_sensitivity(backbone, [inputs(2)]).tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert backbone.memory == 7
 
 
 def test_every_sample_counts_alike(tiny_backbone, tiny_suite):

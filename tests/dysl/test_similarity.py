@@ -89,6 +89,23 @@ def test_known_geometry(backbone: TinyBackbone, monkeypatch: pytest.MonkeyPatch)
     assert set(result.by_class) == {"all", "text"}
 
 
+def test_tokens_that_enter_as_zeros_count_where_they_have_a_direction(
+    backbone: TinyBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A word that layer 0 turns by 60 degrees, and the placeholder of an action, which is something from layer 1 on."""
+    x, y, nothing = torch.eye(16)[0], torch.eye(16)[1], torch.zeros(16)
+    word = [x, x / 2 + y * np.sqrt(3) / 2, x / 2 + y * np.sqrt(3) / 2]
+    states = [torch.stack([seen, asked])[None] for seen, asked in zip(word, [nothing, y, x], strict=True)]
+    monkeypatch.setattr("dyslctl.dysl.similarity.residual_states", lambda *_: (states, None))
+    kinds = torch.tensor([[int(TokenKind.TEXT), int(TokenKind.ACTION)]])
+    accumulator = SimilarityAccumulator()
+    accumulator.add(backbone, LayerInputs(states[0], torch.zeros_like(kinds), kinds), [0])
+    result = accumulator.result()
+    assert result.similarity == pytest.approx([0.5, (1 + 0) / 2])
+    assert result.by_class["action"] == pytest.approx([0, 0])
+    assert result.relative_update == pytest.approx([1, (0 + np.sqrt(2)) / 2])
+
+
 def test_the_standard_error_is_zero_if_all_episodes_agree_and_positive_otherwise(
     backbone: TinyBackbone, observations: list[Observation]
 ) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 from dyslctl.engine import RUN, Jump, LayerSchedule, Step, forward
 from dyslctl.jobs.breakdown import ClockedSchedule, PassShares, parts_ms, pass_shares
 from dyslctl.jobs.latency import Latency, Timing, demonstration_frames
-from dyslctl.policy import SchedulePolicy, StepReport
-from dyslctl.types import LayerState
+from dyslctl.policy import Plan, SchedulePolicy, StepReport
+from dyslctl.types import LayerState, Observation
 
 if TYPE_CHECKING:
     from tests.tiny import TinyBackbone, TinyReach
@@ -61,7 +61,7 @@ def test_the_clock_changes_nothing_and_adds_up(tiny_backbone: type[TinyBackbone]
 def test_shares_of_a_pass(tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach]) -> None:
     backbone, dial = tiny_backbone(num_layers=8), Sundial()
     policy = SchedulePolicy(backbone, Slow(dial), execute_horizon=2)
-    shares = pass_shares(backbone, {"slow": policy}, demonstration_frames(tiny_suite(), 1), frames=3, clock=dial)
+    shares = pass_shares({"slow": policy}, demonstration_frames(tiny_suite(), 1), frames=3, clock=dial)
     found = shares["slow"]
     assert (found.layers, found.controllers, found.adapters) == pytest.approx((50 / 92, 12 / 92, 30 / 92))
     assert found.tokens == 0
@@ -73,8 +73,29 @@ def test_where_tokens_are_pruned_the_decisions_are_about_them(
     """What follows a layer, ten of 92 each for five, is theirs too."""
     backbone, dial = tiny_backbone(num_layers=8), Sundial()
     policy, frames = SchedulePolicy(backbone, Slow(dial), execute_horizon=2), demonstration_frames(tiny_suite(), 1)
-    found = pass_shares(backbone, {"slow": policy}, frames, frames=3, clock=dial, pruning={"slow"})["slow"]
+    found = pass_shares({"slow": policy}, frames, frames=3, clock=dial, pruning={"slow"})["slow"]
     assert (found.layers, found.tokens, found.controllers) == pytest.approx((0, 62 / 92, 0))
+
+
+def test_what_is_decided_at_the_start_and_every_attempt_counts(
+    tiny_backbone: type[TinyBackbone], tiny_suite: type[TinyReach]
+) -> None:
+    """Two attempts, as of ``deer``, of 100 s each: 8 at the start, 12 in decisions, 30 in adapters, 50 after layers."""
+    backbone, dial = tiny_backbone(num_layers=8), Sundial()
+
+    class Starting(Slow):
+        def start(self, state: LayerState) -> None:
+            self.dial.seconds += 8
+
+    class Twice(SchedulePolicy):
+        def plan(self, observation: Observation) -> Plan:
+            yield from super().plan(observation)
+            return (yield from super().plan(observation))
+
+    policy = Twice(backbone, Starting(dial), execute_horizon=2)
+    found = pass_shares({"twice": policy}, demonstration_frames(tiny_suite(), 1), frames=1, clock=dial)["twice"]
+    assert dial.seconds == 200
+    assert (found.layers, found.controllers, found.adapters) == pytest.approx((0.5, 0.2, 0.3))
 
 
 def test_parts_add_up_to_the_inference() -> None:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import pytest
 
 from dyslctl.devices.roofline import ModuleParams, Usage
 from dyslctl.dysl.exits import ExitSizes
 from dyslctl.dysl.skip_modules import SkipSizes
-from dyslctl.jobs.charges import exit_params, module_params, scaled
+from dyslctl.jobs.charges import ROUTED, exit_params, module_params, scaled
 from dyslctl.jobs.latency_prediction import choose_workload
 
 if TYPE_CHECKING:
@@ -26,6 +29,13 @@ def test_module_parameters_follow_the_papers_presets(tiny_backbone: type[TinyBac
     assert exit_params(workload, narrow, 1) == ModuleParams(2 * 2048 + 1 + 3 * 2048 + 2, 3 * 6146 + 1 + 1 + 1)
     own = SkipSizes(2048, 1, 1)  # 2 H r + r + H + 2 H and 2 H + H h + h + h + 1
     assert module_params(workload, own) == ModuleParams(adapter=10_241, controller=6_147)
+
+
+def test_flexidepth_is_charged_for_its_own_modules(tiny_backbone: type[TinyBackbone]) -> None:
+    """Published: 390M for 32 layers of width 4096."""
+    workload = replace(choose_workload(tiny_backbone(), None)[1], hidden_size=4096)
+    found = ROUTED.params(None, workload)
+    assert 32 * (found.adapter + found.controller) == pytest.approx(390e6, rel=0.01)
 
 
 def test_scaling() -> None:

@@ -67,7 +67,7 @@ def test_a_policy_is_loaded_as_the_run_was_profiled(loads: list[dict[str, Any]])
 def test_a_run_is_named_or_its_folder_given(loads: list[dict[str, Any]]) -> None:
     folder = start(None).path
     for run in (folder.name, str(folder), folder):
-        assert load_policy(run, "full").backbone.spec.num_layers
+        assert load_policy(run, "full", checkpoint="org/elsewhere").backbone.spec.num_layers
 
 
 def test_what_the_caller_says_stands_above(loads: list[dict[str, Any]]) -> None:

@@ -40,6 +40,7 @@ JUMPY = GuidanceSettings(-1e-4, 0.0, k=1, tau=0.0)
 class Paper:
     modules: SkipModules
     guidance: GuidanceSettings
+    execute_horizon: int | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,20 @@ def test_a_global_set_of_few_layers_is_not_trusted_and_none_is_carried_for_ever(
     assert layers == [4, 4, 4, 4, 8, 4, 4, 4, 8]
     assert ages == [0, 1, 2, 3, 0, 1, 2, 3, 0]
     assert sets[0] is sets[3] is not sets[4] and sets[4] is sets[7] is not sets[8]
+
+
+@pytest.mark.parametrize("agreement", ["independent", "or"])
+def test_an_alarm_ends_when_its_reason_does(tiny_backbone: type[TinyBackbone], agreement: Any) -> None:
+    """An exit's damage is three times the tolerance once, then 0.55 of it: worth the exit, but not to the cautious."""
+    coarse = replace(PRUNED, agreement=agreement, fine_translation=1e-9, fine_rotation=1e-9, similarity=-1.0)
+    policy = joint(assets(tolerance=0.0), tiny_backbone(), "dysl+specprune", coarse)
+    damages = iter([3.0, *[0.55] * 9])
+    policy.schedule.skip._planner = lambda _: torch.full((1, 2), math.log(next(damages)))  # type: ignore[attr-defined]
+    layers = []
+    for number in range(6):
+        policy.select_action(observation(number))
+        layers.append(policy.last.layers_run)
+    assert layers == ([8, 4, 4, 4, 4, 4] if agreement == "independent" else [8, 8, 4, 4, 4, 4])
 
 
 def test_any_set_is_trusted_where_refresh_is_0(tiny_backbone: type[TinyBackbone]) -> None:

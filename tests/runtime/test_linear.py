@@ -54,6 +54,15 @@ def test_int8_errs_by_a_step_of_its_scales_and_no_more() -> None:
     assert torch.equal(found[..., 3], torch.zeros(1, 9))
 
 
+def test_int8_gives_a_sample_what_it_gives_it_alone() -> None:
+    """Beside one that is twenty times as large."""
+    generator = torch.Generator().manual_seed(0)
+    product = linear.int8(torch.randn(8, 16, generator=generator))
+    small, large = torch.randn(1, 3, 16, generator=generator), 20 * torch.randn(1, 3, 16, generator=generator)
+    together = product(torch.cat([small, large]))
+    assert torch.equal(together, torch.cat([product(small), product(large)]))
+
+
 def test_int8_keeps_the_dtype_of_the_hidden_state() -> None:
     weight = torch.eye(4, dtype=torch.bfloat16)
     assert linear.int8(weight)(torch.ones(1, 2, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16

@@ -83,7 +83,7 @@ def trace(policy: Policy, suite: TaskSuite, spec: EpisodeSpec) -> Trace:
     Raises:
         ConfigError: If the policy has none.
     """
-    if not isinstance(policy, DySLPolicy):
+    if not isinstance(policy, DySLPolicy) or not policy.pre_skip:
         raise ConfigError("allow points: expected a policy with skipping-allow points", hint="--method dysl-paper")
     environment, watched = suite.make(), _Watched(policy)
     moments, frames = list[Moment](), list[np.ndarray]()

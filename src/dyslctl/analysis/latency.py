@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dyslctl.errors import ConfigError
-from dyslctl.jobs.breakdown import PassShares
+from dyslctl.jobs.breakdown import TIMED, PassShares, divided
 from dyslctl.jobs.episodes import EpisodeRecord
 from dyslctl.jobs.statistics import crossed_bootstrap, percentile_interval
 
@@ -60,22 +60,8 @@ def breakdown(method: str, records: Sequence[EpisodeRecord], shares: PassShares)
 
 
 def _parts(records: Sequence[EpisodeRecord], inferences: int, shares: PassShares) -> dict[str, float]:
-    """Means, milliseconds, that add up: the first pass apart from the second prediction."""
-    mean = {
-        part: sum(record.parts_ms.get(part, 0.0) for record in records) / inferences
-        for part in ("encode", "llm", "head", "guidance")
-    }
-    again = sum(record.reprediction_ms for record in records) / inferences
-    heads = 1 + sum(record.verifications for record in records) / inferences
-    head = mean["head"] / heads
-    first_pass = mean["llm"] + mean["head"] - again - head
-    return {
-        "encode": mean["encode"],
-        "layers": first_pass * shares.layers,
-        "controllers": first_pass * shares.controllers,
-        "adapters": first_pass * shares.adapters,
-        "tokens": first_pass * shares.tokens,
-        "reprediction": again,
-        "head": head,
-        "guidance": mean["guidance"],
-    }
+    """:func:`divided`, of timed episodes."""
+    sums = {part: sum(record.parts_ms.get(part, 0.0) for record in records) for part in TIMED}
+    sums["reprediction"] = sum(record.reprediction_ms for record in records)
+    verified = sum(record.verifications for record in records) / inferences
+    return divided({part: value / inferences for part, value in sums.items()}, verified, shares)

@@ -139,7 +139,7 @@ class _Watched(Wrapped):
         self.important: frozenset[int] = frozenset()
         self._before: frozenset[int] | None = None
         self.entropies: list[list[float]] = []
-        self._kept: list[frozenset[int]] = []
+        self._kept: dict[int, frozenset[int]] = {}
 
     def reset(self, seed: int = 0) -> None:
         """A new episode or instruction: nothing was important before."""
@@ -154,13 +154,14 @@ class _Watched(Wrapped):
             return state
         noting = _Noting(request.schedule)
         answer = yield Predict(request.backbone, request.state, noting, request.first)
-        self._kept = noting.kept
+        # A second prediction begins behind the layers of the first that it shares.
+        self._kept = {layer: kept for layer, kept in self._kept.items() if layer < request.first} | noting.kept
         return answer
 
     def moment(self, inference: int, step: int) -> Moment:
         """The inference that was just executed."""
         everything = frozenset(position for view in self.layout for position in view)
-        fewer = [kept for kept in self._kept if kept and kept != everything]
+        fewer = [kept for _, kept in sorted(self._kept.items()) if kept and kept != everything]
         last, first = (fewer[-1], fewer[0]) if fewer else (everything, everything)
         retained = tuple(tuple(i for i, position in enumerate(view) if position in last) for view in self.layout)
         return Moment(
@@ -219,12 +220,12 @@ class _Noting(LayerSchedule):
     """Another schedule, and the visual tokens that were there after each layer that ran.
 
     Attributes:
-        kept: Original positions.
+        kept: Original positions, by layer.
     """
 
     def __init__(self, schedule: LayerSchedule) -> None:
         self._schedule = schedule
-        self.kept: list[frozenset[int]] = []
+        self.kept: dict[int, frozenset[int]] = {}
 
     def start(self, state: LayerState) -> None:
         """Start the wrapped schedule."""
@@ -238,7 +239,7 @@ class _Noting(LayerSchedule):
         """Tell the wrapped schedule, then note."""
         self._schedule.after(layer, state)
         visual: Tensor = state.positions[0][state.kinds[0] >= TokenKind.VISION]
-        self.kept.append(frozenset(torch.unique(visual).tolist()))
+        self.kept[layer] = frozenset(torch.unique(visual).tolist())
 
 
 def _share(wanted: frozenset[int], kept: frozenset[int]) -> float:

@@ -21,11 +21,7 @@ class Section(Part):
 
     @abstractmethod
     def turned(self, dial: float) -> Self:
-        """These settings with the method's dial at ``dial`` built in.
-
-        Raises:
-            ArtifactError: If the dial moves something that is not calibrated yet.
-        """
+        """These settings with the method's dial at ``dial``, wherever it stood."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:

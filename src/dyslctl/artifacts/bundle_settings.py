@@ -12,7 +12,6 @@ from dyslctl.artifacts.document import Document, Part
 from dyslctl.artifacts.skip_profile import Fraction, Guidance
 from dyslctl.artifacts.strict_yaml import dump_yaml, read_yaml
 from dyslctl.dysl.exit_policy import ExitSettings
-from dyslctl.dysl.guidance import shift_threshold
 from dyslctl.errors import ArtifactError
 
 
@@ -24,6 +23,7 @@ class Calibration(Part):
         suite, split, episodes: The rollouts behind them.
         numbers: Anything else worth keeping: quantiles, protected share, AUC.
         data_hash: SHA-256 of the recorded actions; ``None`` for numbers that were set by hand.
+        execute_horizon: Actions that were executed an inference, where the numbers hold for no other number of them.
     """
 
     rule: str
@@ -32,6 +32,7 @@ class Calibration(Part):
     episodes: int
     numbers: dict[str, float] = Field(default_factory=dict)
     data_hash: str | None = None
+    execute_horizon: int | None = None
 
 
 class Exits(Section):
@@ -76,24 +77,26 @@ class Routing(Section):
 
     Attributes:
         tau: A router above this probability skips its layer; token by token, for the token it was asked about.
+        lenience: Logits that every router is more willing to skip by; ``dyslctl calibrate`` sets it.
     """
 
     KEY: ClassVar[str] = "routing"
     MODULES: ClassVar[str] = "Adapters and routers (FlexiDepth)"
 
     tau: Fraction = 0.5
+    lenience: float = 0.0
 
     def turned(self, dial: float) -> Self:
-        """``tau`` moved by ``dial`` logits."""
-        return type(self)(tau=shift_threshold(self.tau, dial))
+        """The dial is the lenience."""
+        return self.model_copy(update={"lenience": dial})
 
     def facts(self) -> dict[str, Any]:
-        """The threshold."""
-        return {"tau": self.tau}
+        """What moves the threshold."""
+        return {"tau": self.tau, "lenience": self.lenience}
 
     def calibrated_to(self) -> str:
-        """The threshold."""
-        return f"tau = {self.tau:.4g}"
+        """What moves the threshold."""
+        return f"tau = {self.tau:.4g}, lenience = {self.lenience:.4g}"
 
 
 class Consistency(Section):

@@ -78,6 +78,7 @@ class Guidance(Section):
         eta_2: Above this change they move back, Eq. 3 (>= 0). Both are null until calibrated.
         tau: A controller above this probability skips.
         tau_by_layer: Dynamic layer -> its own ``tau``.
+        lenience: Logits that every controller is more willing to skip by; ``dyslctl calibrate`` sets it.
         chunk_policy: How the actions of one chunk become one change of continuity.
         stride: ``adaptive`` is Eq. 2's ceil(dC / eta_1); a number is a constant stride.
         gripper_weight: Weight of the gripper column in Eq. 1; 1 is the paper's.
@@ -92,6 +93,7 @@ class Guidance(Section):
     eta_2: Annotated[float, Field(ge=0)] | None = None
     tau: Fraction = 0.5
     tau_by_layer: dict[Layer, Fraction] = Field(default_factory=dict)
+    lenience: float = 0.0
     chunk_policy: ChunkPolicy = "chunk_min"
     stride: Literal["adaptive"] | Positive = "adaptive"
     gripper_weight: Annotated[float, Field(ge=0)] = 1.0
@@ -113,18 +115,19 @@ class Guidance(Section):
         return GuidanceSettings(**{**dict(self), "eta_1": self.eta_1, "eta_2": self.eta_2})
 
     def turned(self, dial: float) -> Self:
-        """Every ``tau`` moved by ``dial`` logits."""
-        return self.of(self.settings().shifted(dial))
+        """The dial is the lenience."""
+        return self.model_copy(update={"lenience": dial})
 
     def facts(self) -> dict[str, Any]:
         """The thresholds that are the same for all layers."""
-        return {"eta_1": self.eta_1, "eta_2": self.eta_2, "tau": self.tau}
+        return {"eta_1": self.eta_1, "eta_2": self.eta_2, "tau": self.tau, "lenience": self.lenience}
 
     def calibrated_to(self) -> str:
         """The same, and the window."""
         if self.eta_1 is None or self.eta_2 is None:
             return "not calibrated yet"
-        return f"eta_1 = {self.eta_1:.4g}, eta_2 = {self.eta_2:.4g}, tau = {self.tau:.4g}, k = {self.k}"
+        thresholds = f"eta_1 = {self.eta_1:.4g}, eta_2 = {self.eta_2:.4g}, tau = {self.tau:.4g}"
+        return f"{thresholds}, lenience = {self.lenience:.4g}, k = {self.k}"
 
 
 class ModuleSizes(Sizes):

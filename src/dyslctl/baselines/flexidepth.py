@@ -11,6 +11,7 @@ Where this differs from the published method:
 * A layer that runs is not multiplied by its gate at inference: with every layer kept this is the upstream model, bit
   for bit. In training the two ways are mixed softly, unless ``hard`` is asked for.
 * All layers have a router, not the latter half of them, and the adapter is that of :mod:`dyslctl.dysl.skip_modules`.
+* The last layer runs where no other did: a head that generates needs the keys and values of one.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from dyslctl.backbone import Backbone
 from dyslctl.dysl.partition import LayerPartition
 from dyslctl.dysl.schedule import DySLSchedule
 from dyslctl.dysl.skip_modules import KEEP_BIAS, Controller, SkipModules, SkipSizes, fold
+from dyslctl.engine import RUN, Step
 from dyslctl.policy import Plan, SchedulePolicy
-from dyslctl.types import Observation
+from dyslctl.types import LayerState, Observation
 
 MIN_ROUTER_WIDTH = 16
 """Inner width of a router where ``H / 16`` would be less."""
@@ -102,10 +104,28 @@ class CommonThreshold:
         return self.tau
 
 
+class RoutedSchedule(DySLSchedule):
+    """A router before every layer, and one layer at least."""
+
+    def start(self, state: LayerState) -> None:
+        """A new inference: nothing ran."""
+        super().start(state)
+        self._ran = False
+
+    def before(self, layer: int, state: LayerState) -> Step:
+        """As the router says, but for the last layer where none ran."""
+        last = not self._ran and layer == self.num_layers - 1
+        return RUN if last else super().before(layer, state)
+
+    def after(self, layer: int, state: LayerState) -> None:
+        """One ran."""
+        self._ran = True
+
+
 class FlexiDepthPolicy(SchedulePolicy):
     """Before each layer its router is asked; a layer that is skipped is not executed, its adapter is."""
 
-    schedule: DySLSchedule
+    schedule: RoutedSchedule
 
     def __init__(self, backbone: Backbone, modules: SkipModules, tau: float, execute_horizon: int) -> None:
         """Put trained routers to work.
@@ -116,7 +136,7 @@ class FlexiDepthPolicy(SchedulePolicy):
             tau: The skip probability above which a layer is skipped.
             execute_horizon: Actions of a chunk that are executed before the next inference.
         """
-        super().__init__(backbone, DySLSchedule(modules, CommonThreshold(tau), pack=backbone.pack), execute_horizon)
+        super().__init__(backbone, RoutedSchedule(modules, CommonThreshold(tau), pack=backbone.pack), execute_horizon)
 
     def plan(self, observation: Observation) -> Plan:
         """As any schedule, with what the routers answered in the report."""

@@ -148,15 +148,22 @@ def _quantiles(signals: Sequence[Signal], p1: float, p2: float) -> tuple[float, 
 
 
 def tau_by_quantile(probabilities: Mapping[int, np.ndarray], skip_rate: float) -> dict[int, float]:
-    """Per controller, the ``tau`` above which a share ``skip_rate`` of its recorded probabilities lies.
+    """Per controller, the ``tau`` above which a share ``skip_rate`` of its recorded probabilities lies (equals too).
 
     Args:
         probabilities: Dynamic layer -> probabilities of its controller on recorded observations.
-        skip_rate: In [0, 1].
+        skip_rate: In [0, 1]; at the ends none and all, whatever is seen later.
 
     Raises:
         ConfigError: If the rate is out of range.
     """
     if not 0 <= skip_rate <= 1:
         raise ConfigError(f"the skip rate must lie in [0, 1], found {skip_rate}")
-    return {layer: float(np.quantile(values, 1 - skip_rate)) for layer, values in probabilities.items()}
+    if skip_rate in (0, 1):
+        return dict.fromkeys(probabilities, 1.0 - skip_rate)
+    return {layer: _just_below(np.quantile(values, 1 - skip_rate)) for layer, values in probabilities.items()}
+
+
+def _just_below(value: float) -> float:
+    """A controller skips above its threshold, so that ``value`` itself does too."""
+    return max(float(np.nextafter(value, -np.inf)), 0.0)

@@ -90,28 +90,34 @@ class PlannedExit(ExitSchedule):
 
     Attributes:
         tolerance: Of the next inferences.
+        predicted: Log damage of every exit, as the planner said it last.
     """
 
     def __init__(self, ladder: ExitLadder, planner: Callable[[Tensor], Tensor], tolerance: float) -> None:
         """``planner``: a bound :class:`ExitPlanner`."""
         super().__init__(ladder)
         self._planner, self.tolerance = planner, tolerance
+        self.predicted: list[float] = []
 
     def choose(self, state: LayerState) -> int:
-        """Ask the planner; the one place where the device is waited for."""
+        """Ask the planner; the one place where the device is waited for, unless the tokens changed."""
         features = self.ladder.layout.of(state).features(state.hidden, self.memory)
-        predicted: list[float] = self._planner(features)[0].tolist()
-        self.consulted.append(Consultation(self.ladder.exits[0], predicted[0]))
-        return worthwhile(predicted, self.tolerance, self.ladder.exits, self.ladder.num_layers)
+        self.predicted = self._planner(features)[0].tolist()
+        self.consulted.append(Consultation(self.ladder.exits[0], self.predicted[0]))
+        return self.worthwhile(self.tolerance)
+
+    def worthwhile(self, tolerance: float) -> int:
+        """What the last answer of the planner comes to at ``tolerance``."""
+        return worthwhile(self.predicted, tolerance, self.ladder.exits, self.ladder.num_layers)
 
 
 def worthwhile(log_damages: Sequence[float], tolerance: float, exits: Sequence[int], num_layers: int) -> int:
     """Where to leave: one of ``exits``, or ``num_layers`` for the whole model.
 
-        argmin_e  d_e^2 + t^2 e / L        d_L = 0,  t = exp(tolerance)
+        argmin_e  (d_e / t)^2 + e / L        d_L = 0,  t = exp(tolerance)
 
-    Of all rules with the same mean layers this one has the least mean squared damage (``t^2`` is the Lagrange
-    multiplier of the layers). No damage of ``t`` or more is taken, and none that is not a number. Monotone in
+    Of all rules with the same mean layers this one has the least mean squared damage (``1 / t^2`` is its
+    price in layers). No damage of ``t`` or more is taken, and none that is not a number. Monotone in
     ``tolerance``; of two equal sums the cheaper.
 
     Args:
@@ -120,10 +126,9 @@ def worthwhile(log_damages: Sequence[float], tolerance: float, exits: Sequence[i
         exits: Ascending.
         num_layers: ``L``.
     """
-    whole = math.exp(2 * tolerance)
-    chosen, least = num_layers, whole
+    chosen, least = num_layers, 1.0
     for layer, damage in zip(reversed(exits), reversed(log_damages), strict=True):
         if damage < tolerance:
-            cost = math.exp(2 * damage) + whole * layer / num_layers
+            cost = math.exp(2 * (damage - tolerance)) + layer / num_layers
             chosen, least = (layer, cost) if cost <= least else (chosen, least)
     return chosen

@@ -17,7 +17,6 @@ from dyslctl.backbone import Backbone
 from dyslctl.dysl.exits import ExitModules
 from dyslctl.dysl.plan_memory import action_slots
 from dyslctl.dysl.query_layout import query_tokens
-from dyslctl.dysl.states import residual_states
 from dyslctl.engine import EXIT, RUN, LayerSchedule, Step, forward
 from dyslctl.types import LayerInputs, LayerState, joined_history
 
@@ -79,25 +78,35 @@ def exit_views(backbone: Backbone, inputs: LayerInputs, memory: Tensor, exits: S
 
 
 class RecordExits(LayerSchedule):
-    """Keeps the query tokens before each exit and leaves at the last one. For one pass."""
+    """Keeps the query tokens before each exit, and leaves at the last one unless told to go on. For one pass."""
 
-    def __init__(self, exits: Sequence[int]) -> None:
-        self._exits = tuple(exits)
+    def __init__(self, exits: Sequence[int], *, leave: bool = True) -> None:
+        self._exits, self._leave = tuple(exits), leave
         self._states: list[LayerState] = []
 
     def before(self, layer: int, state: LayerState) -> Step:
         """Keep what an exit here would adapt."""
         if layer in self._exits:
-            seen = state.fork()
-            seen.select(query_tokens(seen))
-            self._states.append(seen)
-        return EXIT if layer == self._exits[-1] else RUN
+            self._states.append(_queries(state))
+        return EXIT if self._leave and layer == self._exits[-1] else RUN
+
+    @property
+    def hidden(self) -> list[Tensor]:
+        """``[B, K, H]`` by exit."""
+        return [state.hidden for state in self._states]
 
     def views(self, memory: Tensor, history: Tensor | None) -> ExitViews:
         """What it kept, with what the exits are told beside, as in :class:`ExitViews`."""
         last = self._states[-1]
-        hidden = torch.stack([state.hidden for state in self._states], 1)
+        hidden = torch.stack(self.hidden, 1)
         return ExitViews(hidden, last.positions, last.kinds, memory.to(hidden.dtype), history)
+
+
+def _queries(state: LayerState) -> LayerState:
+    """A copy of ``state`` with the query tokens alone."""
+    seen = state.fork()
+    seen.select(query_tokens(seen))
+    return seen
 
 
 def exit_actions(backbone: Backbone, modules: ExitModules, views: ExitViews) -> Tensor:
@@ -128,8 +137,8 @@ def exit_losses(predicted: Tensor, full: Tensor, executed: int) -> Tensor:
 @torch.no_grad()
 def measure_scales(backbone: Backbone, modules: ExitModules, inputs: LayerInputs) -> None:
     """Set every adapter's fixed ``scale`` to ``RMS(h_L - h_e)`` over the query tokens: what the skipped layers add."""
-    states, last = residual_states(backbone, inputs)
-    keep = query_tokens(last)[..., None]
-    for layer in modules.exits:
-        added = (states[-1] - states[layer]).float().gather(1, keep.expand(-1, -1, states[-1].shape[-1]))
-        modules.adapter(layer).scale.fill_(math.sqrt(added.square().mean().item()))
+    state, record = LayerState.of(inputs), RecordExits(modules.exits, leave=False)
+    forward(backbone, state, record)
+    last = _queries(state).hidden.float()
+    for layer, before in zip(modules.exits, record.hidden, strict=True):
+        modules.adapter(layer).scale.fill_(math.sqrt((last - before.float()).square().mean().item()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -19,6 +19,8 @@ from dyslctl.dysl.continuity import Continuity, ContinuityTracker, action_weight
 from dyslctl.dysl.partition import Segment
 from dyslctl.errors import ConfigError
 
+FAR = 600.0
+"""Logits beyond which a threshold is at its end."""
 ChunkPolicy = Literal["chunk_min", "per_action", "chunk_end", "first_action"]
 Stride = int | Literal["adaptive"]
 
@@ -33,6 +35,7 @@ class GuidanceSettings:
         k: Actions in the continuity window.
         tau: A controller skips if its probability exceeds this.
         tau_by_layer: Dynamic layer -> its own ``tau``, for those that have one.
+        lenience: Logits that every controller is more willing to skip by than its ``tau`` says: the method's dial.
         chunk_policy: How a chunk of actions becomes falls and rises (see :func:`read_signals`).
         stride: Forward move in layers; ``adaptive`` is ``ceil(delta C / eta_1)``, always at least 2.
         gripper_weight: Weight of the gripper in Eq. 1.
@@ -47,6 +50,7 @@ class GuidanceSettings:
     k: int = 5
     tau: float = 0.5
     tau_by_layer: Mapping[int, float] = field(default_factory=dict)
+    lenience: float = 0.0
     chunk_policy: ChunkPolicy = "chunk_min"
     stride: Stride = "adaptive"
     gripper_weight: float = 1.0
@@ -65,26 +69,18 @@ class GuidanceSettings:
             raise ConfigError(f"tau must lie in [0, 1], found {self.tau} and {dict(self.tau_by_layer)}")
 
     def threshold(self, layer: int) -> float:
-        """``tau`` of the controller before ``layer``."""
-        return self.tau_by_layer.get(layer, self.tau)
-
-    def shifted(self, lenience: float) -> GuidanceSettings:
-        """Every controller more willing to skip, by logits: ``logit(tau') = logit(tau) - lenience``.
-
-        Thresholds 0 and 1, always and never, stay what they are.
-        """
-        by_layer = {layer: shift_threshold(tau, lenience) for layer, tau in self.tau_by_layer.items()}
-        return replace(self, tau=shift_threshold(self.tau, lenience), tau_by_layer=by_layer)
+        """The probability above which the controller before ``layer`` skips: its ``tau``, moved by the lenience."""
+        return shift_threshold(self.tau_by_layer.get(layer, self.tau), self.lenience)
 
 
 def shift_threshold(tau: float, lenience: float) -> float:
-    """``logit(tau') = logit(tau) - lenience``, but ``tau`` itself at 0, 0 and 1.
+    """``logit(tau') = logit(tau) - lenience``, but ``tau`` itself at 0, 0 and 1: always and never stay what they are.
 
     Never beyond ``tau`` on the wrong side: rounding must not move a calibrated threshold.
     """
     if lenience == 0 or tau in (0, 1):
         return tau
-    shifted = 1 / (1 + (1 - tau) / tau * math.exp(lenience))
+    shifted = 1 / (1 + (1 - tau) / tau * math.exp(min(max(lenience, -FAR), FAR)))
     return min(shifted, tau) if lenience > 0 else max(shifted, tau)
 
 

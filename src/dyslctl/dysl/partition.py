@@ -165,9 +165,13 @@ def choose_static(
         sensitivity: ``[L]``, how far the action moves without each layer, for the criterion of that name.
 
     Raises:
-        ConfigError: If the criterion is unknown.
+        ConfigError: If the criterion is unknown, or lacks what it ranks by.
     """
-    if criterion == "sensitivity" and sensitivity is not None:
+    if criterion == "sensitivity":
+        if sensitivity is None:
+            raise ConfigError(
+                "criterion 'sensitivity': expected how far the action moves without each layer, found none"
+            )
         return by_similarity(sensitivity, budget, tie_breakers=[result.relative_update])
     if criterion == "similarity":
         ties = [result.relative_update]

@@ -12,7 +12,11 @@ from dyslctl.types import LayerState, Observation
 
 
 class DySLPolicy(Policy):
-    """Dynamic-static layer skipping with prior-post guidance (section 3)."""
+    """Dynamic-static layer skipping with prior-post guidance (section 3).
+
+    Attributes:
+        pre_skip: The skipping-allow points move, and are obeyed.
+    """
 
     schedule: DySLSchedule
 
@@ -38,7 +42,7 @@ class DySLPolicy(Policy):
         """
         self.backbone = backbone
         self._execute_horizon = execute_horizon
-        self._post_skip = post_skip
+        self.pre_skip, self._post_skip = pre_skip, post_skip
         self.guidance = SkipGuidance(modules.partition.segments, settings, backbone.spec.gripper_dim)
         points = self.guidance.allow_points if pre_skip else None
         self.schedule = DySLSchedule(modules, settings, points, backbone.pack)

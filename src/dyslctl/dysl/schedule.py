@@ -44,6 +44,7 @@ class DySLSchedule(LayerSchedule):
             pack: How the adapters' matrices are multiplied. A controller's see one vector: nothing to gain.
         """
         partition = modules.partition
+        self.num_layers = partition.num_layers
         self._pool_mode = modules.sizes.pool
         self._allow_points = allow_points
         self._tau = {layer: settings.threshold(layer) for layer in partition.dynamic_layers}
@@ -68,7 +69,7 @@ class DySLSchedule(LayerSchedule):
         return jump if probability > self._tau[layer] else RUN
 
     def _skip_probability(self, layer: int, state: LayerState) -> float:
-        """The one place where the device is waited for."""
+        """The one place where the device is waited for, unless the tokens changed."""
         logit = self._controllers[layer](self._pool_of(state)(state.hidden)).item()
         return 1 / (1 + math.exp(-max(logit, -700.0)))
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dyslctl.backbone import Backbone
-from dyslctl.dysl.states import residual_states
-from dyslctl.engine import RUN, Jump, LayerSchedule, Step, forward
+from dyslctl.engine import RUN, FullSchedule, Jump, LayerSchedule, Step, forward
 from dyslctl.types import LayerInputs, LayerState
 
 
@@ -34,18 +34,24 @@ def skip_sensitivity(backbone: Backbone, batches: Iterable[LayerInputs]) -> np.n
     """``[L]`` float64, ``D_i``: a mean over samples, actions and dimensions of normalised actions.
 
     Args:
-        backbone: The frozen model; a head's memory is left as it was.
+        backbone: The frozen model; its head remembers nothing but what ``batches`` say, and is left as it was.
         batches: At least one sample in all. Each costs ``L + 1`` passes.
     """
     sums, samples = np.zeros(backbone.spec.num_layers), 0
     for inputs in batches:
         memory = backbone.snapshot()
-        full = backbone.predict(residual_states(backbone, inputs)[1])
+        full = _predicted(backbone, inputs, FullSchedule())
         samples += len(full)
         for layer in range(backbone.spec.num_layers):
-            backbone.restore(memory)
-            state = LayerState.of(inputs)
-            forward(backbone, state, LeaveOut(layer))
-            sums[layer] += float((backbone.predict(state) - full).abs().double().mean((1, 2)).sum())
+            without = _predicted(backbone, inputs, LeaveOut(layer))
+            sums[layer] += float((without - full).abs().double().mean((1, 2)).sum())
         backbone.restore(memory)
     return sums / samples
+
+
+def _predicted(backbone: Backbone, inputs: LayerInputs, schedule: LayerSchedule) -> Tensor:
+    """``[B, N, A]``, by a head without a past."""
+    state = LayerState.of(inputs)
+    forward(backbone, state, schedule)
+    backbone.reset()
+    return backbone.predict(state)

@@ -33,7 +33,8 @@ class SimilarityResult:
 
     Attributes:
         cosines: ``[L+1, L+1]``, ``E cos(h_a, h_b)`` over all tokens.
-        by_class: Token class -> ``[L]``, ``E cos(h_i, h_{i+1})``; classes without tokens are absent.
+        by_class: Token class -> ``[L]``, ``E cos(h_i, h_{i+1})``; classes without tokens are absent, and where those of
+            a class are all zero it is 0.
         standard_error: ``[L]``, of ``similarity``, bootstrapped over episodes.
         centred: ``[L]``, the same cosine after each sample's mean token is subtracted, which removes the few massive
             channels that pull every plain cosine towards 1.
@@ -83,10 +84,12 @@ class _Sums:
 class _Stream:
     """The residual stream ``h_0 .. h_L`` of one sample, each ``[T, H]`` fp32, its valid tokens.
 
-    State by state, which stays in the cache: a profile costs little beside its pass.
+    State by state, which stays in the cache: a profile costs little beside its pass. Tokens that enter as zeros, as the
+    placeholders of OpenVLA-OFT's actions do, have no direction yet: means are over the tokens that have one.
 
     Attributes:
         units: ``[L+1, T, H]``, the states scaled to length 1.
+        directed: ``[L+1, T]`` float32, 1 where there is a direction.
         finite: Whether every value is.
         centred: ``[L]``, mean cosine of a state and the next, each without its mean token.
         update: ``[L]``, mean of ``|h_{i+1} - h_i| / |h_i|``.
@@ -95,18 +98,22 @@ class _Stream:
     def __init__(self, states: Sequence[Tensor]) -> None:
         lengths = [vector_norm(state, dim=-1) for state in states]
         self.finite = bool(torch.stack(lengths).isfinite().all())
+        self.directed = (torch.stack(lengths) > EPS).float()
         lengths = [length.clamp_min(EPS) for length in lengths]
         self.units = torch.stack([state / length[:, None] for state, length in zip(states, lengths, strict=True)])
         turned = [normalize(state - state.mean(0), dim=-1, eps=EPS) for state in states]
         self.centred = torch.stack([(one * following).sum(-1).mean() for one, following in pairwise(turned)])
         moved = [vector_norm(following - one, dim=-1) for one, following in pairwise(states)]
-        self.update = torch.stack([(step / length).mean() for step, length in zip(moved, lengths, strict=False)])
+        steps = torch.stack([step / length for step, length in zip(moved, lengths, strict=False)])
+        counted = self.directed[:-1]
+        self.update = (steps * counted).sum(-1) / counted.sum(-1).clamp_min(1)
 
     def cosines(self, members: Tensor) -> Tensor:
-        """``[L+1, L+1]``, of every two states, mean over the tokens that ``members`` ``[T]`` names."""
-        chosen = self.units if bool(members.all()) else self.units[:, members]
-        flat = chosen.flatten(1)
-        return flat @ flat.T / chosen.shape[1]
+        """``[L+1, L+1]``, of every two states, mean over the tokens that ``members`` ``[T]`` names; 0 of none."""
+        whole = bool(members.all())
+        units, directed = (self.units, self.directed) if whole else (self.units[:, members], self.directed[:, members])
+        flat = units.flatten(1)
+        return flat @ flat.T / (directed @ directed.T).clamp_min(1)
 
 
 class SimilarityAccumulator:

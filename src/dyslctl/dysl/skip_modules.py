@@ -79,12 +79,12 @@ PRESETS: Mapping[str, SkipPreset] = {
     "flexi_oft7b": SkipPreset(SkipSizes(4096, 1472, 28), 32),
 }
 """14M and 226M for DySL-VLA, 19M and 390M for FlexiDepth, as the paper's tables print them."""
-_DYSL = {preset.sizes.hidden_size: preset.sizes for preset in (PRESETS["dysl_rf3b"], PRESETS["dysl_oft7b"])}
 
 
-def dysl_sizes(hidden_size: int) -> SkipSizes:
-    """DySL-VLA's published sizes where ``hidden_size`` is a published backbone's, else the mini ones."""
-    return _DYSL.get(hidden_size) or SkipSizes.mini(hidden_size)
+def dysl_sizes(hidden_size: int, method: Literal["dysl", "flexi"] = "dysl") -> SkipSizes:
+    """The method's published sizes where ``hidden_size`` is that of a published backbone, else the mini ones."""
+    published = [PRESETS[f"{method}_{backbone}"].sizes for backbone in ("rf3b", "oft7b")]
+    return next((sizes for sizes in published if sizes.hidden_size == hidden_size), SkipSizes.mini(hidden_size))
 
 
 class Adapter(nn.Module):

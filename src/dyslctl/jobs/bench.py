@@ -213,7 +213,7 @@ def _measure(subject: Subject, plan: BenchPlan, frames: Episodes, progress: Prog
     never_skip = latency.pop(NEVER_SKIP, None)
     pruning = {name for name in names if methods.method(name).prunes}
     looks = min(plan.series.iterations, SHARES_FRAMES)
-    shares = pass_shares(subject.backbone, policies, frames, looks, pruning=pruning)
+    shares = pass_shares(policies, frames, looks, pruning=pruning)
     return Measured(latency, shares, never_skip)
 
 

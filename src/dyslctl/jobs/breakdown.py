@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dyslctl.backbone import Backbone
 from dyslctl.engine import RUN, Jump, LayerSchedule, Run, Step, forward
 from dyslctl.jobs.latency import Clock, Episodes, Latency, device_clock
-from dyslctl.policy import Policy
+from dyslctl.policy import Encode, Policy, Predict, Prediction
 from dyslctl.types import LayerState, Observation
 
 
@@ -52,8 +51,10 @@ class ClockedSchedule(LayerSchedule):
         self.decisions = self.adapters = self.afterwards = 0.0
 
     def start(self, state: LayerState) -> None:
-        """Start the wrapped schedule."""
+        """Start the wrapped schedule, and the clock on what it decides at once."""
+        begin = self._now()
         self._schedule.start(state)
+        self.decisions += self._now() - begin
 
     def before(self, layer: int, state: LayerState) -> Step:
         """The wrapped decision, and the clock on its adapter if it jumps.
@@ -89,7 +90,6 @@ class ClockedSchedule(LayerSchedule):
 
 @torch.inference_mode()
 def pass_shares(
-    backbone: Backbone,
     policies: Mapping[str, Policy],
     episodes: Episodes,
     frames: int,
@@ -99,23 +99,21 @@ def pass_shares(
     """Where a pass through the layers spends its time, over the first ``frames`` frames, for every policy.
 
     Args:
-        backbone: What the policies run on.
-        policies: By name.
+        policies: By name, at least one, all on one device.
         episodes: Frames to show them.
         frames: How many.
         clock: Seconds; default: the wall clock, waiting for the device first.
         pruning: Names of those that prune tokens: their decisions are about these.
     """
-    now = clock or device_clock(backbone.device)
+    now = clock or device_clock(next(iter(policies.values())).backbone.device)
     observations = [(step, frame) for episode in episodes for step, frame in enumerate(episode)]
     shares = {}
     for name, policy in policies.items():
-        rows = []
+        rows = list[Seconds]()
         for step, observation in itertools.islice(itertools.cycle(observations), frames):
             if step == 0:
                 policy.reset()
-            policy.select_action(observation)  # moves the guidance on, so that the next decisions are the real ones
-            rows.append(_clocked_pass(backbone, policy.schedule, observation, now))
+            rows += _clocked_passes(policy, observation, now)
         layers, decisions, adapters, afterwards = (np.sum(rows, axis=0) / np.sum(rows)).tolist()
         shares[name] = (
             PassShares(layers, 0.0, adapters, decisions + afterwards)
@@ -125,13 +123,26 @@ def pass_shares(
     return shares
 
 
+TIMED = ("encode", "llm", "head", "guidance", "reprediction")
+"""What an inference tells of its time; the second prediction is inside ``llm`` and ``head``."""
+
+
 def parts_ms(latency: Latency, shares: PassShares) -> dict[str, float]:
-    """Means, ms, that add up to the inference: the first pass apart from the second prediction."""
-    mean = {part: float(latency.milliseconds(part).mean()) for part in ("encode", "guidance", "reprediction")}
-    predicted_once = [timing for timing in latency.timings if not timing.report.verified] or latency.timings
-    head = float(np.mean([timing.report.timings_ms["head"] for timing in predicted_once]))
-    both = float((latency.milliseconds("llm") + latency.milliseconds("head")).mean())
-    first_pass = both - mean["reprediction"] - head
+    """:func:`divided`, of timed frames."""
+    mean = {part: float(latency.milliseconds(part).mean()) for part in TIMED}
+    return divided(mean, float(np.mean([timing.report.verified for timing in latency.timings])), shares)
+
+
+def divided(mean: Mapping[str, float], verified: float, shares: PassShares) -> dict[str, float]:
+    """Parts that add up to the inference: the first pass apart from the second prediction.
+
+    Args:
+        mean: Milliseconds an inference, of each part in :data:`TIMED`.
+        verified: Second predictions an inference: each of them passes the head once more.
+        shares: How the first pass divides.
+    """
+    head = mean["head"] / (1 + verified)
+    first_pass = mean["llm"] + mean["head"] - mean["reprediction"] - head
     return {
         "encode": mean["encode"],
         "layers": first_pass * shares.layers,
@@ -144,14 +155,29 @@ def parts_ms(latency: Latency, shares: PassShares) -> dict[str, float]:
     }
 
 
-def _clocked_pass(
-    backbone: Backbone, schedule: LayerSchedule, observation: Observation, now: Clock
-) -> tuple[float, float, float, float]:
-    """Seconds of one pass in layers, decisions, adapters and after layers; the rest of the loop counts as layers."""
-    clocked = ClockedSchedule(schedule, now)
-    state = LayerState.of(backbone.encode([observation]))
-    begin = now()
-    forward(backbone, state, clocked)
-    total = now() - begin
-    apart = clocked.decisions, clocked.adapters, clocked.afterwards
-    return total - sum(apart), *apart
+Seconds = tuple[float, float, float, float]
+"""Of one pass, in layers, decisions, adapters and after layers; the rest of the loop counts as layers."""
+
+
+def _clocked_passes(policy: Policy, observation: Observation, now: Clock) -> list[Seconds]:
+    """One inference, its passes on the clock; the second prediction is told apart elsewhere and left out here."""
+    plan, rows = policy.plan(observation), list[Seconds]()
+    answer: object = None
+    while True:
+        try:
+            request = plan.send(answer)
+        except StopIteration:
+            return rows[:1] if policy.last.verified else rows
+        if isinstance(request, Encode):
+            answer = LayerState.of(request.backbone.encode([request.observation]))
+        else:
+            answer, seconds = _clocked_pass(request, now)
+            rows.append(seconds)
+
+
+def _clocked_pass(request: Predict, now: Clock) -> tuple[Prediction, Seconds]:
+    backbone, clocked, begin = request.backbone, ClockedSchedule(request.schedule, now), now()
+    trace = forward(backbone, request.state, clocked, request.first)
+    total, apart = now() - begin, (clocked.decisions, clocked.adapters, clocked.afterwards)
+    predicted = backbone.predict(request.state)
+    return Prediction(backbone.decode_action(predicted)[0], predicted[0], trace), (total - sum(apart), *apart)

@@ -19,10 +19,11 @@ import torch
 from torch import nn
 
 from dyslctl.backbone import Workload
+from dyslctl.baselines.flexidepth import Router
 from dyslctl.baselines.mole import LayerRouter, MixtureSizes
 from dyslctl.devices.roofline import ModuleParams, Usage
 from dyslctl.dysl.exits import ExitAdapter, ExitPlanner, ExitSizes, default_rank
-from dyslctl.dysl.skip_modules import Adapter, SkippingController, SkipSizes, dysl_sizes
+from dyslctl.dysl.skip_modules import Adapter, Controller, SkippingController, SkipSizes, dysl_sizes
 from dyslctl.method_assets import AnyExits, ConsistencyAssets, ExitAssets, MixtureAssets, RouterAssets, SkipAssets
 
 Asset = TypeVar("Asset", contravariant=True)
@@ -63,12 +64,17 @@ def _asked_once(usage: Usage, ratio: float) -> Usage:
 
 def module_params(workload: Workload, own: SkipSizes | None) -> ModuleParams:
     """Parameters of an adapter and a controller at the workload's size: the bundle's, or the paper's for that size."""
+    return _pair_params(workload, own, dysl_sizes(workload.hidden_size), SkippingController)
+
+
+def _pair_params(
+    workload: Workload, own: SkipSizes | None, published: SkipSizes, controller: type[Controller]
+) -> ModuleParams:
     hidden_size = workload.hidden_size
-    sizes = own if own is not None and own.hidden_size == hidden_size else dysl_sizes(hidden_size)
+    sizes = own if own is not None and own.hidden_size == hidden_size else published
     with torch.device("meta"):
-        adapter = Adapter(hidden_size, sizes.adapter_rank)
-        controller = SkippingController(hidden_size, sizes.controller_width)
-    return ModuleParams(_count(adapter), _count(controller))
+        pair = Adapter(hidden_size, sizes.adapter_rank), controller(hidden_size, sizes.controller_width)
+    return ModuleParams(*map(_count, pair))
 
 
 def exit_params(workload: Workload, own: ExitSizes, exits: int) -> ModuleParams:
@@ -80,8 +86,14 @@ def exit_params(workload: Workload, own: ExitSizes, exits: int) -> ModuleParams:
     return ModuleParams(_count(adapter), _count(planner))
 
 
-def _skip_params(bundle: SkipAssets | RouterAssets | None, size: Workload) -> ModuleParams:
+def _skip_params(bundle: SkipAssets | None, size: Workload) -> ModuleParams:
     return module_params(size, None if bundle is None else bundle.modules.sizes)
+
+
+def _routed_params(bundle: RouterAssets | None, size: Workload) -> ModuleParams:
+    """Of an adapter and a router, published sizes being FlexiDepth's."""
+    own = None if bundle is None else bundle.modules.sizes
+    return _pair_params(size, own, dysl_sizes(size.hidden_size, "flexi"), Router)
 
 
 def _exit_params(bundle: AnyExits | None, size: Workload) -> ModuleParams:
@@ -110,5 +122,5 @@ def _count(module: nn.Module) -> int:
 PLANNED = Charge[ExitAssets](partial(scaled, once=True), _exit_params)
 AGREED = Charge[ConsistencyAssets](_tried, _unplanned_params)
 CONTROLLED = Charge[SkipAssets](scaled, _skip_params)
-ROUTED = Charge[RouterAssets](scaled, _skip_params)
+ROUTED = Charge[RouterAssets](scaled, _routed_params)
 MIXED = Charge[MixtureAssets](_asked_once, _router_params)

@@ -109,7 +109,7 @@ class ClosedLoop:
         method = BASELINE if dial is None else self._method
         policy = replace(self._recipe, dial=dial).factory(method)()
         latency = measure(self._recipe.backbone.load(), {method: policy}, self._frames, SERIES)[method]
-        return latency.mean("llm") / float(latency.layers.mean())
+        return latency.mean("llm") / (float(latency.layers.mean()) or 1.0)  # each token may skip all of them
 
     @cached_property
     def _full(self) -> EvaluationResult:

@@ -177,7 +177,7 @@ def fit_guidance(
     if how.skip_rate is not None:
         observations = [observation for trajectory in trajectories for observation in trajectory.observations]
         taus = tau_by_quantile(skip_probabilities(backbone, trained.modules, observations), how.skip_rate)
-        guidance = guidance.model_copy(update={"tau_by_layer": taus})
+        guidance = guidance.model_copy(update={"tau_by_layer": taus, "lenience": 0.0})
     calibration = Calibration(
         rule=f"{OFFLINE}{how.rule}" if offline else how.rule,
         suite=suite.name,
@@ -185,6 +185,7 @@ def fit_guidance(
         episodes=episodes,
         numbers=_numbers(etas) if offline else {**_numbers(etas), "mean_score": _mean_score(trajectories)},
         data_hash=_digest(trajectories),
+        execute_horizon=suite.execute_horizon,
     )
     save_settings(bundle, guidance, calibration)
     write_card(bundle, profile.suite)

@@ -59,4 +59,5 @@ def _provenance(found: Found, stage: Stage, offline: Calibration | None) -> Cali
         episodes=outcome.episodes,
         numbers=numbers if offline is None else {**offline.numbers, **numbers},
         data_hash=None if offline is None else offline.data_hash,
+        execute_horizon=None if offline is None else offline.execute_horizon,
     )

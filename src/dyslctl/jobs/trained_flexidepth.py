@@ -40,12 +40,14 @@ class TrainedRouters:
         modules: Adapters and routers, in eval mode.
         header: What they were trained for and how.
         tau: The skip probability above which a layer is skipped.
-        calibration: Where ``tau`` comes from, ``None`` before calibration.
+        lenience: Logits that every router is more willing to skip by.
+        calibration: Where ``lenience`` comes from, ``None`` before calibration.
     """
 
     modules: SkipModules
     header: BundleHeader
     tau: float
+    lenience: float
     calibration: Calibration | None = None
 
 
@@ -107,4 +109,4 @@ def load_routers(
     sizes = SkipSizes(backbone.spec.hidden_size, widths.adapter_width, widths.router_width, widths.pool)
     num_layers = backbone.spec.num_layers
     modules = fill(lambda: new_routers(num_layers, sizes, seed=0), bundle, folder, probe_skip_modules, backbone)
-    return TrainedRouters(modules, bundle.header, settings.tau, bundle.calibration)
+    return TrainedRouters(modules, bundle.header, settings.tau, settings.lenience, bundle.calibration)

@@ -52,6 +52,11 @@ class TrainedModules:
         """
         return self.document.settings()
 
+    @property
+    def execute_horizon(self) -> int | None:
+        """Actions executed before the next inference where the thresholds were fitted, if that is known."""
+        return None if self.calibration is None else self.calibration.execute_horizon
+
 
 def new_modules(profile: SkipProfile, hidden_size: int, seed: int) -> SkipModules:
     """Untrained modules for ``profile``; the same ones for the same seed."""

@@ -26,11 +26,6 @@ class JointSchedule(LayerSchedule):
         self.share_run = 0.0
         self._next: int | None = None
 
-    def begin_episode(self, seed: int) -> None:
-        """For both."""
-        self.skip.begin_episode(seed)
-        self.tokens.begin_episode(seed)
-
     def start(self, state: LayerState) -> None:
         """For both."""
         self.skip.start(state)

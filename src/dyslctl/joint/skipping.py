@@ -44,7 +44,7 @@ class Skipping(ABC):
 
 
 class PlannedExits(Skipping):
-    """``dysl``: alarmed if no exit was worth it, cautious by half the tolerance."""
+    """``dysl``: alarmed if no exit is worth it by its own tolerance, cautious by half of that."""
 
     contiguous = True
 
@@ -56,8 +56,8 @@ class PlannedExits(Skipping):
         self.static = range(ladder.exits[0] if leaves else ladder.num_layers)
 
     def alarmed(self, report: StepReport) -> bool:
-        """Every layer ran."""
-        return not report.jumps
+        """The planner was asked, and no exit is worth it by the tolerance itself: caution does not feed itself."""
+        return bool(report.consulted) and self._schedule.worthwhile(self._tolerance) == self._schedule.ladder.num_layers
 
     def heed(self, judged: Judged) -> None:
         """Accept less damage. Whether this inference alarms it, only its end will tell."""

@@ -39,9 +39,10 @@ def onednn(weight: Tensor, bias: Tensor | None = None) -> Linear:
 
 
 def int8(weight: Tensor, bias: Tensor | None = None) -> Linear:
-    """Dynamic quantisation: int8 weights with a scale for each output, uint8 inputs with a scale for each call.
+    """Dynamic quantisation: int8 weights with a scale for each output, uint8 inputs with a scale for each sample.
 
-    ``y = s_out s_x (W_q (x_q - z)) + b``, with ``s_out = max |W_out| / 127`` and ``x_q``'s range that of ``x``.
+    ``y = s_out s_x (W_q (x_q - z)) + b``, with ``s_out = max |W_out| / 127`` and ``x_q``'s range that of the sample:
+    what is beside it in a batch changes nothing.
 
     Raises:
         EnvironmentMismatch: If this build of torch has no quantised products.
@@ -115,4 +116,6 @@ def _onednn(product: Callable[..., Tensor], packed: Tensor, bias: Tensor | None,
 
 
 def _int8(product: Callable[..., Tensor], packed: object, reduced: bool, x: Tensor) -> Tensor:
-    return product(x.float(), packed, reduced).to(x.dtype)
+    if len(x) == 1:
+        return product(x.float(), packed, reduced).to(x.dtype)
+    return torch.cat([product(sample, packed, reduced) for sample in torch.split(x.float(), 1)]).to(x.dtype)

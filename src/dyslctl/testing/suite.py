@@ -103,7 +103,7 @@ def _splits(case: SuiteCase) -> Findings:
             yield f"{one} and {other} begin equal episodes, whatever their seeds"
 
 
-def _first_looks(case: SuiteCase) -> dict[str, list[Observation]]:
+def _first_looks(case: SuiteCase) -> dict[Split, list[Observation]]:
     """What is seen at the beginning of the first episodes of one task, by split: a seed may be told and not used."""
     environment, tasks = case.suite.make(), len(case.suite.tasks)
     looks = {

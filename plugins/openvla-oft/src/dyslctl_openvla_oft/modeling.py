@@ -107,6 +107,7 @@ class OFTModel(PrismaticModel):
         self.stop_id = int(self.language_model.config.eos_token_id)
         self.proprio_projector = ProprioProjector(oft.proprio_dim, hidden) if oft.use_proprio else None
         self.action_head = ActionHead(hidden, oft.chunk_length, oft.action_dim)
+        self._last_kinds: tuple[tuple[list[int], torch.device], Tensor] | None = None
 
     def embed(self, pixel_values: Tensor, proprio: Tensor | None, input_ids: Tensor, lengths: Tensor) -> LayerInputs:
         """Lay out the sequence. Shorter prompts are padded at the very end, after the stop token.
@@ -117,29 +118,33 @@ class OFTModel(PrismaticModel):
             input_ids: ``[B, 1 + T]`` int64: BOS, prompt, the lone space; whatever follows it in a row is ignored.
             lengths: ``[B]`` int64, ids of each row that count, BOS included. On the CPU: its values decide shapes.
         """
-        prompt = int(lengths.max()) - 1
-        ids, kinds = self._tail(input_ids[:, 1 : 1 + prompt], (lengths - 1).to(input_ids.device))
-        tail = self.language_model.embed_tokens(ids)
-        tail = tail.masked_fill((kinds == TokenKind.ACTION)[..., None], 0)
+        kinds = self._kinds(lengths, input_ids.device)
+        ids = F.pad(input_ids[:, 1 : int(lengths.max())], (0, self.config.oft.num_action_tokens + 1))
+        own = kinds[:, -ids.shape[1] :]
+        tail = self.language_model.embed_tokens(ids.masked_fill(own != TokenKind.TEXT, self.stop_id))
+        tail = tail.masked_fill((own == TokenKind.ACTION)[..., None], 0)
         bos = self.language_model.embed_tokens(input_ids[:, :1])
         patches = self.projector(self.vision_backbone(pixel_values))
         state = [] if self.proprio_projector is None else [self.proprio_projector(proprio)[:, None]]
         hidden = torch.cat([bos, patches, *state, tail], dim=1)
-        kinds = torch.cat([self._prefix_kinds(kinds), kinds], dim=1)
         positions = self.positions(hidden)
         padded = bool((lengths != lengths[0]).any())
         return LayerInputs(hidden, positions, kinds, kinds != TokenKind.PAD if padded else None)
 
-    def _tail(self, prompt_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids and kinds from the prompt on, both ``[B, T + N * A + 1]``."""
-        actions = self.config.oft.num_action_tokens
-        ids = F.pad(prompt_ids, (0, actions + 1), value=self.stop_id)
-        index, text = torch.arange(ids.shape[1], device=ids.device), lengths[:, None]
-        kinds = torch.full_like(ids, TokenKind.PAD)
-        kinds[index <= text + actions] = TokenKind.STOP
-        kinds[index < text + actions] = TokenKind.ACTION
-        kinds[index < text] = TokenKind.TEXT
-        return ids.masked_fill(kinds != TokenKind.TEXT, self.stop_id), kinds
+    def _kinds(self, lengths: Tensor, device: torch.device) -> Tensor:
+        """Of the whole sequence, ``[B, T]``; at inference the very tensor of the last time, as :meth:`positions`."""
+        wanted, last, keep = (lengths.tolist(), device), self._last_kinds, torch.is_inference_mode_enabled()
+        if keep and last is not None and last[0] == wanted:
+            return last[1]
+        actions, text = self.config.oft.num_action_tokens, (lengths.to(device) - 1)[:, None]
+        index = torch.arange(int(lengths.max()) + actions, device=device).expand(len(lengths), -1)
+        tail = torch.full_like(index, TokenKind.PAD)
+        tail[index <= text + actions] = TokenKind.STOP
+        tail[index < text + actions] = TokenKind.ACTION
+        tail[index < text] = TokenKind.TEXT
+        kinds = torch.cat([self._prefix_kinds(tail), tail], dim=1)
+        self._last_kinds = (wanted, kinds) if keep else None
+        return kinds
 
     def context(self, hidden: Tensor, positions: Tensor, mask: Tensor | None) -> LayerContext:
         """Tables for tokens ``[B, T, H]`` at ``positions`` ``[B, T]``; ``mask`` ``[B, T]`` is true for real tokens."""

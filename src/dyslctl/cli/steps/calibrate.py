@@ -140,7 +140,7 @@ def _check_reached(method: str, found: Found) -> None:
         case TargetLayers(asked):
             _check_between(asked, low, high, "layers", method)
         case TargetMs(asked):
-            each = (found.ms or 0.0) / found.outcome.layers
+            each = (found.ms or 0.0) / (found.outcome.layers or 1.0)
             _check_between(asked, low * each, high * each, "ms", method)
         case MaxSuccessDrop():
             raise ConfigError(

@@ -38,7 +38,7 @@ def run_latency(workspace: Workspace, *, resume: bool, progress: Progress) -> di
     frames = demonstration_frames(workspace.suite, EPISODES)
     policies = {name: recipe.factory(name)() for name in result.methods}
     pruning = {name for name in result.methods if methods.method(name).prunes}
-    shares = pass_shares(recipe.backbone.load(), policies, frames, FRAMES, pruning=pruning)
+    shares = pass_shares(policies, frames, FRAMES, pruning=pruning)
     rows = [
         breakdown(name, [record for record in result.records if record.method == name], shares[name])
         for name in result.methods
