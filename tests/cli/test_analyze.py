@@ -108,6 +108,25 @@ def test_what_changes_no_weights_trains_nothing_again(
     assert trained == ["dysl"]
 
 
+def test_a_bundle_that_was_replaced_is_trained_again(
+    profiled: dict[str, Any], document: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command works on the run of a seed, ``distill`` too."""
+    one = ("analyze", "pareto", *SMALL, "--method", "dysl", "--budgets", "4", "--seeds", "0", "--resume")
+    document(*one)
+    document("distill", "--run", str(SEEDS / "seed0"), "--seed", "7")
+    trained, train = list[str](), seeds.run_distill
+
+    def noted(work: Any, *rest: Any, **how: Any) -> dict[str, Any]:
+        trained.append(work.config.distill.method)
+        return train(work, *rest, **how)
+
+    monkeypatch.setattr(seeds, "run_distill", noted)
+    document(*one)
+    document(*one)
+    assert trained == ["dysl"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ from typer.testing import Result
 
 from dyslctl.artifacts.strict_yaml import read_yaml
 from dyslctl.cli.workspace import with_subtasks
-from dyslctl.jobs import closed_loop
+from dyslctl.jobs import closed_loop, rollout
 from dyslctl.plugins import load_suite
+from dyslctl.suite import EpisodeSpec
 
 Run = Callable[..., Result]
 Documents = Callable[..., dict[str, Any]]
@@ -53,14 +53,13 @@ def test_dysl_paper_moves_its_controllers_and_keeps_its_guidance(profiled: dict[
     arguments = ("calibrate", "--method", "dysl-paper", "--target-layers", "6", "--episodes", "2")
     dial = document(*arguments)["dial"]
     after = read_yaml(path)
-    logit = math.log(after["guidance"]["tau"] / (1 - after["guidance"]["tau"]))
-    assert logit == pytest.approx(-dial)  # from tau = 0.5, logit 0
+    assert (after["guidance"]["tau"], after["guidance"]["lenience"]) == (0.5, dial)
     assert {key: after["guidance"][key] for key in ("eta_1", "eta_2", "k")} == {
         key: before["guidance"][key] for key in ("eta_1", "eta_2", "k")
     }
     assert after["calibration"]["rule"] == "occupancy; closed loop: 6 layers"
     assert before["calibration"]["numbers"].items() <= after["calibration"]["numbers"].items()
-    document(*arguments)
+    assert document(*arguments)["dial"] == dial, "wherever it stood before"
     assert read_yaml(path)["calibration"]["rule"] == "occupancy; closed loop: 6 layers"
 
 
@@ -149,6 +148,31 @@ def test_interrupted_it_goes_on_whatever_another_search_left(
         interrupted.setattr(closed_loop.ClosedLoop, "at", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert run(*asked).exit_code == 130
     assert document(*asked, "--resume")["target"] == "5 layers"
+
+
+def test_the_lock_of_a_process_that_was_killed_is_no_trial(distilled: dict[str, Any], document: Documents) -> None:
+    Path("runs/tiny/calibrate/dysl/dial_-2.lock").touch()
+    assert document("calibrate", "--target-layers", "5", "--episodes", "2")["target"] == "5 layers"
+
+
+def test_resumed_it_goes_on_with_what_another_target_has_tried(
+    distilled: dict[str, Any], document: Documents, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dial of the file plays no part in a trial; the modules do."""
+    first = document("calibrate", "--target-layers", "5", "--episodes", "2")
+    played = list[EpisodeSpec]()
+
+    def noted(suite: Any, policies: Any, tasks: Any, *rest: Any) -> Iterator[Any]:
+        played.extend(tasks)
+        yield from ()
+
+    with monkeypatch.context() as noting:
+        noting.setattr(rollout, "play", noted)
+        again = document("calibrate", "--target-layers", "5", "--episodes", "2", "--resume")
+    assert again["tried"] == first["tried"] and played == []
+    document("distill", "--set", "distill.adapter_lr=0.01")
+    found = document("calibrate", "--target-layers", "5", "--episodes", "2", "--resume")
+    assert found["target"] == "5 layers"
 
 
 def test_without_a_bundle_it_says_what_makes_one(profiled: dict[str, Any], run: Run) -> None:

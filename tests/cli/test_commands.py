@@ -18,6 +18,7 @@ from dyslctl.artifacts.lock import locked
 from dyslctl.artifacts.run_dir import RunDirectory
 from dyslctl.artifacts.strict_yaml import read_yaml
 from dyslctl.jobs import closed_loop
+from dyslctl.jobs.exit_data import Rounds
 from dyslctl.report.page import gather, summary
 
 Run = Callable[..., Result]
@@ -179,11 +180,43 @@ def test_an_interrupted_calibration_leaves_the_calibrated_bundle(
     assert made.header.training.seed == 1 and made.settings == Exits(tolerance=again["calibrated"]["dial"])
 
 
-def test_a_target_out_of_reach_leaves_the_calibrated_bundle(distilled: dict[str, Any], run: Run) -> None:
+def test_a_target_out_of_reach_leaves_the_calibrated_bundle(
+    distilled: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = (Path(distilled["bundle_path"]) / "bundle.yaml").read_bytes()
-    result = run("distill", "--target-layers", "1", "--quiet")
+    monkeypatch.setattr(closed_loop.ClosedLoop, "ms_per_layer", lambda *_: 2.0)
+    result = run("distill", "--target-ms", "0.001", "--quiet")
     assert result.exit_code == 2 and "--resume keeps what was trained" in " ".join(result.stderr.split())
     assert (Path(distilled["bundle_path"]) / "bundle.yaml").read_bytes() == before
+
+
+def test_fewer_layers_than_before_the_first_exit_are_refused_before_any_training(
+    profiled: dict[str, Any], run: Run
+) -> None:
+    result = run("distill", "--target-layers", "1", "--quiet")
+    assert result.exit_code == 2 and "1 layers: the first exit stands behind 2" in " ".join(result.stderr.split())
+    assert not Path("runs/tiny/bundles").exists()
+
+
+def test_resuming_goes_on_with_this_training_and_no_earlier_one(
+    distilled: dict[str, Any], document: Documents, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted before stage 2, where the first training left its checkpoints."""
+    other = ("distill", "--set", "distill.adapter_lr=0.01", "--quiet")
+
+    def interrupt(*_: Any, **__: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(Rounds, "on_policy", interrupt)
+        assert run(*other).exit_code == 130
+    assert document(*other, "--resume")["stage"] == 2
+
+
+@pytest.mark.parametrize("method", ["dysl-paper", "mole"])
+def test_other_suites_are_for_exits(profiled: dict[str, Any], run: Run, method: str) -> None:
+    result = run("distill", "--method", method, "--set", "distill.suites=[tiny_reach]")
+    assert result.exit_code == 2 and "learns from the run's suite alone" in result.stderr
 
 
 def test_a_setting_of_the_other_method_is_refused(profiled: dict[str, Any], run: Run) -> None:

@@ -87,6 +87,21 @@ def test_no_initial_state_is_in_two_rounds(rounds: Rounds, exits: ExitModules) -
     assert [episodes(data) for data in found] == [[{0, 1, 2}], [{3, 4, 5}], [{6, 7, 8}]]
 
 
+def test_later_rounds_begin_behind_what_an_expert_that_cannot_do_all_has_shown(
+    backbone: TinyBackbone, tiny_suite: type[TinyReach], exits: ExitModules
+) -> None:
+    """It shows every other episode: 0, 2 and 4."""
+
+    class Half(tiny_suite):  # type: ignore[misc, valid-type]
+        demonstrated_tasks = tiny_suite().tasks[:1]
+
+    rounds = Rounds(backbone, [Half()], episodes=3, lanes=2, source="expert")
+    assert [episodes(data) for data in (rounds.explored, rounds.on_policy(1, at_random(exits, 1)))] == [
+        [{0, 2, 4}],
+        [{5, 6, 7}],
+    ]
+
+
 def test_suites_share_the_episodes_and_a_chain_counts_as_its_instructions(
     backbone: TinyBackbone, tiny_suite: type[TinyReach], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from dyslctl.artifacts.files import read_json, write_json
 from dyslctl.artifacts.lock import locked
 from dyslctl.engine import RUN, Jump, LayerSchedule, Step
 from dyslctl.errors import ArtifactError, ConfigError, EnvironmentMismatch, PluginError
@@ -24,6 +25,7 @@ from dyslctl.jobs.rollout import discard, evaluate
 from dyslctl.jobs.summary import EvaluationResult
 from dyslctl.jobs.workers import Policies, Task
 from dyslctl.policy import SchedulePolicy, full_policy
+from dyslctl.suite import Environment
 from dyslctl.types import LayerState
 
 if TYPE_CHECKING:
@@ -246,6 +248,41 @@ def test_a_damaged_log_cannot_be_resumed(tmp_path: Path) -> None:
         log.write_text(bad + good)
         with pytest.raises(ArtifactError, match=message):
             run(tmp_path, count=2, resume=True)
+
+
+@pytest.mark.parametrize(("batch", "key"), [(1, "threads"), (2, "python")])
+def test_another_machine_may_go_on_where_nothing_was_timed(tmp_path: Path, batch: int, key: str) -> None:
+    run(tmp_path, count=2, batch=2)
+    manifest = read_json(tmp_path / "manifest.json")
+    elsewhere = {**manifest["environment"], "threads": 99, "cpu": "another", "cpu_count": 99}
+    write_json(tmp_path / "manifest.json", {**manifest, "environment": elsewhere})
+    run(tmp_path, count=2, batch=2, resume=True)
+    environment = {**manifest["environment"], key: "99"}
+    write_json(tmp_path / "manifest.json", {**manifest, "batch": batch, "environment": environment})
+    with pytest.raises(ArtifactError, match=rf"environment\.{key}: then '99'"):
+        run(tmp_path, count=2, batch=batch, resume=True)
+
+
+def test_what_is_wrong_with_the_machine_stops_the_run(tmp_path: Path) -> None:
+    """A disk that is full for a film is full for the next one, whatever its path."""
+
+    class FullDisk(guessing.NoisyGuesser):
+        def reset(self, seed: int = 0) -> None:
+            raise EnvironmentMismatch("no space left")
+
+    suite = guessing.GuessingSuite()
+    with pytest.raises(EnvironmentMismatch, match="no space left"):
+        evaluate(suite, {"full": partial(FullDisk, 0.0)}, suite.episodes("test", 4), tmp_path)
+
+
+def test_a_simulator_that_cannot_be_made_is_an_error_of_its_episodes(tmp_path: Path) -> None:
+    class Broken(guessing.GuessingSuite):
+        def make(self) -> Environment:
+            raise OSError("no display")
+
+    suite = Broken()
+    result = evaluate(suite, {"full": partial(guessing.NoisyGuesser, 0.0)}, suite.episodes("test", 2), tmp_path)
+    assert result.methods["full"].first_error == "no simulator: OSError: no display"
 
 
 def test_a_crash_is_an_error_and_not_a_failure(tmp_path: Path) -> None:

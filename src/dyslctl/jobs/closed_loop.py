@@ -36,6 +36,10 @@ class Around(Protocol):
         """What its episodes depend on, as plain values for JSON."""
 
 
+DIAL_FOLDER = "dial_"
+"""Begins the name of a trial's folder; the dial follows."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """Where and how methods play.
@@ -117,7 +121,7 @@ class ClosedLoop:
 
     def _play(self, dial: float) -> EvaluationResult:
         if dial not in self._played:
-            folder = f"{self._method}/dial_{dial:g}"
+            folder = f"{self._method}/{DIAL_FOLDER}{dial:g}"
             self._played[dial] = self._stage.play(self._method, replace(self._recipe, dial=dial), folder)
         return self._played[dial]
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dyslctl.errors import ArtifactError, PluginError
+from dyslctl.errors import ArtifactError, EnvironmentMismatch, PluginError
 from dyslctl.jobs.lockstep import Coroutine
 from dyslctl.jobs.simulators import Begin, Execute
 from dyslctl.policy import Policy, StepReport
@@ -115,6 +115,8 @@ def episode(
         score, steps = yield from act(
             environment, policy, spec, suite, lambda *_: reports.append(policy.last), alone=alone
         )
+    except EnvironmentMismatch:  # such as a full disk: no other episode will do better
+        raise
     except Exception as error:
         return EpisodeRecord.crash(spec, method, f"{type(error).__name__}: {error}")
     success, totals = score >= suite.max_score, _totals(reports)

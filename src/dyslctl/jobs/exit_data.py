@@ -144,6 +144,10 @@ class Rounds:
             return collect_here()
         return shared(collect_here, self.folder / f"round{number}.safetensors", encoder(self.backbone, self.precision))
 
+    def _seen(self, suite: TaskSuite, share: int) -> int:
+        """Initial states up to the last one of round 0; an expert may have left out some of them."""
+        return suite.demonstrated_episodes("train", share)[-1].index + 1 if self.source == "expert" else share
+
     def _collect_here(self, number: int, policy: Policy, source: Source) -> Dataset:
         shares = [math.ceil(self.episodes / len(self.suites) / suite.max_score) for suite in self.suites]
         with autocast(self.precision, self.backbone.device):
@@ -152,7 +156,7 @@ class Rounds:
                     self.backbone,
                     suite,
                     episodes=share,
-                    skip=number * share,
+                    skip=self._seen(suite, share) + (number - 1) * share if number else 0,
                     source=source,
                     policy=policy,
                     label="teacher",

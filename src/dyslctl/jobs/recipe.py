@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +14,7 @@ import torch
 
 from dyslctl import methods, plugins
 from dyslctl.artifacts.bundle import SETTINGS
+from dyslctl.artifacts.bundle_settings import BundleSettings
 from dyslctl.artifacts.files import sha256
 from dyslctl.artifacts.run_dir import open_run
 from dyslctl.artifacts.skip_profile import SkipProfile
@@ -106,7 +108,14 @@ class PolicyRecipe:
             ArtifactError: If there is no bundle where one is expected.
         """
         profile = {"skip_profile": sha256(self.skip_profile)} if self.skip_profile.exists() else {}
-        return {**profile, **{f"{method}_settings": digest for method, digest in self.digests().items()}}
+        digests = self.digests() if self.dial is None else {name: self._dialled(name) for name in self.digests()}
+        return {**profile, **{f"{method}_settings": digest for method, digest in digests.items()}}
+
+    def _dialled(self, method: str) -> str:
+        """Of a bundle with its dial here, wherever it stands in the file: trials of a search outlive its result."""
+        settings = BundleSettings.load(self.bundles[method] / SETTINGS)
+        told = {"weights": settings.weights_sha256, "section": settings.section.turned(self.dial or 0.0).model_dump()}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def digests(self) -> dict[str, str]:
         """Of each bundle, trained modules and settings: what a result says it was made with.

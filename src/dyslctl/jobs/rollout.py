@@ -37,6 +37,8 @@ MAX_EQUAL_ERRORS = 3
 MANIFEST = "manifest.json"
 EPISODES = "episodes.jsonl"
 VIDEOS = "videos"
+SPEED = ("cpu", "cpu_count", "threads")
+"""What of the environment makes an inference slower or faster, and no other one."""
 
 
 def evaluate(
@@ -142,7 +144,8 @@ class _EpisodeLog:
         self._errors: defaultdict[str, list[str | None]] = defaultdict(list)
         if resume and (out / MANIFEST).exists():
             then = _extended(read_json(out / MANIFEST), episodes)
-            check_same(then, manifest, f"cannot resume {out}: it evaluates something else", RESTART)
+            what = f"cannot resume {out}: it evaluates something else"
+            check_same(_without_speed(then), _without_speed(manifest), what, RESTART)
             records = (EpisodeRecord.of(row, self.path) for row in read_jsonl(self.path))
             self.records = {record.key: record for record in records if record.done}
         else:
@@ -200,6 +203,14 @@ def _manifest(
     }
     manifest_as_read: dict[str, Any] = json.loads(json.dumps(manifest))
     return manifest_as_read
+
+
+def _without_speed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Of episodes that ran side by side, what they depend on: nobody timed them, so any machine may go on."""
+    if manifest.get("batch") == 1:
+        return dict(manifest)
+    told = manifest.get("environment", {})
+    return {**manifest, "environment": {key: value for key, value in told.items() if key not in SPEED}}
 
 
 def _identity(episodes: Sequence[EpisodeSpec]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 
 from dyslctl.devices.host import usable_cpus
-from dyslctl.errors import ConfigError
+from dyslctl.errors import ConfigError, DyslctlError
 from dyslctl.jobs.crew import Died
 from dyslctl.jobs.episodes import EpisodeRecord, episode
 from dyslctl.jobs.executor import LOCAL, Executor
@@ -132,7 +132,12 @@ class _Lane:
         return task, record
 
     def _attempt(self, spec: EpisodeSpec, method: str) -> Coroutine[EpisodeRecord]:
-        self._environment = self._environment or self._suite.make()
+        try:
+            self._environment = self._environment or self._suite.make()
+        except DyslctlError:  # it says itself what to do
+            raise
+        except Exception as error:
+            return EpisodeRecord.crash(spec, method, f"no simulator: {type(error).__name__}: {error}")
         stage = self._environment, self._policies[method], method, spec, self._suite
         if self._filming is not None and self._filming.wants(spec):
             record = yield from filmed_episode(self._filming, *stage, alone=self._alone)

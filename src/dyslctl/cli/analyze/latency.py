@@ -15,7 +15,6 @@ from dyslctl.cli.options import (
     Set,
     Suite,
     TestEpisodes,
-    Workers,
     split_names,
 )
 
@@ -24,7 +23,6 @@ def latency(
     method: Methods = None,
     suite: Suite = None,
     episodes: TestEpisodes = None,
-    workers: Workers = None,
     seed: Seed = None,
     resume: Resume = False,
     run: RunName = None,
@@ -47,7 +45,6 @@ def latency(
         suite=suite,
         seed=seed,
         analyze__episodes=episodes,
-        analyze__workers=workers,
         analyze__methods=split_names(method),
     )
     workspace = enter(run, layers_of(config, set_, given))

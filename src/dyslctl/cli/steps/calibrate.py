@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from dyslctl import methods
+from dyslctl.artifacts.files import read_json
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.cli.config import CalibrateConfig
 from dyslctl.cli.workspace import Workspace, with_subtasks
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.budget import Found, MaxSuccessDrop, Target, TargetLayers, TargetMs, find_dial
-from dyslctl.jobs.closed_loop import ClosedLoop, Stage
+from dyslctl.jobs.closed_loop import DIAL_FOLDER, ClosedLoop, Stage
 from dyslctl.jobs.progress import Progress
+from dyslctl.jobs.recipe import PolicyRecipe
+from dyslctl.jobs.rollout import MANIFEST
 from dyslctl.jobs.set_dial import save_dial
 from dyslctl.jobs.statistics import wilson
+from dyslctl.jobs.summary import BASELINE
 
 TARGETS: Mapping[str, Callable[[float], Target]] = {
     "target_layers": TargetLayers,
@@ -56,12 +60,17 @@ def run_calibrate(workspace: Workspace, *, resume: bool, progress: Progress) -> 
     return calibrate_to(workspace, workspace.config.calibrate.method, target, resume=resume, progress=progress)
 
 
-def check_within(target_layers: float | None, num_layers: int) -> None:
+def check_within(target_layers: float | None, num_layers: int, first_exit: int = 0) -> None:
     """Before anything is played.
 
     Raises:
-        ConfigError: If the target is more layers than the model has.
+        ConfigError: If the target is more layers than the model has, or fewer than there are before ``first_exit``.
     """
+    if target_layers is not None and target_layers < first_exit:
+        raise ConfigError(
+            f"{target_layers:g} layers: the first exit stands behind {first_exit}",
+            hint=f"--target-layers above {first_exit}, or an earlier exit: --set distill.exits=[...]",
+        )
     if target_layers is not None and target_layers > num_layers:
         raise ConfigError(
             f"{target_layers:g} layers: the model has {num_layers}", hint=f"--target-layers below {num_layers}"
@@ -105,15 +114,22 @@ def set_to_target(
         asked.batch or SIDE_BY_SIDE,
         progress,
     )
-    if (
-        not resume
-    ):  # what another search has tried, perhaps with another bundle, is nothing that --resume can go on with
-        for tried in (stage.out / method).glob("dial_*"):
-            shutil.rmtree(tried)
+    _forget_others(stage.out, method, recipe, resume=resume)
     found = find_dial(ClosedLoop(method, recipe, stage), (dial.low, dial.high), target)
     _check_reached(method, found)
     save_dial(bundle, found, stage, SkipProfile.load(recipe.skip_profile).suite)
     return {**_document(method, found, stage), "meaning": dial.meaning, "bundle_path": str(bundle), "figures": {}}
+
+
+def _forget_others(folder: Path, method: str, recipe: PolicyRecipe, *, resume: bool) -> None:
+    """Of what was played in ``folder``, ``resume`` goes on with all of these modules, whatever was asked for then."""
+    trials = [tried for tried in (folder / method).glob(f"{DIAL_FOLDER}*") if tried.is_dir()]
+    dials = {tried: float(tried.name.removeprefix(DIAL_FOLDER)) for tried in trials}
+    told = {tried: replace(recipe, dial=dial).about([method]) for tried, dial in dials.items()}
+    for played, now in {folder / BASELINE: recipe.about([BASELINE]), **told}.items():
+        manifest = played / MANIFEST
+        if not (resume and manifest.exists() and read_json(manifest).get("about") == now):
+            shutil.rmtree(played, ignore_errors=True)
 
 
 def keep_calibration(workspace: Workspace, document: dict[str, Any]) -> None:

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from dyslctl.artifacts.files import make_folder, replace_folder, writing
+from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.cli.config import DistillConfig
 from dyslctl.cli.steps.calibrate import calibratable, check_within, keep_calibration, set_to_target, target_of
 from dyslctl.cli.steps.offline import offline_target, set_offline
 from dyslctl.cli.steps.trainers import trainer
 from dyslctl.cli.workspace import Workspace
+from dyslctl.dysl.exits import default_exits
+from dyslctl.dysl.partition import tail
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.budget import MaxSuccessDrop, Target
 from dyslctl.jobs.distributed import leads
@@ -21,6 +24,7 @@ from dyslctl.jobs.progress import Progress
 from dyslctl.jobs.recipe import check_horizon
 from dyslctl.jobs.stage_result import DistillResult, Stage
 from dyslctl.jobs.trained_methods import TRAINED
+from dyslctl.jobs.trained_modules import partition_of
 from dyslctl.report import plots
 
 DEFAULT_DROP = 1.0
@@ -60,14 +64,17 @@ def _run_distill(
 ) -> dict[str, Any]:
     training, method, run = trainer(workspace, progress), workspace.config.distill.method, workspace.run
     rows, calibrated = [], dict[str, Any]()
-    for stage in _stages_of(workspace.config.distill, stages):
+    stages = _stages_of(workspace.config.distill, stages)
+    if not resume and leads():
+        _forget_checkpoints(workspace, stages)
+    for stage in stages:
         fresh, bundle = run.distill(method, stage) / "bundle", run.bundle(method, stage)
         result = training.train(stage, fresh, resume=resume)
         if not leads():
             continue
         if stage == 2:
             training.calibrate(fresh)
-            calibrated = _calibrated(workspace, target, fresh, progress)
+            calibrated = _calibrated(workspace, target, fresh, resume, progress)
         make_folder(bundle.parent)
         with writing(bundle):
             replace_folder(fresh, bundle)
@@ -76,6 +83,13 @@ def _run_distill(
     if calibrated:
         keep_calibration(workspace, calibrated)
     return {**_document(rows), **({"calibrated": calibrated} if calibrated else {})} if rows else {}
+
+
+def _forget_checkpoints(workspace: Workspace, stages: Sequence[Stage]) -> None:
+    """Those of an earlier training: a later ``--resume`` is to go on with this one."""
+    for stage in stages:
+        for checkpoint in workspace.run.distill(workspace.config.distill.method, stage).glob("*.safetensors"):
+            checkpoint.unlink()
 
 
 def in_two_stages(settings: DistillConfig) -> bool:
@@ -98,7 +112,7 @@ def _stages_of(settings: DistillConfig, stages: Sequence[Stage]) -> Sequence[Sta
 
 
 def _calibrated(
-    workspace: Workspace, target: Target | OfflineTarget | None, fresh: Path, progress: Progress
+    workspace: Workspace, target: Target | OfflineTarget | None, fresh: Path, resume: bool, progress: Progress
 ) -> dict[str, Any]:
     """The bundle ``fresh`` is set to ``target``: the document of that, empty without a target."""
     if target is None:
@@ -108,7 +122,7 @@ def _calibrated(
         if isinstance(target, OfflineTarget):
             document = set_offline(workspace, target, fresh, progress)
         else:
-            document = set_to_target(workspace, method, target, fresh, resume=False, progress=progress)
+            document = set_to_target(workspace, method, target, fresh, resume=resume, progress=progress)
     except ConfigError as error:
         hints = [*([error.hint] if error.hint else []), "--resume keeps what was trained"]
         raise ConfigError(error.message, hint="; ".join(hints)) from error
@@ -125,7 +139,7 @@ def run_distill_to_budget(
     """
     method, budget = workspace.config.distill.method, workspace.config.calibrate
     spec = workspace.backbone.load().spec
-    check_within(budget.target_layers, spec.num_layers)
+    check_within(budget.target_layers, spec.num_layers, _first_exit(workspace))
     if workspace.config.data.path is None:
         check_horizon(workspace.suite.execute_horizon, spec)
     else:
@@ -139,6 +153,15 @@ def run_distill_to_budget(
     elif method == "dysl":
         target = MaxSuccessDrop(DEFAULT_DROP)
     return run_distill(workspace, stages, resume=resume, progress=progress, target=target)
+
+
+def _first_exit(workspace: Workspace) -> int:
+    """Of ``dysl``; 0 for the other methods, which have no such bound, or find it in training."""
+    settings = workspace.config.distill
+    if settings.method != "dysl":
+        return 0
+    partition = tail(partition_of(SkipProfile.load(workspace.run.skip_profile)))
+    return (settings.exits or default_exits(partition))[0]
 
 
 def _check_can_meet(method: str, stages: Sequence[Stage]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.cli.config import CalibrateConfig
-from dyslctl.cli.steps.calibrate import EPISODES, keep_calibration
+from dyslctl.cli.steps.calibrate import EPISODES, check_within, keep_calibration
 from dyslctl.cli.steps.recorded import recorded_suite
 from dyslctl.cli.workspace import Workspace
 from dyslctl.errors import ConfigError
@@ -65,7 +65,9 @@ def set_offline(workspace: Workspace, target: OfflineTarget, bundle: Path, progr
         ConfigError: If the run has no recorded episodes, or the target is out of reach.
     """
     backbone, profile = workspace.backbone.load(), SkipProfile.load(workspace.run.skip_profile)
-    suite = recorded_suite(workspace, load_exits(bundle, profile, backbone).execute_horizon)
+    trained = load_exits(bundle, profile, backbone)
+    check_within(target.layers, backbone.spec.num_layers, trained.modules.exits[0])
+    suite = recorded_suite(workspace, trained.execute_horizon)
     if suite is None:
         raise ConfigError("expected recorded episodes, found none", hint="--data PATH")
     found = fit_tolerance(

@@ -7,13 +7,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from dyslctl.artifacts.bundle import weights_digest
 from dyslctl.artifacts.files import atomic_write, make_folder, read_json, read_text, write_json
 from dyslctl.artifacts.run_dir import RunDirectory
 from dyslctl.artifacts.skip_profile import SkipProfile
 from dyslctl.artifacts.strict_yaml import read_yaml
 from dyslctl.cli.config import DistillConfig
 from dyslctl.cli.steps.distill import run_distill
-from dyslctl.cli.steps.trainers import NOT_OPTIMISATION
+from dyslctl.cli.steps.trainers import NOT_OPTIMISATION, ON_SUITES
 from dyslctl.cli.workspace import Workspace
 from dyslctl.errors import ConfigError
 from dyslctl.jobs.progress import Progress
@@ -44,6 +45,7 @@ def _known(bundle: str) -> set[str]:
 def _settings_for(bundle: str, settings: DistillConfig) -> DistillConfig:
     """``settings`` without those that only other trainings know."""
     foreign = set(DistillConfig.model_fields) - NOT_OPTIMISATION - _known(bundle)
+    foreign |= set() if bundle in ON_SUITES else {"suites"}
     return settings.model_copy(update={**dict.fromkeys(foreign), "method": bundle})
 
 
@@ -84,12 +86,14 @@ def _train(workspace: Workspace, bundle: str, *, resume: bool, progress: Progres
     """Train ``bundle`` unless the mark of an equal training stands; it is set last."""
     settings = _settings_for(bundle, workspace.config.distill)
     told = as_profiled(replace(workspace, config=workspace.config.model_copy(update={"distill": settings})))
-    mark, now = told.run.path / f"trained_{bundle}.json", _decisive(_training(told))
-    if mark.exists() and _decisive(read_json(mark)) == now and told.run.bundle(bundle).exists():
+    mark, now, folder = told.run.path / f"trained_{bundle}.json", _decisive(_training(told)), told.run.bundle(bundle)
+    then = read_json(mark) if mark.exists() else {}
+    made = then.pop("weights", None)  # marks of earlier versions do not tell
+    if then and _decisive(then) == now and folder.exists() and made in (None, weights_digest(folder)):
         return
     mark.unlink(missing_ok=True)
-    run_distill(told, [1, 2], resume=resume, progress=progress)
-    write_json(mark, now)
+    run_distill(told, [1, 2], resume=resume and not then, progress=progress)  # with a mark it is not half done
+    write_json(mark, {**now, "weights": weights_digest(folder)})
 
 
 def as_profiled(workspace: Workspace) -> Workspace:

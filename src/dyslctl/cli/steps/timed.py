@@ -10,6 +10,7 @@ from dyslctl import methods
 from dyslctl.cli.steps.evaluate import PlayPlan, play_methods
 from dyslctl.cli.steps.study import folder
 from dyslctl.cli.workspace import Workspace
+from dyslctl.jobs.executor import LOCAL
 from dyslctl.jobs.progress import Progress
 from dyslctl.jobs.recipe import PolicyRecipe
 from dyslctl.jobs.summary import BASELINE, EvaluationResult
@@ -21,7 +22,7 @@ METHODS = (BASELINE, "dysl", "dysl-paper", "dysl-paper-controllers")
 def timed_episodes(
     workspace: Workspace, study: str, *, resume: bool, progress: Progress
 ) -> tuple[EvaluationResult, PolicyRecipe]:
-    """The methods' episodes, batch 1; time limit, executor and video are those of the section ``eval``.
+    """The methods' episodes, one at a time in one process; time limit and video are those of the section ``eval``.
 
     Raises:
         ConfigError: If there is no such method.
@@ -34,7 +35,8 @@ def timed_episodes(
         methods=wanted.methods or _at_hand(workspace),
         split=wanted.split,
         episodes=wanted.episodes,
-        workers=wanted.workers,
+        workers=1,
+        executor=LOCAL,
         batch=1,
     )
     out = folder(workspace, study) / "episodes"

@@ -29,6 +29,8 @@ from dyslctl.jobs.stage_result import DistillResult, Stage
 from dyslctl.jobs.trained_flexidepth import RouterMethod
 from dyslctl.suite import TaskSuite
 
+ON_SUITES = ("dysl", "static", "deer")
+"""The methods whose states may come from several suites, ``distill.suites``."""
 NOT_OPTIMISATION = {"episodes", "data", "method", "suites", "workers"}
 """Keys of the section ``distill`` that say what to learn from, not how."""
 EXIT_EPISODES, EXPERT_EPISODES, GUIDANCE_EPISODES = 300, 200, 50
@@ -231,7 +233,12 @@ def trainer(workspace: Workspace, progress: Progress) -> Trainer:
     """
     profile = SkipProfile.load(workspace.run.skip_profile)
     profile.check_backbone(workspace.backbone.load().spec)
-    method = workspace.config.distill.method
+    method, suites = workspace.config.distill.method, workspace.config.distill.suites
+    if suites is not None and method not in ON_SUITES:
+        raise ConfigError(
+            f"distill.suites names {', '.join(suites)}, but '{method}' learns from the run's suite alone",
+            hint=f"leave it out, or --method {' or '.join(ON_SUITES)}",
+        )
     match method:
         case "dysl" | "static" | "deer":
             return ExitTrainer(workspace, profile, progress, method)

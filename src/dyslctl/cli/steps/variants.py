@@ -153,6 +153,7 @@ def _fit(workspace: Workspace, source: Path, bundle: str, progress: Progress) ->
     target, guidance = workspace.run.bundle(bundle), SkipProfile.load(workspace.run.skip_profile).guidance
     now = {
         "weights": weights_digest(source),
+        "suite": workspace.suite.name,
         "guidance": guidance.model_dump(mode="json"),
         "fit": workspace.config.guidance.model_dump(mode="json"),
     }
