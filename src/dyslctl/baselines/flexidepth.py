@@ -9,7 +9,7 @@ Where this differs from the published method:
 * One decision for the whole sequence, from pooled tokens, so that whole layers are saved. FlexiDepth decides token by
   token: :mod:`dyslctl.baselines.flexidepth_tokens`.
 * A layer that runs is not multiplied by its gate at inference: with every layer kept this is the upstream model, bit
-  for bit. In training the two ways are mixed softly, unless ``hard`` is asked for.
+  for bit. In training, too, a router takes one of the two ways, straight-through; ``hard=False`` mixes them softly.
 * All layers have a router, not the latter half of them, and the adapter is that of :mod:`dyslctl.dysl.skip_modules`.
 * The last layer runs where no other did: a head that generates needs the keys and values of one.
 """

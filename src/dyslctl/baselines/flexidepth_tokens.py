@@ -10,7 +10,7 @@ runs is not executed, and not even its keys and values are made.
 Where this differs from the published method:
 
 * A token that runs is not multiplied by its gate at inference: with every token kept this is the upstream model, bit
-  for bit. In training the two ways are mixed softly, token by token, unless ``hard`` is asked for.
+  for bit. In training, too, each token takes one of the two ways; ``hard=False`` mixes them softly.
 * All layers have a router, not the latter half of them. Modules, penalty and training are those of
   :mod:`dyslctl.baselines.flexidepth`.
 * Heads that generate tokens are refused: what such a token goes through is decided by what came before it

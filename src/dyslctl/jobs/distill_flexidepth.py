@@ -29,9 +29,14 @@ MIXES: Mapping[RouterMethod, type[MixSchedule]] = {"flexidepth": MixSchedule, "f
 
 @dataclass(frozen=True, kw_only=True)
 class RouterTraining(OneStage, MixTraining):
-    """Everything that decides what is learnt. Steps are as many as both stages of ``dysl-paper`` take together."""
+    """Everything that decides what is learnt. Steps are as many as both stages of ``dysl-paper`` take together.
+
+    Routers decide hard in training as they do at inference: after soft mixing, the published way, they solve nothing
+    here (``docs/method.md``).
+    """
 
     penalty_weight: float = 1e-3
+    hard: bool = True
 
     @classmethod
     def default(cls, hidden_size: int, window: int = 1) -> RouterTraining:
