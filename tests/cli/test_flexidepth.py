@@ -22,15 +22,15 @@ def test_trained_calibrated_evaluated_and_timed(profiled: dict[str, Any], docume
     assert [stage["stage"] for stage in trained["stages"]] == [2]
     assert Path(trained["bundle_path"]) == BUNDLE
     assert [path.name for path in BUNDLE.parent.iterdir()] == ["flexidepth"], "one stage, one bundle"
-    assert read_yaml(BUNDLE / "bundle.yaml")["routing"] == {"tau": 0.5}
+    assert read_yaml(BUNDLE / "bundle.yaml")["routing"] == {"tau": 0.5, "lenience": 0.0}
 
     found = document("calibrate", "--method", "flexidepth", "--target-layers", "4", "--episodes", "2")
-    assert found["meaning"].startswith("logits") and {entry["layers"] for entry in found["tried"]} >= {0.0, 8.0}
+    assert found["meaning"].startswith("logits") and found["met"]
     settings = read_yaml(BUNDLE / "bundle.yaml")
     assert settings["calibration"]["rule"] == "closed loop: 4 layers"
-    assert (settings["routing"]["tau"] < 0.5) == (found["dial"] > 0)
+    assert settings["routing"] == {"tau": 0.5, "lenience": found["dial"]}
 
-    # The tau that stands in the bundle does on the same episodes what the dial did.
+    # The lenience that stands in the bundle does on the same episodes what the dial did.
     evaluated = document("eval", "--method", "full,flexidepth", "--set", "eval.split=tune", "--episodes", "2")
     assert evaluated["methods"]["flexidepth"]["mean_layers_run"] == pytest.approx(found["layers_per_inference"])
     rows = document("bench", "--method", "full,flexidepth", "--device", "cpu")["rows"]
