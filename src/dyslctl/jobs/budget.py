@@ -16,6 +16,8 @@ from typing import Protocol
 
 LAYER_TOLERANCE = 0.1
 """Layers. A dial whose mean is this near to the target is good enough, wherever the episodes cannot tell so little."""
+NOISE_SHARE = 0.05
+"""Of the asked layers: what noise may excuse."""
 MS_TOLERANCE = 0.03
 """Of the asked milliseconds, likewise."""
 EVALUATIONS = 12
@@ -88,8 +90,9 @@ class Outcome:
 
         Within one standard error: to come nearer on the same episodes would fit their noise. The error that is left on
         other episodes grows by at most a sixth, to ``sqrt(1 + 1/3)`` errors, the target being anywhere in that range.
+        But no farther than :data:`NOISE_SHARE`: budgets are to differ, however few the episodes.
         """
-        return abs(self.layers - layers) <= max(LAYER_TOLERANCE, self.layers_se)
+        return abs(self.layers - layers) <= max(LAYER_TOLERANCE, min(self.layers_se, NOISE_SHARE * layers))
 
 
 @dataclass(frozen=True)

@@ -122,13 +122,13 @@ def set_to_target(
 
 
 def _forget_others(folder: Path, method: str, recipe: PolicyRecipe, *, resume: bool) -> None:
-    """Of what was played in ``folder``, ``resume`` goes on with all of these modules, whatever was asked for then."""
+    """Of what was played in ``folder``, ``resume`` goes on with all of this training, whatever was asked for then."""
     trials = [tried for tried in (folder / method).glob(f"{DIAL_FOLDER}*") if tried.is_dir()]
     dials = {tried: float(tried.name.removeprefix(DIAL_FOLDER)) for tried in trials}
     told = {tried: replace(recipe, dial=dial).about([method]) for tried, dial in dials.items()}
     for played, now in {folder / BASELINE: recipe.about([BASELINE]), **told}.items():
-        manifest = played / MANIFEST
-        if not (resume and manifest.exists() and read_json(manifest).get("about") == now):
+        then = read_json(played / MANIFEST)["about"] if resume and (played / MANIFEST).exists() else {}
+        if any(then.get(key) != now.get(key) for key in ("seed", f"{method}_settings")):
             shutil.rmtree(played, ignore_errors=True)
 
 
