@@ -2,23 +2,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from dyslctl.dysl.exit_schedule import ExitLadder, FixedExit
-from dyslctl.dysl.exit_training import (
-    ExitViews,
-    exit_actions,
-    exit_losses,
-    exit_views,
-    mean_damage,
-    measure_scales,
-    planner_loss,
-)
+from dyslctl.dysl.exit_training import ExitViews, exit_actions, exit_losses, exit_views, measure_scales
 from dyslctl.dysl.exits import ExitModules
 from dyslctl.dysl.query_layout import query_tokens
 from dyslctl.dysl.states import residual_states
@@ -121,29 +110,3 @@ def test_scales_are_what_the_skipped_layers_add(
     for layer in exits.exits:
         added = (states[8] - states[layer])[:, rows]
         assert exits.adapter(layer).scale.item() == pytest.approx(added.square().mean().sqrt().item(), rel=1e-5)
-
-
-def test_the_planner_is_to_say_the_root_mean_square_by_hand() -> None:
-    """0.1 and 0.7 with the same features: sqrt((0.01 + 0.49) / 2) = 0.5, where the geometric mean would be 0.26."""
-    damages = torch.tensor([[0.1], [0.7]]).log()
-    assert mean_damage(damages).exp().item() == pytest.approx(0.5)
-    said = torch.tensor([[0.5]]).log().requires_grad_()
-    loss = planner_loss(said, damages)
-    assert loss.item() == pytest.approx((0.04 - np.log(0.04) - 1 + 1.96 - np.log(1.96) - 1) / 2, abs=1e-6)
-    (slope,) = torch.autograd.grad(loss, said)
-    assert slope.item() == pytest.approx(0.0, abs=1e-6)
-    assert planner_loss(damages, damages).item() == 0.0
-
-
-@given(st.lists(st.floats(-6, 2), min_size=1, max_size=8), st.floats(-8, 8))
-def test_nothing_is_better_than_that_within_reach_of_the_tangent(damages: list[float], other: float) -> None:
-    column = torch.tensor(damages, dtype=torch.float64)[:, None]
-    best = mean_damage(column)
-    if (2 * (column - best)).max() <= 3:
-        assert planner_loss(best, column) <= planner_loss(torch.full_like(best, other), column) + 1e-9
-
-
-def test_one_sample_pulls_no_harder_than_the_tangent() -> None:
-    said = torch.tensor([[0.0]]).requires_grad_()
-    (slope,) = torch.autograd.grad(planner_loss(said, torch.tensor([[9.0]])), said)
-    assert slope.item() == pytest.approx(-2 * (np.exp(3) - 1), rel=1e-5)

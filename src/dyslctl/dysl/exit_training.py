@@ -24,10 +24,6 @@ LATER_WEIGHT = 0.3
 """Of actions behind the executed ones: they are predicted, never executed, and cheap to learn from."""
 
 
-STEEPEST = 3.0
-"""Where :func:`planner_loss` goes on straight: a single sample pulls no harder than 20 that are met too well."""
-
-
 @dataclass(frozen=True)
 class ExitViews:
     """``B`` samples as ``E`` exits see them: query tokens only.
@@ -136,29 +132,6 @@ def exit_losses(predicted: Tensor, full: Tensor, executed: int) -> Tensor:
     weights = torch.full((full.shape[1],), LATER_WEIGHT, device=full.device)
     weights[:executed] = 1.0
     return ((predicted.float() - full).abs() * weights[:, None]).mean((1, 2, 3))
-
-
-def planner_loss(predicted: Tensor, log_damages: Tensor) -> Tensor:
-    """What a planner errs by: least, on average, where it says the log of the root mean square damage.
-
-        mean(e^z - z - 1),  z = 2 (log d - v)        beyond z = 3 along the tangent there
-
-    That is what :func:`~dyslctl.dysl.exit_schedule.worthwhile` weighs. A regression of ``log d`` would say the
-    geometric mean, which is far below where the features leave it open whether an exit does nothing or all the harm.
-    The source is the gamma quasi-likelihood (McCullagh and Nelder 1989, ch. 8), of ``d^2`` with mean ``e^2v``.
-
-    Args:
-        predicted: ``v`` ``[B, E]``.
-        log_damages: ``log d`` ``[B, E]``.
-    """
-    z = 2 * (log_damages - predicted)
-    below = z.clamp(max=STEEPEST)
-    return (below.exp() * (1 + z - below) - z - 1).mean()
-
-
-def mean_damage(log_damages: Tensor) -> Tensor:
-    """The log of the root mean square damage of each exit, ``[E]``, over samples ``[n, E]``."""
-    return log_damages.mul(2).logsumexp(0).sub(math.log(len(log_damages))).div(2)
 
 
 @torch.no_grad()

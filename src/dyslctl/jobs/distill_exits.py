@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dyslctl.artifacts.bundle import weights_digest
 from dyslctl.artifacts.files import make_folder, sha256
@@ -26,7 +27,7 @@ from dyslctl.baselines.deer import INTERVAL, differences
 from dyslctl.baselines.random_skip import RandomExits
 from dyslctl.baselines.static_exit import EpisodeExit
 from dyslctl.dysl.exit_schedule import ExitLadder, ExitSchedule
-from dyslctl.dysl.exit_training import exit_actions, exit_losses, mean_damage, measure_scales, planner_loss
+from dyslctl.dysl.exit_training import exit_actions, exit_losses, measure_scales
 from dyslctl.dysl.exits import ExitModules, ExitSizes, default_exits
 from dyslctl.dysl.partition import tail
 from dyslctl.dysl.skip_modules import PUBLISHED_WIDTH
@@ -322,19 +323,19 @@ def _adapter_loss(work: _Work, modules: ExitModules, samples: ExitSamples) -> St
 
 
 def _train_planner(work: _Work, modules: ExitModules, samples: ExitSamples, identity: Mapping[str, Any]) -> None:
-    """How much damage every exit does. The output's bias begins at the mean: the rest is learnt."""
+    """Regress ``log(d + floor)`` of every exit. The output's bias begins at the mean: the rest is learnt."""
     settings, planner = work.settings, modules.planner
     with autocast(settings.precision, work.backbone.device):
         features, damages = planner_samples(work.backbone, modules, samples, work.executed)
     with torch.no_grad():
-        planner.out.bias.copy_(mean_damage(damages))
+        planner.out.bias.copy_(damages.mean(0))
 
     def loss(step: int, part: Part) -> tuple[Tensor, Mapping[str, float]]:
         draw = np.random.default_rng((settings.seed, step, PLANNER))
         drawn = torch.from_numpy(draw.integers(len(features), size=settings.planner_batch))
         rows = part.of(drawn)
         seen, done = features[rows].to(work.backbone.device), damages[rows].to(work.backbone.device)
-        return planner_loss(planner(seen), done), {}
+        return F.huber_loss(planner(seen), done), {}
 
     how, checkpoint = settings.planner(), work.out / PLANNER_CHECKPOINT
     learnt = {"adapters": sha256(_checkpoint(work.out, settings.rounds)), "data": samples.digest()}
