@@ -366,6 +366,27 @@ def checked_image(name: str, image: np.ndarray) -> np.ndarray:
     return image
 
 
+def require_attention(backbone: Backbone) -> None:
+    """Before work begins that needs :meth:`Backbone.attention_rows`.
+
+    Raises:
+        ConfigError: If ``backbone`` shows no attention.
+    """
+    state = one_token(backbone)
+    with torch.no_grad():
+        backbone.attention_rows(0, state, torch.zeros_like(state.positions))
+
+
+def require_layers_beside(backbone: Backbone) -> None:
+    """Before work begins that needs :meth:`Backbone.run_layer_beside`.
+
+    Raises:
+        ConfigError: If ``backbone`` runs its layers for all tokens only.
+    """
+    with torch.no_grad():
+        backbone.run_layer_beside(0, one_token(backbone), None)
+
+
 def one_token(backbone: Backbone) -> LayerState:
     """A word that means nothing, before layer 0: enough to try what ``backbone`` offers before work begins."""
     shape, device = (1, 1), backbone.device

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
-from dyslctl.backbone import Backbone, one_token
+from dyslctl.backbone import Backbone, require_attention, require_layers_beside
 from dyslctl.baselines.deer import ConsistencyPolicy, thresholds_for
 from dyslctl.baselines.flexidepth import FlexiDepthPolicy
 from dyslctl.baselines.flexidepth_tokens import FlexiDepthTokensPolicy
@@ -48,18 +46,6 @@ from dyslctl.pruning.settings import PruningSettings
 from dyslctl.pruning.specprune_policy import SpecPrunePolicy
 from dyslctl.pruning.vla_cache import VLACachePolicy
 from dyslctl.trained import Trained
-from dyslctl.types import LayerState
-
-Offer = Callable[[Backbone, LayerState], object]
-"""Tries, on a state before layer 0, what not every backbone offers."""
-
-
-def _attention(backbone: Backbone, state: LayerState) -> object:
-    return backbone.attention_rows(0, state, torch.zeros_like(state.positions))
-
-
-def _beside(backbone: Backbone, state: LayerState) -> object:
-    return backbone.run_layer_beside(0, state, None)
 
 
 @dataclass(frozen=True)
@@ -75,7 +61,7 @@ class Method:
         dial: How it trades success for layers, if it can.
         privileged: It knows what no robot knows: a bound, whose time means nothing.
         prunes: Its layers see fewer visual tokens, as ``PruningSettings`` say.
-        needs: What else than running its layers the backbone must offer.
+        needs: Each raises ``ConfigError`` if the backbone does not offer what else than its layers the method asks for.
         by_token: Each token goes through layers of its own.
     """
 
@@ -87,7 +73,7 @@ class Method:
     dial: Dial | None = None
     privileged: bool = False
     prunes: bool = False
-    needs: tuple[Offer, ...] = ()
+    needs: tuple[Callable[[Backbone], None], ...] = ()
     by_token: bool = False
 
     @property
@@ -152,9 +138,8 @@ def build(name: str, setup: Setup) -> Policy:
             "cross-attention",
             hint="token pruning is for backbones whose language model reads image tokens, such as openvla-oft",
         )
-    for offer in method(name).needs:
-        with torch.inference_mode():
-            offer(setup.backbone, one_token(setup.backbone))
+    for require in method(name).needs:
+        require(setup.backbone)
     return method(name).build(setup)
 
 
@@ -337,31 +322,31 @@ METHODS: Mapping[str, Method] = {
         "after two layers the visual tokens that the action attends to most",
         _pruned(fastv.schedule),
         prunes=True,
-        needs=(_attention,),
+        needs=(require_attention,),
     ),
     "sparsevlm": Method(
         "at three depths fewer visual tokens, by the words about the picture; some are merged",
         _pruned(sparsevlm.schedule),
         prunes=True,
-        needs=(_attention,),
+        needs=(require_attention,),
     ),
     "efficientvla": Method(
         "without the least important layers, and after two of them on fewer visual tokens",
         _efficientvla,
         prunes=True,
-        needs=(_attention,),
+        needs=(require_attention,),
     ),
     "vla-cache": Method(
         "visual tokens that look as before are not computed again: their keys and values are reused",
         _vla_cache,
         prunes=True,
-        needs=(_attention, _beside),
+        needs=(require_attention, require_layers_beside),
     ),
     "specprune": Method(
         "visual tokens that were important last time, have changed, or are attended to at once",
         _specprune,
         prunes=True,
-        needs=(_attention,),
+        needs=(require_attention,),
     ),
     "dysl+specprune": Method(
         "planned exits, on the tokens that specprune retains",
@@ -369,7 +354,7 @@ METHODS: Mapping[str, Method] = {
         "dysl",
         dial=DAMAGE,
         prunes=True,
-        needs=(_attention,),
+        needs=(require_attention,),
     ),
     "dysl-paper+specprune": Method(
         "the rule of the paper, on the tokens that specprune retains",
@@ -377,7 +362,7 @@ METHODS: Mapping[str, Method] = {
         "dysl-paper",
         dial=LENIENCE,
         prunes=True,
-        needs=(_attention,),
+        needs=(require_attention,),
     ),
     "dysl-paper-no-post+specprune": Method(
         "... without post-skip verification: no second prediction",
@@ -385,6 +370,6 @@ METHODS: Mapping[str, Method] = {
         "dysl-paper",
         dial=LENIENCE,
         prunes=True,
-        needs=(_attention,),
+        needs=(require_attention,),
     ),
 }

@@ -175,8 +175,13 @@ def _answer(request: Request, watch: Stopwatch) -> LayerState | Prediction:
     with watch("llm"):
         trace = forward(backbone, request.state, request.schedule, request.first)
     with watch("head"):
-        predicted = backbone.predict(request.state)
-        return Prediction(backbone.decode_action(predicted)[0], predicted[0], trace)
+        return read_out(request, trace)
+
+
+def read_out(request: Predict, trace: ForwardTrace) -> Prediction:
+    """What the head makes of the state of ``request``, once its pass is over."""
+    predicted = request.backbone.predict(request.state)
+    return Prediction(request.backbone.decode_action(predicted)[0], predicted[0], trace)
 
 
 class Stopwatch:

@@ -25,7 +25,11 @@ class Thresholds(Protocol):
 class DySLSchedule(LayerSchedule):
     """One skip at most per segment: a jump lands on the next static layer; after a "no" the next controller is asked.
 
-    Batch size 1: the decision is for the whole sequence. ``consulted`` holds the last inference's decisions.
+    Batch size 1: the decision is for the whole sequence.
+
+    Attributes:
+        num_layers: ``L``.
+        consulted: The last inference's decisions.
     """
 
     def __init__(

@@ -16,8 +16,13 @@ from torch import Tensor
 
 from dyslctl.engine import RUN, Jump, LayerSchedule, Run, Step, forward
 from dyslctl.jobs.latency import Clock, Episodes, Latency, device_clock
-from dyslctl.policy import Encode, Policy, Predict, Prediction
+from dyslctl.policy import Encode, Policy, Predict, Prediction, read_out
 from dyslctl.types import LayerState, Observation
+
+TIMED = ("encode", "llm", "head", "guidance", "reprediction")
+"""What an inference tells of its time; the second prediction is inside ``llm`` and ``head``."""
+Seconds = tuple[float, float, float, float]
+"""Of one pass, in layers, decisions, adapters and after layers; the rest of the loop counts as layers."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +128,6 @@ def pass_shares(
     return shares
 
 
-TIMED = ("encode", "llm", "head", "guidance", "reprediction")
-"""What an inference tells of its time; the second prediction is inside ``llm`` and ``head``."""
-
-
 def parts_ms(latency: Latency, shares: PassShares) -> dict[str, float]:
     """:func:`divided`, of timed frames."""
     mean = {part: float(latency.milliseconds(part).mean()) for part in TIMED}
@@ -155,10 +156,6 @@ def divided(mean: Mapping[str, float], verified: float, shares: PassShares) -> d
     }
 
 
-Seconds = tuple[float, float, float, float]
-"""Of one pass, in layers, decisions, adapters and after layers; the rest of the loop counts as layers."""
-
-
 def _clocked_passes(policy: Policy, observation: Observation, now: Clock) -> list[Seconds]:
     """One inference, its passes on the clock; the second prediction is told apart elsewhere and left out here."""
     plan, rows = policy.plan(observation), list[Seconds]()
@@ -176,8 +173,7 @@ def _clocked_passes(policy: Policy, observation: Observation, now: Clock) -> lis
 
 
 def _clocked_pass(request: Predict, now: Clock) -> tuple[Prediction, Seconds]:
-    backbone, clocked, begin = request.backbone, ClockedSchedule(request.schedule, now), now()
-    trace = forward(backbone, request.state, clocked, request.first)
+    clocked, begin = ClockedSchedule(request.schedule, now), now()
+    trace = forward(request.backbone, request.state, clocked, request.first)
     total, apart = now() - begin, (clocked.decisions, clocked.adapters, clocked.afterwards)
-    predicted = backbone.predict(request.state)
-    return Prediction(backbone.decode_action(predicted)[0], predicted[0], trace), (total - sum(apart), *apart)
+    return read_out(request, trace), (total - sum(apart), *apart)

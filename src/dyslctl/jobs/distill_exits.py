@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from dyslctl.artifacts.bundle import weights_digest
 from dyslctl.artifacts.files import make_folder, sha256
 from dyslctl.artifacts.skip_profile import SkipProfile
-from dyslctl.backbone import Backbone, one_token
+from dyslctl.backbone import Backbone, require_attention
 from dyslctl.baselines.deer import INTERVAL, differences
 from dyslctl.baselines.random_skip import RandomExits
 from dyslctl.baselines.static_exit import EpisodeExit
@@ -220,9 +220,7 @@ def _require_subsets(backbone: Backbone, method: ExitMethod) -> None:
             f"layers read visual tokens; found {found}",
             hint="leave distill.token_subsets out",
         )
-    state = one_token(backbone)
-    with torch.no_grad():
-        backbone.attention_rows(0, state, torch.zeros_like(state.positions))
+    require_attention(backbone)
 
 
 def _required(init: Path | None, method: ExitMethod) -> Path:

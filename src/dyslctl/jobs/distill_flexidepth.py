@@ -31,8 +31,8 @@ MIXES: Mapping[RouterMethod, type[MixSchedule]] = {"flexidepth": MixSchedule, "f
 class RouterTraining(OneStage, MixTraining):
     """Everything that decides what is learnt. Steps are as many as both stages of ``dysl-paper`` take together.
 
-    Routers decide hard in training as they do at inference: after soft mixing, the published way, they solve nothing
-    here (``docs/method.md``).
+    Routers decide hard in training as they do at inference: after soft mixing, the published way, ``flexidepth`` solved
+    nothing here (``docs/method.md``).
     """
 
     penalty_weight: float = 1e-3

@@ -17,7 +17,7 @@ from torch import Tensor
 from dyslctl.backbone import Backbone
 from dyslctl.engine import ForwardTrace, forward_together, stack, stackable
 from dyslctl.jobs.simulators import Simulate, simulate_together
-from dyslctl.policy import Encode, Predict, Prediction, Request
+from dyslctl.policy import Encode, Predict, Prediction, Request, read_out
 from dyslctl.types import ActionChunk, LayerState, Observation
 
 Task = TypeVar("Task")
@@ -125,8 +125,7 @@ def _remembering(request: Predict, trace: ForwardTrace) -> Prediction:
     """What a head with a memory makes of ``request``, once its state went through the layers."""
     backbone = request.backbone
     backbone.restore(request.memory)
-    predicted = backbone.predict(request.state)
-    return Prediction(backbone.decode_action(predicted)[0], predicted[0], trace, backbone.snapshot())
+    return replace(read_out(request, trace), memory=backbone.snapshot())
 
 
 def _decode(backbone: Backbone, states: Sequence[LayerState]) -> list[tuple[ActionChunk, Tensor]]:
